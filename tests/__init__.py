@@ -1,0 +1,1 @@
+"""The tests of einfx; helpers that several of them use are `tests.rewriting` and `tests.strategies`."""
