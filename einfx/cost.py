@@ -1,0 +1,359 @@
+"""What a pairwise step costs, by kernel, and so which kernel computes it.
+
+One function chooses (:func:`choose_kernel`); planning reads its cost, lowering emits its choice, and so the
+two can't disagree. A kernel is data: a name, the roles and the order of the labels.
+
+==============  =============================================================================
+kernel          computes
+==============  =============================================================================
+view            one operand: diagonals and a permutation
+sum             one operand: a sum over labels
+multiply        a product without a sum, broadcasting
+multiply_sum    a broadcast product, then a sum: no matrix operand has to be made
+unrolled        a sum of few products, one after the other
+dot, mv         a product of vectors; of a matrix and a vector
+mm, bmm         a product of matrices; of batches of matrices
+einsum          torch's own einsum: integers, booleans
+==============  =============================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import NamedTuple
+
+import torch
+
+from .equation import Equation
+from .layout import Layout, contiguous_strides
+from .machine import Machine, item_bytes, machine_for
+
+__all__ = ["Kernel", "StepCost", "choose_kernel", "step_cost"]
+
+Labels = tuple[int, ...]
+
+MAX_UNROLLED = 16
+"""The largest summed size that is unrolled."""
+
+REDUCED_PRECISION = frozenset({torch.float16, torch.bfloat16})
+"""Dtypes whose products must not be rounded before they are summed."""
+
+
+class StepCost(NamedTuple):
+    """What one step costs.
+
+    Attributes:
+        flops: multiplications and additions.
+        bytes: read and written, copies included.
+        seconds: predicted time.
+        workspace_bytes: allocated beside the operands and the result.
+    """
+
+    flops: int
+    bytes: int
+    seconds: float
+    workspace_bytes: int
+
+    def __add__(self, other: object) -> StepCost:  # type: ignore[override]
+        if not isinstance(other, StepCost):
+            return NotImplemented
+        return StepCost(
+            self.flops + other.flops,
+            self.bytes + other.bytes,
+            self.seconds + other.seconds,
+            max(self.workspace_bytes, other.workspace_bytes),
+        )
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """How one step is computed.
+
+    Attributes:
+        name: one of the kernels of this module's table.
+        presummed: for each operand the labels of its own that are summed first.
+        batch, rows, columns, summed: labels of both operands and the output, of the first operand alone,
+            of the second alone, of both but not the output; in the order in which they are laid out.
+        swapped: whether the columns come before the rows in what a GEMM writes.
+        order: for elementwise kernels all labels, in the order in which operands are aligned.
+        strides: of the output, in elements, as far as they can be told beforehand.
+        cost: what it costs.
+    """
+
+    name: str
+    presummed: tuple[Labels, ...]
+    batch: Labels
+    rows: Labels
+    columns: Labels
+    summed: Labels
+    swapped: bool
+    order: Labels
+    strides: tuple[int, ...]
+    cost: StepCost
+
+
+def step_cost(
+    equation: Equation, sizes: Mapping[int, int], dtype: torch.dtype, device: str | torch.device = "cpu"
+) -> StepCost:
+    """What the best kernel for a step of one or two operands costs, the operands being contiguous.
+
+    Args:
+        equation: the step.
+        sizes: the size of each label.
+        dtype: of the operands.
+        device: where it runs.
+
+    Example:
+        >>> equation = Equation.parse("ij,jk->ik")
+        >>> step_cost(equation, {0: 10, 1: 20, 2: 30}, torch.float32).flops
+        12000
+    """
+    shapes = tuple(tuple(sizes[x] for x in labels) for labels in equation.inputs)
+    return choose_kernel(equation, shapes, dtype, device).cost
+
+
+def choose_kernel(
+    equation: Equation,
+    shapes: Sequence[Sequence[int]],
+    dtype: torch.dtype,
+    device: str | torch.device = "cpu",
+    *,
+    strides: Sequence[Sequence[int]] | None = None,
+    contiguous: bool = False,
+    guarded: bool = False,
+) -> Kernel:
+    """The fastest kernel for a step of one or two operands.
+
+    Args:
+        equation: the step.
+        shapes: of the operands.
+        dtype: of the operands.
+        device: where it runs.
+        strides: of the operands, in elements; contiguous where None.
+        contiguous: whether the result must be contiguous.
+        guarded: whether sizes are only examples, so that dimensions of size 1 can't be left out.
+
+    Example:
+        >>> choose_kernel(Equation.parse("ij,kj->ik"), [(64, 64), (64, 64)], torch.float32).name
+        'mm'
+        >>> choose_kernel(Equation.parse("nc,nc->n"), [(4096, 2), (4096, 2)], torch.float32).name
+        'unrolled'
+    """
+    key = None if strides is None else tuple(map(tuple, strides))
+    return _choose(equation, tuple(map(tuple, shapes)), key, dtype, machine_for(device), contiguous, guarded)
+
+
+@lru_cache(maxsize=16384)
+def _choose(
+    equation: Equation,
+    shapes: tuple[tuple[int, ...], ...],
+    strides: tuple[tuple[int, ...], ...] | None,
+    dtype: torch.dtype,
+    machine: Machine,
+    contiguous: bool,
+    guarded: bool,
+) -> Kernel:
+    operands = [
+        Layout.of(labels, shape, strides[i] if strides else None, guarded)
+        for i, (labels, shape) in enumerate(zip(equation.inputs, shapes, strict=True))
+    ]
+    sizes = equation.sizes(shapes)
+    output = tuple(x for x in equation.output if guarded or sizes[x] != 1)
+    situation = _Situation(equation, output, sizes, dtype, machine, contiguous)
+    if not (dtype.is_floating_point or dtype.is_complex):
+        return situation.fallback(operands)
+    return min(situation.candidates(operands), key=lambda kernel: kernel.cost.seconds)
+
+
+class _Situation(NamedTuple):
+    """A step with everything that decides which kernel is the fastest."""
+
+    equation: Equation
+    output: Labels
+    sizes: dict[int, int]
+    dtype: torch.dtype
+    machine: Machine
+    contiguous: bool
+
+    def count(self, labels: Sequence[int]) -> int:
+        return math.prod(self.sizes[x] for x in labels)
+
+    def fallback(self, operands: list[Layout]) -> Kernel:
+        work = self.count(self.equation.labels)
+        written = self.count(self.output)
+        item = item_bytes(self.dtype)
+        moved = item * (sum(x.elements for x in operands) + written)
+        seconds = 9 * self.machine.op_seconds + 1e-9 * work + self.machine.stream(moved)
+        cost = StepCost(work * max(len(operands), 1), moved, seconds, 0)
+        shape = [self.sizes[x] for x in self.equation.output]
+        return Kernel("einsum", (), (), (), (), (), False, (), contiguous_strides(shape), cost)
+
+    def candidates(self, operands: list[Layout]) -> Iterator[Kernel]:
+        presummed, base = [], StepCost(0, 0, 0.0, 0)
+        for i, operand in enumerate(operands):
+            others = {x for j, other in enumerate(operands) if j != i for x in other.labels}
+            own = tuple(x for x in operand.labels if x not in others and x not in self.output)
+            presummed.append(own)
+            if own:
+                operands[i] = operand.without(own)
+                base += self._sum_cost(operand, operands[i], own)
+        if len(operands) == 1:
+            yield self._alone(operands[0], presummed, base)
+            return
+        a, b = operands
+        batch = tuple(x for x in a.labels if x in b.size and x in self.output)
+        summed = tuple(x for x in a.labels if x in b.size and x not in self.output)
+        rows = tuple(x for x in a.labels if x not in b.size)
+        columns = tuple(x for x in b.labels if x not in a.size)
+        roles = _Roles(tuple(presummed), base, batch, rows, columns, summed)
+        matching = all(a.size[x] == b.size[x] for x in batch + summed)
+        if summed and (matching or self.dtype in REDUCED_PRECISION):
+            yield from self._matrix(a, b, roles)
+        if not summed or self.dtype not in REDUCED_PRECISION:
+            yield from self._elementwise(a, b, roles)
+
+    def _sum_cost(self, before: Layout, after: Layout, own: Labels) -> StepCost:
+        item = item_bytes(self.dtype)
+        inner = _run_of_kind(before, before.physical, own)
+        seconds = self.machine.reduce(before.elements, after.elements, inner, self.dtype)
+        moved = item * (before.elements + after.elements)
+        return StepCost(before.elements, moved, seconds, item * after.elements)
+
+    def _finish(self, laid_out: Labels) -> tuple[StepCost, tuple[int, ...]]:
+        """Cost of bringing a result laid out as ``laid_out`` into the output's order, and its strides."""
+        if laid_out == self.output:
+            strides = dict(zip(laid_out, contiguous_strides([self.sizes[x] for x in laid_out]), strict=True))
+            return StepCost(0, 0, 0.0, 0), tuple(strides.get(x, 1) for x in self.equation.output)
+        elements = self.count(self.output)
+        if self.contiguous:
+            moved = 2 * item_bytes(self.dtype) * elements
+            cost = StepCost(0, moved, self.machine.copy(elements, self.dtype), moved // 2)
+            return cost, contiguous_strides([self.sizes[x] for x in self.equation.output])
+        strides = dict(zip(laid_out, contiguous_strides([self.sizes[x] for x in laid_out]), strict=True))
+        return (
+            StepCost(0, 0, self.machine.view_seconds, 0),
+            tuple(strides.get(x, 1) for x in self.equation.output),
+        )
+
+    def _alone(self, operand: Layout, presummed: list[Labels], base: StepCost) -> Kernel:
+        name = "sum" if presummed[0] else "view"
+        if name == "view":
+            laid_out = operand.physical
+            strides = tuple(operand.stride.get(x, 1) for x in self.equation.output)
+            cost, dense = self._finish(laid_out)
+            strides = dense if self.contiguous else strides
+        else:
+            cost, strides = self._finish(operand.labels)
+        return Kernel(name, tuple(presummed), (), (), (), (), False, operand.labels, strides, base + cost)
+
+    def _matrix(self, a: Layout, b: Layout, roles: _Roles) -> Iterator[Kernel]:
+        n_batch, n_rows = self.count(roles.batch), self.count(roles.rows)
+        n_columns, n_summed = self.count(roles.columns), self.count(roles.summed)
+        item, machine, dtype = item_bytes(self.dtype), self.machine, self.dtype
+        name = "bmm" if roles.batch else "mm"
+        if not roles.batch and dtype not in REDUCED_PRECISION and not (roles.rows and roles.columns):
+            name = "mv" if roles.rows or roles.columns else "dot"
+        arithmetic = machine.gemm(n_batch, n_rows, n_columns, n_summed, dtype)
+        work = n_batch * n_rows * n_columns * n_summed
+        orders = product(
+            _orders(roles.batch, a.physical, b.physical, self.output),
+            _orders(roles.rows, a.physical, self.output),
+            _orders(roles.columns, b.physical, self.output),
+            _orders(roles.summed, a.physical, b.physical),
+            (False, True) if roles.rows and roles.columns else (False,),
+        )
+        for batch, rows, columns, summed, swapped in orders:
+            copied = views = 0
+            seconds = arithmetic
+            for operand, first, second in ((a, rows, summed), (b, columns, summed)):
+                if not operand.is_matrix(batch, first, second):
+                    copied += operand.elements
+                    seconds += machine.copy(operand.elements, dtype)
+                views += (operand.labels != batch + first + second) + (len(operand.labels) > 2)
+            laid_out = batch + (columns + rows if swapped else rows + columns)
+            finish, strides = self._finish(laid_out)
+            seconds += views * machine.view_seconds
+            elements = a.elements + b.elements + self.count(self.output)
+            cost = StepCost(2 * work, item * (elements + 2 * copied), seconds, item * copied)
+            yield Kernel(
+                name, roles.presummed, batch, rows, columns, summed, swapped, (), strides,
+                roles.base + cost + finish,
+            )  # fmt: skip
+
+    def _elementwise(self, a: Layout, b: Layout, roles: _Roles) -> Iterator[Kernel]:
+        large, small = (a, b) if a.elements >= b.elements else (b, a)
+        physical = tuple(x for x in small.physical if x not in large.size) + large.physical
+        wanted = self.output + tuple(x for x in physical if x not in self.output)
+        for order in dict.fromkeys((physical, wanted)):
+            yield from self._aligned(a, b, roles, order)
+
+    def _aligned(self, a: Layout, b: Layout, roles: _Roles, order: Labels) -> Iterator[Kernel]:
+        item, machine, dtype = item_bytes(self.dtype), self.machine, self.dtype
+        everything, written = self.count(order), self.count(self.output)
+        kept = tuple(x for x in order if x in self.output)
+        finish, strides = self._finish(kept)
+        views = machine.view_seconds * sum(x.labels != order[-len(x.labels) :] for x in (a, b))
+        base = roles.base + finish
+        read = a.elements + b.elements
+
+        def kernel(name: str, cost: StepCost) -> Kernel:
+            return Kernel(
+                name, roles.presummed, roles.batch, roles.rows, roles.columns, roles.summed, False, order,
+                strides, base + cost,
+            )  # fmt: skip
+
+        def strided(order: Labels, elements: int) -> tuple[int, float]:
+            runs = [a.inner(order), b.inner(order)]
+            scalar = any(step not in (0, 1) for _, step in runs)
+            return min(length for length, _ in runs), (0.4e-9 / machine.threads) * elements * scalar
+
+        inner, penalty = strided(order, everything)
+        if not roles.summed:
+            seconds = machine.elementwise(read, written, inner, dtype) + penalty + views
+            yield kernel("multiply", StepCost(written, item * (read + written), seconds, 0))
+            return
+        product_layout = Layout.of(order, [self.sizes[x] for x in order], None, True)
+        seconds = machine.elementwise(read, everything, inner, dtype) + penalty + views
+        run = _run_of_kind(product_layout, order, roles.summed)
+        seconds += machine.reduce(everything, written, run, dtype)
+        moved = item * (read + 2 * everything + written)
+        yield kernel("multiply_sum", StepCost(2 * everything, moved, seconds, item * everything))
+        summed = self.count(roles.summed)
+        if len(roles.summed) == 1 and 1 <= summed <= MAX_UNROLLED:
+            inner, penalty = strided(kept, written)
+            each = machine.elementwise(2 * read // summed + written, written, inner, dtype) + penalty
+            seconds = views + 4 * machine.view_seconds + summed * (each + 0.4 * machine.op_seconds)
+            moved = item * (read + 2 * summed * written)
+            yield kernel("unrolled", StepCost(2 * everything, moved, seconds, 0))
+
+
+class _Roles(NamedTuple):
+    presummed: tuple[Labels, ...]
+    base: StepCost
+    batch: Labels
+    rows: Labels
+    columns: Labels
+    summed: Labels
+
+
+def _orders(labels: Labels, *references: Labels) -> list[Labels]:
+    if len(labels) < 2:
+        return [labels]
+    return list(dict.fromkeys(tuple(x for x in order if x in labels) for order in references))
+
+
+def _run_of_kind(layout: Layout, order: Labels, summed: Labels) -> int:
+    """How many neighbours in memory are all summed or all kept, counted from the innermost label."""
+    run = 1
+    kind = None
+    for label in reversed(order):
+        if kind is None:
+            kind = label in summed
+        elif (label in summed) != kind:
+            break
+        run *= layout.size[label]
+    return run

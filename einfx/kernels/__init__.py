@@ -1,0 +1,3 @@
+"""Kernels: how one pairwise step is computed."""
+
+from __future__ import annotations

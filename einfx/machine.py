@@ -1,0 +1,183 @@
+"""How long a primitive operation takes: throughputs of a CPU or a GPU, by dtype and shape.
+
+Constants are calibrated, not looked up: single-core figures of an AVX-512 server core with MKL, and of a
+current data-centre GPU. Ratios between kernels decide which of them is chosen, and ratios vary far less
+from machine to machine than times do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+__all__ = ["Machine", "machine_for"]
+
+_ITEM_BYTES = {
+    torch.float16: 2,
+    torch.bfloat16: 2,
+    torch.float32: 4,
+    torch.float64: 8,
+    torch.complex32: 4,
+    torch.complex64: 8,
+    torch.complex128: 16,
+}
+
+_CPU_RATE = {  # multiply-adds per second of one core inside a large GEMM, times two
+    torch.float16: 40e9,
+    torch.bfloat16: 160e9,
+    torch.float32: 155e9,
+    torch.float64: 75e9,
+    torch.complex64: 40e9,
+    torch.complex128: 20e9,
+}
+
+_GPU_RATE = {
+    torch.float16: 500e12,
+    torch.bfloat16: 500e12,
+    torch.float32: 40e12,
+    torch.float64: 40e12,
+    torch.complex64: 10e12,
+    torch.complex128: 8e12,
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Predicts seconds for the primitives from which every kernel is made.
+
+    Args:
+        threads: worker threads of the CPU; 1 on a GPU, whose figures are those of the whole device.
+        op_seconds: dispatch of one operation that computes.
+        view_seconds: dispatch of one operation that only makes a view.
+        cached_bandwidth: bytes per second while everything fits in ``cache_bytes``.
+        bandwidth: bytes per second from main memory.
+        fresh_bandwidth: bytes per second of first touching memory that the allocator has to map, which
+            it does for each tensor above ``fresh_bytes``.
+        row_seconds: what starting one inner loop costs an elementwise kernel.
+        gemm_seconds: what one matrix of a batched GEMM costs apart from its arithmetic.
+        gpu: whether these are a GPU's figures.
+    """
+
+    threads: int
+    op_seconds: float
+    view_seconds: float
+    cache_bytes: int
+    cached_bandwidth: float
+    bandwidth: float
+    fresh_bytes: int
+    fresh_bandwidth: float
+    row_seconds: float
+    gemm_seconds: float
+    gpu: bool
+
+    def rate(self, dtype: torch.dtype) -> float:
+        """Floating-point operations per second of a large GEMM on all threads."""
+        rates = _GPU_RATE if self.gpu else _CPU_RATE
+        return rates.get(dtype, 2e9) * self.threads
+
+    def stream(self, bytes_: float, written: float = 0.0) -> float:
+        """Seconds to move ``bytes_`` through the memory system, ``written`` of them to a new tensor."""
+        threads = self.threads if bytes_ > 400_000 else 1
+        bandwidth = self.cached_bandwidth if bytes_ <= self.cache_bytes else self.bandwidth
+        seconds = bytes_ / (bandwidth * threads)
+        if written > self.fresh_bytes:
+            seconds += written / self.fresh_bandwidth
+        return seconds
+
+    def gemm(self, batch: int, rows: int, columns: int, summed: int, dtype: torch.dtype) -> float:
+        """Seconds of ``batch`` products of (rows, summed) by (summed, columns) matrices, operands dense."""
+        item = item_bytes(dtype)
+        outputs = batch * rows * columns
+        moved = item * (batch * summed * (rows + columns) + outputs)
+        seconds = self.op_seconds + self.stream(moved, item * outputs)
+        if self.gpu:
+            padded = batch * max(rows, 16) * max(columns, 16) * (summed + 16)
+            return seconds + 2 * padded / self.rate(dtype)
+        if batch > 1 and rows * columns * summed < 400:
+            # torch.bmm's own loop: a scalar start for each output, then a vectorised sum.
+            return seconds + outputs * (4e-9 + 0.25e-9 * summed) / self._workers(outputs * summed)
+        if min(rows, columns) == 1:
+            if batch > 1:
+                padded = batch * max(rows, columns) * 16 * (summed + 8)
+                return seconds + batch * self.gemm_seconds + 2 * padded / self.rate(dtype)
+            return seconds + 2 * rows * columns * summed / (0.1 * self.rate(dtype))
+        padded = batch * _pad(min(rows, columns), 4) * _pad(max(rows, columns), 16) * (summed + 8)
+        workers = self.threads / self._workers(outputs * summed)
+        return seconds + batch * self.gemm_seconds + 2 * padded * workers / self.rate(dtype)
+
+    def elementwise(self, read: int, written: int, inner: int, dtype: torch.dtype) -> float:
+        """Seconds to compute ``written`` elements from ``read``, in contiguous runs of ``inner``."""
+        item = item_bytes(dtype)
+        rows = written / max(inner, 1) if inner < 64 else 0.0
+        return (
+            self.op_seconds
+            + self.stream(item * (read + written), item * written)
+            + rows * self.row_seconds / self._workers(written)
+        )
+
+    def reduce(self, read: int, written: int, inner: int, dtype: torch.dtype) -> float:
+        """Seconds to sum ``read`` elements to ``written``, ``inner`` of them side by side in memory."""
+        item = item_bytes(dtype)
+        rows = read / max(inner, 1) if inner < 64 else 0.0
+        return (
+            1.5 * self.op_seconds
+            + self.stream(item * (read + written), item * written)
+            + rows * self.row_seconds / self._workers(read)
+        )
+
+    def copy(self, elements: int, dtype: torch.dtype) -> float:
+        """Seconds to copy a tensor into another order of its dimensions."""
+        moved = 2 * item_bytes(dtype) * elements
+        return self.op_seconds + 3.0 * self.stream(moved, moved / 2)
+
+    def _workers(self, elements: float) -> int:
+        return self.threads if elements > 32768 else 1
+
+
+def item_bytes(dtype: torch.dtype) -> int:
+    """Bytes of one element."""
+    size = _ITEM_BYTES.get(dtype)
+    return dtype.itemsize if size is None else size
+
+
+def _pad(size: int, block: int) -> int:
+    return -(-size // block) * block
+
+
+@lru_cache(maxsize=64)
+def _machine(device: str, threads: int) -> Machine:
+    if device == "cpu":
+        return Machine(
+            threads=threads,
+            op_seconds=0.9e-6,
+            view_seconds=0.7e-6,
+            cache_bytes=1_500_000,
+            cached_bandwidth=90e9,
+            bandwidth=28e9,
+            fresh_bytes=32 << 20,
+            fresh_bandwidth=3.4e9,
+            row_seconds=3.5e-9,
+            gemm_seconds=30e-9,
+            gpu=False,
+        )
+    return Machine(
+        threads=1,
+        op_seconds=5e-6,
+        view_seconds=0.7e-6,
+        cache_bytes=40_000_000,
+        cached_bandwidth=5e12,
+        bandwidth=3e12,
+        fresh_bytes=1 << 62,
+        fresh_bandwidth=3e12,
+        row_seconds=1e-12,
+        gemm_seconds=2e-9,
+        gpu=True,
+    )
+
+
+def machine_for(device: str | torch.device) -> Machine:
+    """The figures of a device, with as many threads as torch now uses."""
+    kind = device.type if isinstance(device, torch.device) else str(device).partition(":")[0]
+    return _machine(kind, torch.get_num_threads() if kind == "cpu" else 1)
