@@ -57,7 +57,7 @@ def test_wigner_symbols_refuse_degrees_that_do_not_couple() -> None:
         (0, 3, (16, 16, 16, 23), 353),
         (1, 1, (3, 16, 1), 3),
         (1, 2, (3, 16, 16, 6), 70),
-        (1, 3, (3, 16, 16, 16, 51), 2846),
+        (1, 3, (3, 16, 16, 16, 51), 2838),
     ],
 )
 def test_coupling_tensors_have_the_shapes_and_the_sparsity_of_mace(
@@ -65,7 +65,7 @@ def test_coupling_tensors_have_the_shapes_and_the_sparsity_of_mace(
 ) -> None:
     coupling = coupling_tensor((0, 1, 2, 3), degree_out, order)
     assert coupling.shape == shape
-    assert torch.count_nonzero(coupling.abs() > 1e-12) == nonzeros
+    assert torch.count_nonzero(coupling) == nonzeros
 
 
 def test_coupling_tensors_commute_with_rotations() -> None:

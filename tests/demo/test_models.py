@@ -1,4 +1,4 @@
-"""The shipped models can be traced, scripted, cast and repeated, and obey the symmetries they are made for."""
+"""The shipped models can be traced, scripted, cast and repeated, and are the ones they claim to be."""
 
 import copy
 
