@@ -1,0 +1,240 @@
+"""Searching for a contraction path: exhaustive over predicted time where few operands meet, guided elsewhere.
+
+Paths are lists of tuples of value numbers: operands are 0 to n-1, step i gives value n+i.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import opt_einsum
+import torch
+
+from .equation import Equation, label_text
+from .errors import PlanError
+from .machine import Machine, item_bytes, machine_for
+
+__all__ = ["find_path", "paths_from"]
+
+Shapes = Sequence[Sequence[int]]
+Path = list[tuple[int, ...]]
+
+MAX_EXHAUSTIVE = 8
+"""Up to this many operands the search is exhaustive (dynamic programming over all subsets)."""
+
+
+def find_path(equation: Equation, shapes: Shapes, dtype: torch.dtype, device: str) -> Path:
+    """The path with the least predicted time that can be found in the time a search may take."""
+    scalars = [i for i, shape in enumerate(shapes) if len(shape) == 0]
+    others = [i for i, shape in enumerate(shapes) if len(shape) > 0]
+    network = Network(equation, shapes, others, dtype, device)
+    if len(others) <= MAX_EXHAUSTIVE:
+        path = network.optimal() if len(others) > 1 else []
+    else:
+        path = _ask(equation, shapes, others, "auto-hq")
+    return _with_scalars(equation, shapes, scalars, others, path)
+
+
+class Network:
+    """The operands of a contraction as bit masks over labels, with the predicted time of every pair."""
+
+    def __init__(
+        self, equation: Equation, shapes: Shapes, members: Sequence[int], dtype: torch.dtype, device: str
+    ) -> None:
+        self.sizes = equation.sizes(shapes)
+        self.dtype = dtype
+        self.item = item_bytes(dtype)
+        self.machine: Machine = machine_for(device)
+        self.members = list(members)
+        self.masks = []
+        for i in members:
+            mask = 0
+            for label, size in zip(equation.inputs[i], shapes[i], strict=True):
+                if size != 1 or self.sizes[label] == 1:
+                    mask |= (1 << label) * (self.sizes[label] != 1)
+            self.masks.append(mask)
+        self.output = sum(1 << x for x in equation.output if self.sizes[x] != 1)
+        self._counts: dict[int, int] = {0: 1}
+
+    def count(self, mask: int) -> int:
+        """Number of elements of a tensor with these labels."""
+        known = self._counts.get(mask)
+        if known is None:
+            low = mask & -mask
+            known = self._counts[mask] = self.sizes[low.bit_length() - 1] * self.count(mask ^ low)
+        return known
+
+    def pair_seconds(self, left: int, right: int, result: int) -> float:
+        """Predicted seconds of contracting tensors with labels ``left`` and ``right`` to ``result``."""
+        machine, count, dtype = self.machine, self.count, self.dtype
+        seconds = 0.0
+        for mask in (left, right):
+            if mask & ~(left & right) & ~result:
+                seconds += 1.5 * machine.op_seconds + machine.stream(self.item * count(mask))
+        left &= right | result
+        right &= left | result
+        batch, summed = left & right & result, left & right & ~result
+        rows, columns = left & ~right, right & ~left
+        n_result = count(result)
+        if not summed:
+            return seconds + machine.elementwise(count(left) + count(right), n_result, 64, dtype)
+        n_batch, n_rows, n_columns, n_summed = count(batch), count(rows), count(columns), count(summed)
+        gemm = machine.gemm(n_batch, n_rows, n_columns, n_summed, dtype)
+        everything = n_batch * n_rows * n_columns * n_summed
+        direct = machine.elementwise(count(left) + count(right), everything, 64, dtype)
+        direct += machine.reduce(everything, n_result, n_summed if n_columns == 1 else 64, dtype)
+        return seconds + min(gemm, direct)
+
+    def optimal(self) -> Path:
+        """The best path over all trees, outer products included."""
+        n = len(self.masks)
+        full = (1 << n) - 1
+        union = [0] * (full + 1)
+        for subset in range(1, full + 1):
+            low = subset & -subset
+            union[subset] = union[subset ^ low] | self.masks[low.bit_length() - 1]
+        result = [union[s] & (self.output | union[full ^ s]) for s in range(full + 1)]
+        for i in range(n):
+            result[1 << i] = self.masks[i]
+        best: list[float] = [math.inf] * (full + 1)
+        choice = [0] * (full + 1)
+        for i in range(n):
+            best[1 << i] = 0.0
+        for subset in range(3, full + 1):
+            low = subset & -subset
+            rest = subset ^ low
+            if not rest:
+                continue
+            part = rest
+            while part:
+                other = subset ^ part
+                below = best[part] + best[other]
+                if below < best[subset]:
+                    seconds = below + self.pair_seconds(result[other], result[part], result[subset])
+                    if seconds < best[subset]:
+                        best[subset], choice[subset] = seconds, part
+                part = (part - 1) & rest
+        path: Path = []
+        number = len(self.members)
+
+        def build(subset: int) -> int:
+            nonlocal number
+            if subset & (subset - 1) == 0:
+                return subset.bit_length() - 1
+            left, right = build(subset ^ choice[subset]), build(choice[subset])
+            path.append((min(left, right), max(left, right)))
+            number += 1
+            return number - 1
+
+        build(full)
+        return path
+
+
+def _ask(equation: Equation, shapes: Shapes, members: Sequence[int], strategy: Any) -> Path:
+    """opt_einsum's path for some of the operands, by single-assignment numbers of these."""
+    sizes = equation.sizes(shapes)
+    inputs = [frozenset(equation.inputs[i]) for i in members]
+    names = {x: label_text((x,)) for x in sizes}
+    sets = [frozenset(names[x] for x in part) for part in inputs]
+    output = frozenset(names[x] for x in equation.output)
+    try:
+        finder = opt_einsum.paths.get_path_fn(strategy) if isinstance(strategy, str) else strategy
+    except KeyError as error:
+        raise PlanError(
+            f"optimize={strategy!r} isn't a strategy; choose 'auto', 'greedy', 'optimal', 'dp', 'auto-hq', or "
+            "give a path"
+        ) from error
+    linear = finder(list(sets), output, {names[x]: n for x, n in sizes.items()}, None)
+    return linear_to_ssa(linear, len(members))
+
+
+def linear_to_ssa(path: Sequence[Sequence[int]], count: int) -> Path:
+    """From positions in a list that shrinks to numbers of values."""
+    alive = list(range(count))
+    result: Path = []
+    for i, step in enumerate(path):
+        positions = sorted(set(step))
+        if not positions or len(positions) != len(step) or positions[-1] >= len(alive) or positions[0] < 0:
+            raise PlanError(f"step {i} of the path {list(path)} names operand(s) {tuple(step)} of {len(alive)}")
+        result.append(tuple(alive[p] for p in positions))
+        for position in reversed(positions):
+            del alive[position]
+        alive.append(count + i)
+    if len(alive) != 1:
+        raise PlanError(f"the path {list(path)} leaves {len(alive)} of {count} operands uncontracted")
+    return result
+
+
+def paths_from(equation: Equation, shapes: Shapes, optimize: Any) -> list[Path]:
+    """The paths which a caller's choice stands for, in pairwise steps."""
+    count = len(shapes)
+    everyone = range(count)
+    if hasattr(optimize, "get_path"):
+        path = linear_to_ssa(optimize.get_path(), count)
+    elif isinstance(optimize, (tuple, list)):
+        path = linear_to_ssa(optimize, count)
+    else:
+        path = _ask(equation, shapes, everyone, optimize)
+    return [_pairwise(path, count)]
+
+
+def _pairwise(path: Path, count: int) -> Path:
+    """The same path with steps of at most two operands."""
+    result: Path = []
+    number = dict(zip(range(count), range(count), strict=True))
+    for i, step in enumerate(path):
+        chosen = [number[x] for x in step]
+        while len(chosen) > 2:
+            result.append((chosen[0], chosen[1]))
+            chosen = [count + len(result) - 1, *chosen[2:]]
+        if len(chosen) == 1 and count > 1:
+            number[count + i] = chosen[0]
+            continue
+        result.append(tuple(chosen))
+        number[count + i] = count + len(result) - 1
+    return result
+
+
+def _with_scalars(
+    equation: Equation, shapes: Shapes, scalars: Sequence[int], others: Sequence[int], path: Path
+) -> Path:
+    """The path with the 0-dimensional operands multiplied onto the smallest tensor that it makes or reads."""
+    if not others:
+        return _pairwise([tuple(range(len(scalars)))], len(scalars))
+    count = len(shapes)
+    sizes = equation.sizes(shapes)
+    result: Path = []
+    factor = None
+    for x in scalars:
+        if factor is None:
+            factor = x
+        else:
+            result.append((factor, x))
+            factor = count + len(result) - 1
+    if factor is None:
+        return path
+    labels = {i: equation.inputs[x] for i, x in enumerate(others)}
+    elements = {i: math.prod(shapes[x]) for i, x in enumerate(others)}
+    for i, step in enumerate(path):
+        parts = [labels.pop(x) for x in step]
+        needed = set(equation.output).union(*labels.values())
+        kept = tuple(x for x in dict.fromkeys(x for part in parts for x in part) if x in needed)
+        labels[len(others) + i] = kept
+        elements[len(others) + i] = math.prod(sizes[x] for x in kept)
+    smallest = min(elements, key=lambda x: (elements[x], x))
+    number = dict(enumerate(others))
+
+    def scale(x: int) -> None:
+        if x == smallest:
+            result.append((factor, number[x]))  # type: ignore[arg-type]
+            number[x] = count + len(result) - 1
+
+    for x in range(len(others)):
+        scale(x)
+    for i, step in enumerate(path):
+        result.append(tuple(number[x] for x in step))
+        number[len(others) + i] = count + len(result) - 1
+        scale(len(others) + i)
+    return result

@@ -1,0 +1,288 @@
+"""In which order a contraction's operands meet: a plan of pairwise steps.
+
+A plan is data, a straight-line program: operands are numbered 0 to n-1, step i gives value n+i, the last
+value is the result. Its text can be stored and read back.
+
+    >>> p = plan(Equation.parse("ij,jk,kl->il"), [(10, 20), (20, 30), (30, 5)])
+    >>> Plan.from_text(p.to_text()) == p
+    True
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+
+from .cost import choose_kernel
+from .equation import Equation
+from .errors import PlanError
+from .machine import item_bytes, machine_for
+from .paths import find_path, paths_from
+
+__all__ = ["Plan", "Step", "plan"]
+
+Shapes = tuple[tuple[int, ...], ...]
+Path = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One contraction of a plan.
+
+    Args:
+        operands: the numbers of one or two values that it reads.
+        equation: how it contracts them.
+    """
+
+    operands: tuple[int, ...]
+    equation: Equation
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An ordered list of pairwise contractions with what they are predicted to cost.
+
+    Args:
+        equation: the whole contraction.
+        shapes: of its operands, for which it was planned.
+        dtype: of its operands.
+        steps: what to compute, in this order.
+        flops: multiplications and additions of all steps.
+        peak_bytes: the most that is allocated beside the operands at any time, the result included.
+        seconds: predicted time.
+        naive_flops: multiplications and additions of a single sum over all labels.
+    """
+
+    equation: Equation
+    shapes: Shapes
+    dtype: torch.dtype
+    steps: tuple[Step, ...]
+    flops: int
+    peak_bytes: int
+    seconds: float
+    naive_flops: int
+    device: str = field(default="cpu")
+
+    @cached_property
+    def value_shapes(self) -> Shapes:
+        """The shape of every value: operands first, then the result of each step."""
+        shapes = list(self.shapes)
+        for step in self.steps:
+            shapes.append(step.equation.output_shape([shapes[i] for i in step.operands]))
+        return tuple(shapes)
+
+    @property
+    def path(self) -> tuple[tuple[int, ...], ...]:
+        """The steps in opt_einsum's linear convention: positions in a list that shrinks."""
+        alive = list(range(len(self.shapes)))
+        path = []
+        for i, step in enumerate(self.steps):
+            chosen = tuple(sorted(alive.index(x) for x in step.operands))
+            path.append(chosen)
+            for position in reversed(chosen):
+                del alive[position]
+            alive.append(len(self.shapes) + i)
+        return tuple(path)
+
+    def __str__(self) -> str:
+        shapes = ", ".join("x".join(map(str, s)) or "scalar" for s in self.shapes)
+        lines = [
+            f"{self.equation}  ({shapes}; {str(self.dtype).removeprefix('torch.')} on {self.device})",
+            f"FLOPs {self.flops:.3e} (naive {self.naive_flops:.3e}), peak {_size(self.peak_bytes)}, "
+            f"predicted {self.seconds * 1e6:,.1f} us",
+        ]
+        rows = [("value", "operands", "step", "kernel", "FLOPs", "bytes")]
+        for i, step in enumerate(self.steps):
+            operand_shapes = [self.value_shapes[x] for x in step.operands]
+            kernel = choose_kernel(step.equation, operand_shapes, self.dtype, self.device)
+            rows.append(
+                (
+                    str(len(self.shapes) + i),
+                    ", ".join(map(str, step.operands)),
+                    str(step.equation),
+                    kernel.name,
+                    f"{kernel.cost.flops:.3e}",
+                    _size(kernel.cost.bytes),
+                )
+            )
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines += ["  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join(lines)
+
+    def to_text(self) -> str:
+        """The plan as one line of JSON, which :meth:`from_text` reads."""
+        return json.dumps(
+            {
+                "equation": [self.equation.inputs, self.equation.output],
+                "shapes": self.shapes,
+                "dtype": str(self.dtype).removeprefix("torch."),
+                "device": self.device,
+                "steps": [[s.operands, s.equation.inputs, s.equation.output] for s in self.steps],
+                "flops": self.flops,
+                "peak_bytes": self.peak_bytes,
+                "seconds": self.seconds,
+                "naive_flops": self.naive_flops,
+            }
+        )
+
+    @classmethod
+    def from_text(cls, text: str) -> Plan:
+        """Read what :meth:`to_text` wrote.
+
+        Raises:
+            PlanError: the text isn't that of a plan.
+        """
+        try:
+            data = json.loads(text)
+            inputs, output = data["equation"]
+            return cls(
+                equation=_equation(inputs, output),
+                shapes=tuple(map(tuple, data["shapes"])),
+                dtype=getattr(torch, data["dtype"]),
+                steps=tuple(
+                    Step(tuple(operands), _equation(step_inputs, step_output))
+                    for operands, step_inputs, step_output in data["steps"]
+                ),
+                flops=data["flops"],
+                peak_bytes=data["peak_bytes"],
+                seconds=data["seconds"],
+                naive_flops=data["naive_flops"],
+                device=data["device"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PlanError(f"this isn't the text of a plan: {error}") from error
+
+
+def plan(
+    equation: Equation,
+    shapes: Sequence[Sequence[int]],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    optimize: Any = "auto",
+    candidates: Sequence[Path] = (),
+) -> Plan:
+    """Order a contraction's operands into pairwise steps.
+
+    Args:
+        equation: what to contract.
+        shapes: the shape of each operand.
+        dtype: of the operands.
+        device: where it is computed.
+        optimize: ``"auto"`` searches for the least predicted time. Other names are opt_einsum's
+            strategies (``"greedy"``, ``"optimal"``, ``"dp"``, ``"auto-hq"``, ...). A list of tuples is a
+            path in opt_einsum's convention. An opt_einsum PathOptimizer or a cotengra optimizer is asked
+            for its path, a cotengra ContractionTree gives its own.
+        candidates: further paths that ``"auto"`` considers, by linear or single-assignment numbers.
+
+    Returns:
+        The plan. It is cached.
+
+    Raises:
+        OperandError: shapes that don't fit the equation.
+        PlanError: a path that doesn't contract all operands, an unknown strategy.
+
+    Example:
+        >>> p = plan(Equation.parse("ij,jk,kl->il"), [(10, 20), (20, 30), (30, 5)])
+        >>> [step.operands for step in p.steps], p.flops
+        ([(1, 2), (0, 3)], 8000)
+    """
+    equation.sizes(shapes)
+    kind = device.type if isinstance(device, torch.device) else str(device).partition(":")[0]
+    frozen: Any = optimize
+    if isinstance(optimize, (list, tuple)):
+        frozen = tuple(tuple(x) for x in optimize)
+    extra = tuple(tuple(tuple(x) for x in path) for path in candidates)
+    key = (equation, tuple(tuple(int(n) for n in s) for s in shapes), dtype, kind)
+    if isinstance(frozen, (str, tuple)):
+        return _cached_plan(*key, frozen, extra, torch.get_num_threads())
+    return _plan(*key, frozen, extra)
+
+
+@lru_cache(maxsize=4096)
+def _cached_plan(
+    equation: Equation,
+    shapes: Shapes,
+    dtype: torch.dtype,
+    device: str,
+    optimize: Any,
+    candidates: tuple[Any, ...],
+    threads: int,
+) -> Plan:
+    return _plan(equation, shapes, dtype, device, optimize, candidates)
+
+
+def _plan(
+    equation: Equation, shapes: Shapes, dtype: torch.dtype, device: str, optimize: Any, candidates: tuple[Any, ...]
+) -> Plan:
+    count = len(shapes)
+    if count <= 2 and isinstance(optimize, str):
+        ssa: list[list[tuple[int, ...]]] = [[tuple(range(count))]]
+    elif optimize == "auto":
+        ssa = [find_path(equation, shapes, dtype, device)]
+        for path in candidates:
+            ssa += paths_from(equation, shapes, path)
+    else:
+        ssa = paths_from(equation, shapes, optimize)
+    plans = [_evaluate(equation, shapes, dtype, device, _steps(equation, path)) for path in ssa]
+    return min(plans, key=lambda p: p.seconds)
+
+
+def _steps(equation: Equation, path: Sequence[tuple[int, ...]]) -> list[Step]:
+    """The equation of every step; outputs keep what later steps or the result need."""
+    labels: dict[int, tuple[int, ...]] = dict(enumerate(equation.inputs))
+    steps = []
+    number = len(labels)
+    for chosen in path:
+        inputs = tuple(labels.pop(i) for i in chosen)
+        needed = set(equation.output).union(*labels.values())
+        output = tuple(x for x in dict.fromkeys(x for part in inputs for x in part) if x in needed)
+        if not labels:
+            output = equation.output
+        labels[number] = output
+        steps.append((chosen, inputs, output))
+        number += 1
+    return [Step(chosen, Equation(inputs, output)) for chosen, inputs, output in steps]
+
+
+def _evaluate(equation: Equation, shapes: Shapes, dtype: torch.dtype, device: str, steps: list[Step]) -> Plan:
+    sizes = equation.sizes(shapes)
+    item = item_bytes(dtype)
+    alive: dict[int, int] = {}
+    values = dict(enumerate(shapes))
+    flops = peak = 0
+    seconds = 0.0
+    for i, step in enumerate(steps):
+        operand_shapes = [values[x] for x in step.operands]
+        cost = choose_kernel(step.equation, operand_shapes, dtype, device).cost
+        values[len(shapes) + i] = step.equation.output_shape(operand_shapes)
+        written = item * math.prod(values[len(shapes) + i])
+        flops += cost.flops
+        seconds += cost.seconds
+        peak = max(peak, sum(alive.values()) + written + cost.workspace_bytes)
+        for x in step.operands:
+            alive.pop(x, None)
+        alive[len(shapes) + i] = written
+    naive = math.prod(sizes.values()) * max(1, len(shapes) - 1 + bool(equation.summed))
+    return Plan(equation, shapes, dtype, tuple(steps), flops, peak, seconds, naive, device)
+
+
+def _equation(inputs: Sequence[Sequence[int]], output: Sequence[int]) -> Equation:
+    return Equation(tuple(map(tuple, inputs)), tuple(output))
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    return f"{count:.4g} TiB"
+
+
+_ = machine_for
