@@ -1,0 +1,100 @@
+"""Running a plan: step by step, or as a straight-line function written for it.
+
+Both emit the same kernels. The function is written only for a plan that comes back, because writing it
+takes longer than running a small contraction once.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from .cost import choose_kernel
+from .kernels.real import Emit, emit_kernel
+from .planning import Plan
+
+__all__ = ["compile_program", "emit_plan", "run_pairwise"]
+
+
+def emit_plan(
+    emit: Emit,
+    plan: Plan,
+    values: Sequence[Any],
+    *,
+    guarded: bool,
+    strides: Sequence[Sequence[int]] | None = None,
+    contiguous: bool = False,
+) -> Any:
+    """Emit the steps of a plan; arguments as in :func:`einfx.kernels.real.lower`."""
+    alive: dict[int, Any] = dict(enumerate(values))
+    shapes = plan.value_shapes
+    known: dict[int, Sequence[int]] = dict(enumerate(strides)) if strides is not None else {}
+    number = len(values)
+    for i, step in enumerate(plan.steps):
+        last = i == len(plan.steps) - 1
+        operand_shapes = [shapes[x] for x in step.operands]
+        operand_strides = [known[x] for x in step.operands] if all(x in known for x in step.operands) else None
+        kernel = choose_kernel(
+            step.equation, operand_shapes, plan.dtype, plan.device,
+            strides=operand_strides, contiguous=contiguous and last, guarded=guarded,
+        )  # fmt: skip
+        alive[number] = emit_kernel(
+            emit, kernel, step.equation, [alive.pop(x) for x in step.operands], operand_shapes,
+            guarded=guarded, contiguous=contiguous and last,
+        )  # fmt: skip
+        known[number] = kernel.strides
+        number += 1
+    return alive[number - 1]
+
+
+def run_pairwise(plan: Plan, operands: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Run a plan by torch.einsum on pairs: its dtypes, its errors, one graph node for each step."""
+    alive = dict(enumerate(operands))
+    number = len(operands)
+    for step in plan.steps:
+        values = [alive.pop(x) for x in step.operands]
+        alive[number] = torch.functional.einsum(str(step.equation), *values)
+        number += 1
+    return alive[number - 1]
+
+
+def compile_program(plan: Plan, strides: Sequence[Sequence[int]] | None = None) -> Callable[..., torch.Tensor]:
+    """A function of the operands that runs a plan for exactly its shapes, without any further decision.
+
+    Example:
+        >>> from einfx.equation import Equation
+        >>> from einfx.planning import plan
+        >>> program = compile_program(plan(Equation.parse("ij,jk->ik"), [(2, 3), (3, 4)]))
+        >>> program(torch.ones(2, 3), torch.ones(3, 4)).shape
+        torch.Size([2, 4])
+    """
+    names: dict[Any, str] = {}
+    lines: list[str] = []
+
+    def emit(function: Any, *args: Any) -> str:
+        name = names.setdefault(function, f"f{len(names)}")
+        target = f"v{len(lines)}"
+        lines.append(f"    {target} = {name}({', '.join(_source(x) for x in args)})")
+        return target
+
+    parameters = [f"a{i}" for i in range(len(plan.shapes))]
+    result = emit_plan(emit, plan, parameters, guarded=False, strides=strides)
+    source = "\n".join([f"def program({', '.join(parameters)}):", *lines, f"    return {result}"])
+    scope = {name: function for function, name in names.items()}
+    exec(compile(source, "<einfx program>", "exec"), scope)
+    return scope["program"]  # type: ignore[no-any-return]
+
+
+def call(function: Callable[..., Any], *args: Any) -> Any:
+    """The ``emit`` that runs what it is given."""
+    return function(*args)
+
+
+def _source(x: Any) -> str:
+    return x if isinstance(x, str) and x[:1] in "av" and x[1:].isdigit() else repr(x)
+
+
+_ = operator
