@@ -1,0 +1,5 @@
+"""Build script. Everything static is in ``setup.cfg``."""
+
+from setuptools import setup
+
+setup()
