@@ -1,0 +1,26 @@
+"""einfx: an optimizing compiler for einsum programs in PyTorch."""
+
+from __future__ import annotations
+
+from .contract import contract_expression, contract_path, einsum, tensordot
+from .equation import Equation
+from .errors import EinfxError
+from .optimize import optimize
+from .optimized import OptimizedModule
+from .planning import Plan
+from .report import Report
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EinfxError",
+    "Equation",
+    "OptimizedModule",
+    "Plan",
+    "Report",
+    "contract_expression",
+    "contract_path",
+    "einsum",
+    "optimize",
+    "tensordot",
+]

@@ -1,0 +1,155 @@
+"""From a model, a function or a graph to an ``fx.Graph`` and the module that owns its state."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from .errors import CaptureError, UsageError
+from .optimized import OptimizedModule
+from .sources import deepest_user_line
+
+__all__ = ["bind_arguments", "capture", "copied_graph"]
+
+_SPECIALISED = (type(None), bool, str)
+
+
+def capture(
+    model: Any,
+    arguments: Sequence[Any] = (),
+    keywords: Mapping[str, Any] | None = None,
+    tracer: Callable[[], fx.Tracer] = fx.Tracer,
+) -> OptimizedModule:
+    """Trace ``model`` without running it.
+
+    Args:
+        model: a module, a function, an ``fx.GraphModule`` or an ``fx.Graph`` that needs no module.
+            Graphs are copied, never changed.
+        arguments: example positional arguments. Those that are None, a bool or text are fixed at their
+            value, since programs branch on them; so is a default of that kind for which no example is
+            given. The traced program checks that it gets the same value.
+        keywords: example keyword arguments.
+        tracer: the class of the tracer, for models that need leaf modules of their own.
+
+    Returns:
+        A module with a graph of its own that shares the parameters and buffers of ``model``, not yet
+        optimised.
+
+    Raises:
+        CaptureError: the model can't be traced; the message has the line and the alternatives.
+
+    Example:
+        >>> print(capture(lambda x: x + 1).code.strip().splitlines()[0])
+        def forward(self, x):
+    """
+    if isinstance(model, fx.GraphModule):
+        return OptimizedModule(model, copied_graph(model.graph), type(model).__name__)
+    if isinstance(model, fx.Graph):
+        owner = model.owning_module
+        return OptimizedModule(owner if owner is not None else torch.nn.Module(), copied_graph(model))
+    if not callable(model):
+        raise UsageError(f"a model is a module, a function or a graph, not {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError("a TorchScript module can't be traced again: optimise the module it was scripted from")
+    trace = tracer()
+    trace.record_stack_traces = True
+    attributes = set(vars(model)) if isinstance(model, torch.nn.Module) else set()
+    try:
+        graph = trace.trace(model, concrete_args=_concrete(model, arguments, keywords or {}))
+    except Exception as error:
+        raise CaptureError(
+            f"symbolic tracing can't follow the model at {deepest_user_line(error.__traceback__)} "
+            f"({type(error).__name__}: {_first_line(error)}). Keep that part out of the trace with torch.fx.wrap, "
+            "or with a tracer whose is_leaf_module names its module (optimize(..., tracer=...)); or give a "
+            "GraphModule that torch.export or make_fx made"
+        ) from error
+    name = type(model).__name__ if isinstance(model, torch.nn.Module) else getattr(model, "__name__", "function")
+    result = OptimizedModule(trace.root, graph, name if name.isidentifier() else "OptimizedModule")
+    if isinstance(model, torch.nn.Module):
+        for added in set(vars(model)) - attributes:
+            delattr(model, added)
+    return result
+
+
+def copied_graph(graph: fx.Graph) -> fx.Graph:
+    """A graph equal to ``graph``, with nodes and metadata dictionaries of its own."""
+    new = fx.Graph(tracer_cls=graph._tracer_cls)
+    output = new.graph_copy(graph, {}, return_output_node=True)
+    value, old = output if isinstance(output, tuple) else (output, None)
+    result = new.output(value)
+    if old is not None:
+        result.meta = dict(old.meta)
+        result.type = old.type
+    new.set_codegen(graph._codegen)
+    return new
+
+
+def _signature(model: Any) -> inspect.Signature | None:
+    function = model.forward if isinstance(model, torch.nn.Module) else model
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+
+
+def _concrete(model: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any] | None:
+    signature = _signature(model)
+    if signature is None or not (arguments or keywords):
+        return None
+    try:
+        bound = signature.bind(*arguments, **keywords)
+    except TypeError as error:
+        raise UsageError(f"the example inputs don't fit {getattr(model, '__name__', type(model).__name__)}: {error}") from error
+    fixed: dict[str, Any] = {}
+    for name, parameter in signature.parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        value = bound.arguments.get(name, parameter.default)
+        if isinstance(value, _SPECIALISED):
+            fixed[name] = value
+    return fixed or None
+
+
+def bind_arguments(graph: fx.Graph, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The example of each placeholder, in the order in which an interpreter takes them.
+
+    Raises:
+        UsageError: too many examples, or a keyword that the graph has no placeholder for.
+    """
+    if isinstance(graph._codegen, fx.graph._PyTreeCodeGen):
+        return tuple(graph.process_inputs(*arguments, *keywords.values()))
+    names = [str(node.target) for node in graph.nodes if node.op == "placeholder"]
+    plain = [name for name in names if not name.startswith("*")]
+    positional = list(arguments)
+    result: list[Any] = []
+    rest = dict(keywords)
+    for name in names:
+        if name.startswith("**"):
+            result.append(rest)
+            rest = {}
+        elif name.startswith("*"):
+            result.append(tuple(positional))
+            positional = []
+        elif positional:
+            result.append(positional.pop(0))
+        elif name in rest:
+            result.append(rest.pop(name))
+        elif any(later in rest for later in names[names.index(name) :]):
+            default = next(n for n in graph.nodes if n.op == "placeholder" and n.target == name).args
+            if not default:
+                raise UsageError(f"no example for argument {name!r}; the graph takes {', '.join(names)}")
+            result.append(default[0])
+        else:
+            break
+    if positional or rest:
+        extra = f"{len(positional)} example input(s) too many" if positional else f"no argument {next(iter(rest))!r}"
+        raise UsageError(f"{extra}: the graph takes {', '.join(plain) or 'no arguments'}")
+    return tuple(result)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0].rstrip(".")

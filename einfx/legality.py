@@ -1,0 +1,325 @@
+"""What a pass may touch: reads and writes, aliases, escapes, dtypes and factors.
+
+A graph says which values a node reads, but not which tensors share memory or change under it.
+:class:`Effects` works that out, always on the safe side: an operation it doesn't know may write to
+anything and keep anything.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import operator
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import fx
+
+from .nodes import as_contraction, value_of
+
+__all__ = ["Effects", "is_layout_free", "same_floating_dtype", "scalar_factor", "use_count"]
+
+_IN_PLACE_OPERATORS = {
+    operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod,
+    operator.ipow, operator.iand, operator.ior, operator.ixor, operator.ilshift, operator.irshift,
+    operator.imatmul, operator.setitem, operator.delitem, operator.iconcat,
+}  # fmt: skip
+
+_FRESH = frozenset(
+    """
+    abs acos add addbmm addcdiv addcmul addmm addmv addr asin atan baddbmm bilinear bmm cat ceil clone conv1d
+    conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d cos cosh cross cumprod cumsum div dot
+    einsum elu eq erf exp expm1 floor ge gelu gt index_select layer_norm le leaky_relu linear log log1p
+    log_softmax logsumexp lt matmul max maximum mean min minimum mm mul mv ne neg norm outer pow prod
+    reciprocal relu round rsqrt rsub sigmoid sign silu sin sinh softmax softplus sqrt square stack std sub
+    sum tan tanh tensordot truediv true_divide var vdot where zeros_like ones_like empty_like rand_like
+    """.split()
+)
+"""Operations whose result is always new memory (a one-operand einsum, which may be a view, is excepted)."""
+
+_FRESH_MODULES: tuple[type[torch.nn.Module], ...] = (
+    torch.nn.Linear, torch.nn.Bilinear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d,
+    torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.Embedding, torch.nn.ReLU, torch.nn.GELU, torch.nn.SiLU,
+    torch.nn.Sigmoid, torch.nn.Tanh, torch.nn.Softmax, torch.nn.LogSoftmax, torch.nn.Softplus,
+    torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.ELU, torch.nn.LeakyReLU,
+)  # fmt: skip
+
+_READ_ONLY_FUNCTIONS = {getattr, operator.getitem, len, isinstance, type, int, float, bool, str}
+
+Root = fx.Node | str
+OUTSIDE: Root = "inputs and attributes"
+ANYTHING: Root = "any memory"
+
+
+class Effects:
+    """Which memory each node of a graph may share, write and let out.
+
+    Inputs and attributes may alias one another when the program is called, so they count as one piece of
+    memory. The analysis is that of the graph as it was; nodes that a pass adds take the place of an old
+    one by :meth:`adopt`.
+
+    Args:
+        graph: the graph to read.
+        owner: the module that the graph's ``call_module`` nodes refer to.
+    """
+
+    def __init__(self, graph: fx.Graph, owner: torch.nn.Module | None = None) -> None:
+        self._owner = owner
+        self._position: dict[fx.Node, int] = {}
+        self._roots: dict[fx.Node, frozenset[Root]] = {}
+        self._writes: list[tuple[int, frozenset[Root]]] = []
+        self._escaped: set[Root] = set()
+        self._mutated: set[Root] = set()
+        for position, node in enumerate(graph.nodes):
+            self._position[node] = position
+            written = frozenset(self._written(node))
+            if written:
+                self._writes.append((position, written))
+                self._mutated |= written
+            self._roots[node] = self._roots_of(node)
+            for escaping in self._escaping(node):
+                self._escaped |= self._roots[escaping]
+
+    @property
+    def pure(self) -> bool:
+        """Whether nothing in the graph writes to any memory."""
+        return not self._writes
+
+    def memory_of(self, node: fx.Node) -> frozenset[Root]:
+        """The pieces of memory that ``node`` may share: the nodes that made them, or those outside."""
+        return self._roots[node]
+
+    def adopt(self, node: fx.Node, place_of: fx.Node) -> None:
+        """Treat a new node, which computes new memory, as standing where an old one stood."""
+        self._position[node] = self._position[place_of]
+        old = self._roots[place_of]
+        self._roots[node] = frozenset({node})
+        if old & self._escaped:
+            self._escaped.add(node)
+        if old & self._mutated or ANYTHING in self._mutated:
+            self._mutated.add(node)
+
+    def may_move_reads(self, values: Iterable[fx.Node], start: fx.Node, end: fx.Node) -> bool:
+        """Whether ``values``, read at ``start``, hold the same numbers when they are read at ``end``."""
+        if not self._writes:
+            return True
+        first, last = sorted((self._position[start], self._position[end]))
+        read = frozenset[Root]().union(*(self._roots[value] for value in values))
+        for position, written in self._writes:
+            if first <= position <= last and (written & read or ANYTHING in written):
+                return False
+        return True
+
+    def is_mutated(self, node: fx.Node) -> bool:
+        """Whether something writes to the memory of ``node``."""
+        return ANYTHING in self._mutated or bool(self._roots[node] & self._mutated)
+
+    def escapes(self, node: fx.Node) -> bool:
+        """Whether the memory of ``node`` is returned, or kept by an operation einfx doesn't know."""
+        return bool(self._roots[node] & self._escaped)
+
+    def _roots_of(self, node: fx.Node) -> frozenset[Root]:
+        if node.op in ("placeholder", "get_attr"):
+            return frozenset({OUTSIDE})
+        shared = frozenset[Root]().union(*(self._roots[x] for x in node.all_input_nodes))
+        if node.op == "output":
+            return shared
+        if self._is_fresh(node):
+            return frozenset({node})
+        return shared | {node} if self._is_known(node) else shared | {node, OUTSIDE}
+
+    def _is_fresh(self, node: fx.Node) -> bool:
+        if writes_in_place(node):
+            return False
+        if node.op == "call_module":
+            return type(self._module(node)) in _FRESH_MODULES
+        name = function_name(node)
+        if name == "einsum":
+            contraction = as_contraction(node)
+            return contraction is not None and len(contraction.operands) > 1
+        if name == "sum" and node.op == "call_function" and node.target is sum:
+            return False
+        return name in _FRESH and is_known_function(node)
+
+    def _is_known(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return type(self._module(node)).__module__.startswith("torch.nn.")
+        return node.op in ("call_method", "output") or is_known_function(node)
+
+    def _module(self, node: fx.Node) -> torch.nn.Module | None:
+        module: Any = self._owner
+        for name in str(node.target).split("."):
+            module = getattr(module, name, None)
+        return module if isinstance(module, torch.nn.Module) else None
+
+    def _written(self, node: fx.Node) -> Iterator[Root]:
+        if node.op in ("placeholder", "get_attr", "output"):
+            return
+        if not self._is_known(node):
+            yield ANYTHING
+            return
+        if node.op == "call_module":
+            module = self._module(node)
+            if module is None or module._forward_hooks or module._forward_pre_hooks:
+                yield ANYTHING
+            elif getattr(module, "inplace", False):
+                for argument in node.all_input_nodes:
+                    yield from self._roots[argument]
+            elif _changes_its_state(module) and self._reads_state_of(node):
+                yield OUTSIDE
+            return
+        for argument in written_arguments(node):
+            yield from self._roots[argument]
+
+    def _reads_state_of(self, node: fx.Node) -> bool:
+        prefix = f"{node.target}."
+        return any(n.op == "get_attr" and str(n.target).startswith(prefix) for n in node.graph.nodes)
+
+    def _escaping(self, node: fx.Node) -> list[fx.Node]:
+        if node.op == "output" or not (node.op in ("placeholder", "get_attr") or self._is_known(node)):
+            return node.all_input_nodes
+        return []
+
+
+def _changes_its_state(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.modules.batchnorm._NormBase) or any(True for _ in module.buffers())
+
+
+def function_name(node: fx.Node) -> str:
+    """The name of the operation that ``node`` calls, the same for a function, a method and an operator."""
+    if node.op == "call_method":
+        return str(node.target)
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return target._schema.name.split("::")[-1]
+    return str(getattr(target, "__name__", target))
+
+
+def is_known_function(node: fx.Node) -> bool:
+    """Whether ``node`` calls a function or method whose effects einfx knows: torch's and Python's operators."""
+    if node.op == "call_method":
+        return True
+    if node.op != "call_function":
+        return False
+    target = node.target
+    if target in _READ_ONLY_FUNCTIONS:
+        return True
+    if isinstance(target, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+        return True
+    module = getattr(target, "__module__", None) or ""
+    if not module:
+        owner = getattr(target, "__self__", None)
+        objclass = getattr(target, "__objclass__", None)
+        return owner is torch._C._VariableFunctions or objclass is not None or _is_torch_builtin(target)
+    top = module.split(".")[0]
+    return top in ("torch", "_operator", "math", "einfx")
+
+
+def _is_torch_builtin(target: Any) -> bool:
+    name = getattr(target, "__name__", "")
+    return any(getattr(space, name, None) is target for space in (torch, torch._C._nn, torch.Tensor))
+
+
+def writes_in_place(node: fx.Node) -> bool:
+    """Whether a known operation writes to one of its arguments."""
+    return next(iter(written_arguments(node)), None) is not None
+
+
+def written_arguments(node: fx.Node) -> Iterator[fx.Node]:
+    """The arguments that a known operation writes to."""
+    if node.op not in ("call_function", "call_method"):
+        return
+    target = node.target
+    for out in (node.kwargs.get("out"),):
+        yield from _nodes(out)
+    if isinstance(target, torch._ops.OpOverload):
+        for argument, schema in zip(node.args, target._schema.arguments, strict=False):
+            if schema.alias_info is not None and schema.alias_info.is_write:
+                yield from _nodes(argument)
+        return
+    name = function_name(node)
+    in_place = target in _IN_PLACE_OPERATORS or (name.endswith("_") and not name.endswith("__"))
+    if in_place or name in ("__setitem__", "__iadd__", "__imul__", "__isub__", "__itruediv__") or _asks_in_place(node):
+        yield from _nodes(node.args[:1] or tuple(node.kwargs.values())[:1])
+    if node.op == "call_function" and name in ("batch_norm", "instance_norm"):
+        yield from _nodes(node.args[1:3])
+        yield from _nodes((node.kwargs.get("running_mean"), node.kwargs.get("running_var")))
+    if name in ("embedding", "embedding_bag") and (len(node.args) > 3 or "max_norm" in node.kwargs):
+        yield from _nodes(node.args[:2])
+
+
+def _asks_in_place(node: fx.Node) -> bool:
+    if node.op != "call_function" or not inspect.isfunction(node.target):
+        return False
+    try:
+        signature = inspect.signature(node.target)
+        if "inplace" not in signature.parameters:
+            return False
+        bound = signature.bind(*node.args, **node.kwargs)
+    except (TypeError, ValueError):
+        return False
+    return bool(bound.arguments.get("inplace", False))
+
+
+def _nodes(argument: Any) -> Iterator[fx.Node]:
+    if isinstance(argument, fx.Node):
+        yield argument
+    elif isinstance(argument, list | tuple):
+        for item in argument:
+            yield from _nodes(item)
+
+
+def use_count(node: fx.Node) -> int:
+    """How often ``node`` is used: edges, not users (``t * t`` uses ``t`` twice)."""
+    count = 0
+
+    def visit(argument: fx.Node) -> fx.Node:
+        nonlocal count
+        count += argument is node
+        return argument
+
+    for user in node.users:
+        fx.map_arg((user.args, user.kwargs), visit)
+    return count
+
+
+def same_floating_dtype(nodes: Iterable[fx.Node]) -> bool:
+    """Whether the values of all nodes are known to be of one dtype, floating or complex, on one device."""
+    values = [value_of(node) for node in nodes]
+    known = [value for value in values if value is not None]
+    if not known or len(known) != len(values):
+        return False
+    dtype, device = known[0].dtype, known[0].device
+    return (dtype.is_floating_point or dtype.is_complex) and all(
+        v.dtype == dtype and v.device == device for v in known
+    )
+
+
+def scalar_factor(number: Any, dtype: torch.dtype) -> bool:
+    """Whether a Python number may be a factor of tensors of ``dtype`` wherever it stands in a product.
+
+    It must keep the dtype, be finite and not zero, and be a normal number in it: 1e20 is, in float32, and
+    1e40 is not.
+    """
+    if isinstance(number, bool) or not isinstance(number, int | float | complex):
+        return False
+    if isinstance(number, complex) and not dtype.is_complex:
+        return False
+    if not (dtype.is_floating_point or dtype.is_complex):
+        return False
+    try:
+        size = abs(complex(number)) if isinstance(number, complex) else abs(float(number))
+    except OverflowError:
+        return False
+    limits = torch.finfo(dtype)
+    return math.isfinite(size) and limits.smallest_normal <= size <= limits.max
+
+
+def is_layout_free(node: fx.Node) -> bool:
+    """Whether nobody sees the strides of ``node``: only contractions that make new memory read it."""
+    for user in node.users:
+        contraction = as_contraction(user)
+        if contraction is None or len(contraction.operands) < 2:
+            return False
+    return bool(node.users)

@@ -1,0 +1,207 @@
+"""The contraction nodes of a graph: one reader, one writer, and one accessor of a node's value.
+
+Every pass sees a contraction through :func:`as_contraction`, whatever the style of the call that made it,
+and makes one through :func:`insert_contraction`; no pass reads shapes from anywhere but :func:`value_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx
+
+from .contract import einsum as einfx_einsum
+from .equation import Equation
+from .errors import EinfxError
+
+__all__ = ["Contraction", "Value", "as_contraction", "insert_contraction", "is_einsum", "set_value", "value_of"]
+
+_TORCH_EINSUM = torch.functional.einsum
+_ATEN_EINSUM = torch.ops.aten.einsum
+
+
+class Value(NamedTuple):
+    """What is known of the tensor that a node computes, for the example inputs."""
+
+    shape: tuple[int, ...]
+    """Number of elements per dimension: hints, never a promise about other inputs."""
+    strides: tuple[int, ...] | None
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of a dense tensor of this shape and dtype."""
+        elements = 1
+        for size in self.shape:
+            elements *= size
+        return elements * self.dtype.itemsize
+
+
+class Contraction(NamedTuple):
+    """A node read as a contraction: its equation, and the node of each operand."""
+
+    equation: Equation
+    operands: tuple[fx.Node, ...]
+
+
+def value_of(node: Any) -> Value | None:
+    """The shape, strides, dtype and device of the tensor that ``node`` computes.
+
+    Args:
+        node: a node of a graph (anything else has no value).
+
+    Returns:
+        None where the node's value isn't a tensor or isn't known. Symbolic sizes are read by their hint,
+        so reading one adds no guard.
+
+    Example:
+        >>> import torch
+        >>> from einfx.shapes import propagate
+        >>> traced = torch.fx.symbolic_trace(lambda x: x.sum(0))
+        >>> propagate(traced, (torch.ones(2, 3),))
+        []
+        >>> [value_of(node).shape for node in traced.graph.nodes if node.op != "output"]
+        [(2, 3), (3,)]
+    """
+    if not isinstance(node, fx.Node):
+        return None
+    meta = node.meta
+    tensor = meta.get("val", meta.get("example_value"))
+    if tensor is None:
+        tensor = meta.get("tensor_meta")
+        if tensor is None or not hasattr(tensor, "dtype"):
+            return None
+        stride = getattr(tensor, "stride", None)
+        return Value(tuple(tensor.shape), stride, tensor.dtype, getattr(tensor, "device", torch.device("cpu")))
+    if not isinstance(tensor, torch.Tensor):
+        return None
+    shape = _hints(tensor.shape)
+    if shape is None:
+        return None
+    strides = _hints(tensor.stride()) if tensor.layout is torch.strided else None
+    return Value(shape, strides, tensor.dtype, tensor.device)
+
+
+def _hints(sizes: Sequence[Any]) -> tuple[int, ...] | None:
+    result = []
+    for size in sizes:
+        if isinstance(size, torch.SymInt):
+            size = size.node.hint
+            if size is None:
+                return None
+        result.append(int(size))
+    return tuple(result)
+
+
+def set_value(node: fx.Node, shape: Sequence[int], like: fx.Node) -> None:
+    """Record that ``node`` computes a contiguous tensor of this shape, of the dtype and device of ``like``.
+
+    Where the value of ``like`` isn't known, neither is that of ``node``.
+    """
+    fake = like.meta.get("val")
+    if isinstance(fake, torch.Tensor) and value_of(like) is not None:
+        mode = getattr(fake, "fake_mode", None)
+        if mode is not None:
+            with mode:
+                node.meta["val"] = torch.empty(tuple(shape), dtype=fake.dtype, device=fake.device)
+
+
+def is_einsum(node: fx.Node) -> bool:
+    """Whether ``node`` calls an einsum, of torch or of einfx, in any style."""
+    if node.op != "call_function":
+        return False
+    target = node.target
+    return target in (_TORCH_EINSUM, einfx_einsum, _ATEN_EINSUM, _ATEN_EINSUM.default)
+
+
+def as_contraction(node: Any) -> Contraction | None:
+    """Read a node as a contraction over real numbers.
+
+    Args:
+        node: any node; einsum calls of torch, einfx and aten are read in every style: an implicit output,
+            an ellipsis (where the ranks are known), the sublist form, a list of operands.
+
+    Returns:
+        None where the node isn't an einsum or can't be read: a keyword that changes its meaning, operands
+        that aren't nodes, an equation that is invalid (which then fails at run time, as it always did).
+
+    Example:
+        >>> import torch
+        >>> graph = torch.fx.symbolic_trace(lambda a, b: torch.einsum("xy, yz", a, b)).graph
+        >>> as_contraction(list(graph.nodes)[2])
+        Contraction(equation=Equation('ab,bc->ac'), operands=(a, b))
+    """
+    if not isinstance(node, fx.Node) or not is_einsum(node):
+        return None
+    return _read(node)
+
+
+def _read(node: fx.Node) -> Contraction | None:
+    if any(key != "path" and not (key == "optimize" and value == "auto") for key, value in node.kwargs.items()):
+        return None
+    arguments: list[Any] = list(node.args)
+    if node.target in (_ATEN_EINSUM, _ATEN_EINSUM.default):
+        arguments = arguments[:2]
+    if not arguments:
+        return None
+    try:
+        if isinstance(arguments[0], str):
+            operands = arguments[1:]
+            if len(operands) == 1 and isinstance(operands[0], list | tuple):
+                operands = list(operands[0])
+            if not operands or not all(isinstance(x, fx.Node) for x in operands):
+                return None
+            return Contraction(_parse(arguments[0], operands), tuple(operands))
+        operands, sublists = arguments[0::2], arguments[1::2]
+        output = operands.pop() if len(arguments) % 2 else None
+        if not operands or not all(isinstance(x, fx.Node) for x in operands):
+            return None
+        ranks = _ranks(operands)
+        return Contraction(Equation.from_sublists(sublists, output, ranks), tuple(operands))
+    except (EinfxError, TypeError):
+        return None
+
+
+def _parse(text: str, operands: Sequence[fx.Node]) -> Equation:
+    ranks = _ranks(operands)
+    return Equation.parse(text, ranks)
+
+
+def _ranks(operands: Sequence[fx.Node]) -> list[int] | None:
+    values = [value_of(operand) for operand in operands]
+    ranks = [len(value.shape) for value in values if value is not None]
+    return ranks if len(ranks) == len(operands) else None
+
+
+def insert_contraction(graph: fx.Graph, equation: Equation, operands: Sequence[fx.Node]) -> fx.Node:
+    """Write a contraction at the graph's insertion point, in its canonical form.
+
+    The form is ``torch.functional.einsum(equation, *operands)`` with an explicit output. The node's value
+    is recorded where those of the operands are known.
+
+    Example:
+        >>> import torch
+        >>> graph = torch.fx.Graph()
+        >>> node = insert_contraction(graph, Equation.parse("ij,j->i"), [graph.placeholder(x) for x in "ab"])
+        >>> node.args
+        ('ab,b->a', a, b)
+    """
+    node = graph.call_function(_TORCH_EINSUM, (str(equation), *operands))
+    values = [value_of(operand) for operand in operands]
+    shapes = [value.shape for value in values if value is not None]
+    if len(shapes) == len(operands):
+        set_value(node, equation.output_shape(shapes), operands[0])
+    return node
+
+
+def inherit(node: fx.Node, replaced: fx.Node) -> fx.Node:
+    """Give ``node`` the metadata (stack trace, module path …) of the node whose place it takes."""
+    value = node.meta.get("val")
+    for key, item in replaced.meta.items():
+        node.meta.setdefault(key, item)
+    if value is not None:
+        node.meta["val"] = value
+    return node

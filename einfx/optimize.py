@@ -1,0 +1,130 @@
+"""optimize(): from a model to an optimised ``fx.GraphModule``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from .capture import bind_arguments, capture, copied_graph
+from .errors import UsageError
+from .estimate import estimate
+from .folding import attribute
+from .optimized import OptimizedModule
+from .passes import DEFAULT
+from .passes.choose_paths import ChoosePaths
+from .passes.fold_constants import FoldConstants, folded_constants
+from .report import Report, contraction_rows
+from .rewrite import Pass, Pipeline, readable_code
+from .shapes import propagate
+
+__all__ = ["optimize"]
+
+
+def optimize(
+    model: Any,
+    example_inputs: Sequence[Any] = (),
+    example_kwargs: Mapping[str, Any] | None = None,
+    *,
+    passes: Sequence[Pass] = DEFAULT,
+    path: Any = "auto",
+    constants: Sequence[str] = (),
+    tracer: Callable[[], fx.Tracer] = fx.Tracer,
+    verbose: bool = False,
+) -> OptimizedModule:
+    """Optimise the contractions of a model.
+
+    The model is traced, not run; neither it nor the example inputs change. The result computes the same
+    values for inputs of every size, shares parameters and buffers with the model, and trains as it does.
+
+    Args:
+        model: a module, a function, or a graph of torch.fx.
+        example_inputs: positional arguments of typical sizes, which decide about paths and kernels.
+            Without them only rewrites that are right for all shapes and dtypes are made.
+        example_kwargs: keyword arguments likewise.
+        passes: what to apply, in order.
+        path: how contraction paths are chosen, as ``optimize`` of :func:`einfx.contract_path`.
+        constants: names of buffers (and of parameters that don't require gradients) that may be folded
+            into others ahead of the call; they are folded again when they change. Other state never is.
+        tracer: the class of the tracer, for models with leaf modules of their own.
+        verbose: print the report.
+
+    Returns:
+        An ``fx.GraphModule`` with a ``report``.
+
+    Raises:
+        CaptureError: symbolic tracing can't follow the model.
+        OperandError: the example inputs don't fit it.
+        UsageError: a name in ``constants`` isn't one of the model's.
+
+    Example:
+        >>> import torch, einfx
+        >>> class Bilinear(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.w = torch.nn.Parameter(torch.ones(3, 4))
+        ...     def forward(self, x, y):
+        ...         return 2 * torch.einsum("bi,ij,bj->b", x, self.w, y) / 4
+        >>> optimized = einfx.optimize(Bilinear(), (torch.ones(8, 3), torch.ones(8, 4)))
+        >>> optimized(torch.ones(2, 3), torch.ones(2, 4))
+        tensor([6., 6.], grad_fn=<MulBackward0>)
+    """
+    if isinstance(example_inputs, torch.Tensor):
+        raise UsageError("example_inputs is a tuple of arguments; for one tensor write (tensor,)")
+    keywords = dict(example_kwargs or {})
+    result = capture(model, example_inputs, keywords, tracer)
+    _check_constants(result, constants)
+    original = copied_graph(result.graph)
+    unknown: list[str] = []
+    if example_inputs or keywords or not _needs_arguments(result.graph):
+        unknown = propagate(result, bind_arguments(result.graph, tuple(example_inputs), keywords))
+    before = estimate(result.graph, result)
+    contractions = contraction_rows(result.graph)
+    steps = tuple(_with_options(step, path, tuple(constants)) for step in passes)
+    results = Pipeline(steps).run(result)
+    report = Report(
+        name=type(result).__name__,
+        passes=tuple(results),
+        before=before,
+        after=estimate(result.graph, result),
+        code_before=readable_code(original),
+        code_after=readable_code(result.graph),
+        contractions_before=contractions,
+        contractions_after=contraction_rows(result.graph),
+        unknown=tuple(unknown),
+    )
+    result._finish(original, folded_constants(result), report)
+    result.refresh_constants()
+    if verbose:
+        print(report)
+    return result
+
+
+def _needs_arguments(graph: fx.Graph) -> bool:
+    return any(node.op == "placeholder" and not node.args for node in graph.nodes)
+
+
+def _check_constants(module: OptimizedModule, constants: Sequence[str]) -> None:
+    for name in constants:
+        try:
+            value = attribute(module, name)
+        except AttributeError:
+            value = None
+        if not isinstance(value, torch.Tensor):
+            raise UsageError(f"constants names {name!r}, which is no tensor of {type(module).__name__}")
+        if value.requires_grad:
+            raise UsageError(
+                f"constants names {name!r}, which requires gradients: folding it would stop them; "
+                "call requires_grad_(False) on it first, or leave it out"
+            )
+
+
+def _with_options(step: Pass, path: Any, constants: tuple[str, ...]) -> Pass:
+    if isinstance(step, ChoosePaths) and path != "auto":
+        return dataclasses.replace(step, optimize=path)
+    if isinstance(step, FoldConstants) and constants:
+        return dataclasses.replace(step, constants=constants)
+    return step

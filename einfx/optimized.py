@@ -1,0 +1,187 @@
+"""The module that :func:`einfx.optimize` returns: an ``fx.GraphModule`` that keeps its state and its report."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from .folding import FoldedConstant
+from .graph_pickle import GraphData, read_graph, write_graph
+
+if TYPE_CHECKING:
+    from .report import Report
+
+__all__ = ["OptimizedModule"]
+
+
+class OptimizedModule(fx.GraphModule):
+    """A model whose contractions were optimised: an ordinary ``fx.GraphModule``, with a report.
+
+    Parameters, buffers and submodules are those of the original, under their original names. Under
+    autocast the original program runs, since autocast casts by operation and would see other operations.
+
+    Attributes:
+        report: what was done, see :func:`einfx.explain`.
+
+    Example:
+        >>> import torch, einfx
+        >>> optimized = einfx.optimize(lambda a, b: torch.einsum("ij,jk", a, b), (torch.ones(2, 3), torch.ones(3, 4)))
+        >>> optimized(torch.ones(5, 3), torch.ones(3, 2)).shape
+        torch.Size([5, 2])
+    """
+
+    report: Report
+
+    def __init__(self, root: torch.nn.Module, graph: fx.Graph, class_name: str = "OptimizedModule") -> None:
+        super().__init__(root, graph, class_name)
+        _adopt_state(self, root)
+        self._finish(graph, (), None)
+
+    def _finish(
+        self, original_graph: fx.Graph, folded: Sequence[FoldedConstant], report: Report | None
+    ) -> None:
+        object.__setattr__(self, "original_graph", original_graph)
+        object.__setattr__(self, "_folded", tuple(folded))
+        object.__setattr__(self, "_original_forward", None)
+        if report is not None:
+            object.__setattr__(self, "report", report)
+
+    @property
+    def original_code(self) -> str:
+        """The code of the program before it was optimised."""
+        from .rewrite import readable_code
+
+        graph: fx.Graph = self.__dict__["original_graph"]
+        return readable_code(graph)
+
+    def refresh_constants(self) -> None:
+        """Fold constants again whose sources changed; calls and conversions do this by themselves."""
+        for folded in self.__dict__["_folded"]:
+            folded.refresh(self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the optimised program, or under autocast the original one."""
+        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+            return self._run_original(*args, **kwargs)
+        if self.__dict__["_folded"] and not torch.compiler.is_compiling():
+            self.refresh_constants()
+        return super().__call__(*args, **kwargs)
+
+    def _run_original(self, *args: Any, **kwargs: Any) -> Any:
+        if self.__dict__["_original_forward"] is None:
+            object.__setattr__(self, "_original_forward", _compiled(self.__dict__["original_graph"]))
+        return self.__dict__["_original_forward"](self, *args, **kwargs)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> OptimizedModule:
+        super()._apply(fn, recurse)
+        self.refresh_constants()
+        return self
+
+    def _deepcopy_init(self) -> Callable[..., None]:
+        return OptimizedModule.__init__
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OptimizedModule:
+        forward = self.__dict__["_original_forward"]
+        object.__setattr__(self, "_original_forward", None)
+        try:
+            result: OptimizedModule = super().__deepcopy__(memo)  # type: ignore[assignment]
+        finally:
+            object.__setattr__(self, "_original_forward", forward)
+        result._finish(
+            copy.deepcopy(self.__dict__["original_graph"], memo),
+            copy.deepcopy(self.__dict__["_folded"], memo),
+            copy.deepcopy(self.__dict__.get("report"), memo),
+        )
+        return result
+
+    def __copy__(self) -> OptimizedModule:
+        result = OptimizedModule(self, self.graph, type(self).__name__)
+        result._finish(self.__dict__["original_graph"], self.__dict__["_folded"], self.__dict__.get("report"))
+        return result
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {key: value for key, value in self.__dict__.items() if key not in _REBUILT}
+        return _rebuild, (
+            type(self).__name__,
+            write_graph(self.graph),
+            write_graph(self.__dict__["original_graph"]),
+            self.__dict__["_folded"],
+            self.__dict__.get("report"),
+            state,
+        )
+
+
+_REBUILT = {"_graph", "_code", "original_graph", "_folded", "_original_forward", "report", "_lineno_map", "_prologue_start"}
+
+
+def _rebuild(
+    name: str,
+    graph: GraphData,
+    original: GraphData,
+    folded: Sequence[FoldedConstant],
+    report: Report | None,
+    state: dict[str, Any],
+) -> OptimizedModule:
+    root = torch.nn.Module()
+    root.__dict__.update(state)
+    result = OptimizedModule(root, read_graph(graph), name)
+    for key, value in state.items():
+        if key not in result.__dict__:
+            object.__setattr__(result, key, value)
+    result.training = state["training"]
+    result._finish(read_graph(original), folded, report)
+    return result
+
+
+def _compiled(graph: fx.Graph) -> Callable[..., Any]:
+    code = graph.python_code("self")
+    namespace = dict(code.globals)
+    exec(compile(code.src, "<original program>", "exec"), namespace)
+    forward: Callable[..., Any] = namespace["forward"]
+    return forward
+
+
+def _adopt_state(module: torch.nn.Module, root: torch.nn.Module) -> None:
+    """Give ``module`` every parameter and buffer of ``root`` that its graph doesn't use, as ``root`` has them."""
+    kept = dict(root.named_parameters(remove_duplicate=False))
+    kept.update(root.named_buffers(remove_duplicate=False))
+    for path, tensor in kept.items():
+        owner, name = _owner(module, path, root)
+        if name not in owner._parameters and name not in owner._buffers:
+            if isinstance(tensor, torch.nn.Parameter):
+                owner.register_parameter(name, tensor)
+            else:
+                owner.register_buffer(name, tensor)
+    persistent = _persistent_buffers(root)
+    for path, _ in list(module.named_buffers(remove_duplicate=False)):
+        owner, name = _owner(module, path, root)
+        if path in persistent:
+            owner._non_persistent_buffers_set.discard(name)
+        else:
+            owner._non_persistent_buffers_set.add(name)
+
+
+def _persistent_buffers(root: torch.nn.Module) -> set[str]:
+    result = set()
+    for prefix, module in root.named_modules(remove_duplicate=False):
+        for name, value in module._buffers.items():
+            if value is not None and name not in module._non_persistent_buffers_set:
+                result.add(f"{prefix}.{name}" if prefix else name)
+    return result
+
+
+def _owner(module: torch.nn.Module, path: str, root: torch.nn.Module) -> tuple[torch.nn.Module, str]:
+    *parents, name = path.split(".")
+    for parent in parents:
+        root = getattr(root, parent)
+        child = module._modules.get(parent)
+        if child is None:
+            child = torch.nn.Module()
+            child.training = root.training
+            module.add_module(parent, child)
+        module = child
+    return module, name

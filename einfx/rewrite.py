@@ -1,0 +1,190 @@
+"""What a pass is, and how passes run one after another with a check behind each."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import fx
+
+from .errors import PassError
+from .estimate import Estimate, estimate
+from .nodes import is_einsum, value_of
+
+__all__ = ["Declined", "Pass", "PassResult", "Pipeline", "decline", "readable_code"]
+
+
+class Declined(NamedTuple):
+    """A rewrite that a pass left undone, and why."""
+
+    node: str
+    reason: str
+
+
+_declined: ContextVar[list[Declined] | None] = ContextVar("declined", default=None)
+
+
+def decline(node: fx.Node, reason: str) -> None:
+    """Note in the report that the running pass leaves ``node`` as it is, and why."""
+    log = _declined.get()
+    entry = Declined(node.name, reason)
+    if log is not None and entry not in log:
+        log.append(entry)
+
+
+@contextmanager
+def collect_declined() -> Iterator[list[Declined]]:
+    """Gather what :func:`decline` notes inside the block."""
+    log: list[Declined] = []
+    token = _declined.set(log)
+    try:
+        yield log
+    finally:
+        _declined.reset(token)
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """One rewrite of a graph: a frozen dataclass whose fields are its options.
+
+    A subclass lives in a file of its own in ``passes/``, states its ``name``, shows code before and after
+    in its docstring, and rewrites ``graph_module.graph`` in place. Before it runs the graph is valid, and
+    so it must be afterwards: that is checked, and a failure names the pass.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def apply(self, graph_module: fx.GraphModule) -> int:
+        """Rewrite the graph in place and return how many rewrites were made."""
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What one pass did."""
+
+    name: str
+    rewrites: int
+    seconds: float
+    declined: tuple[Declined, ...]
+    before: Estimate
+    after: Estimate
+    code: str | None
+    """The readable code after the pass, where it changed something."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in order, each followed by a check of what it left.
+
+    Example:
+        >>> import torch
+        >>> from einfx.passes import NormalizeEinsums
+        >>> traced = fx.symbolic_trace(lambda a, b: torch.einsum("xy, yz", a, b))
+        >>> [(result.name, result.rewrites) for result in Pipeline((NormalizeEinsums(),)).run(traced)]
+        [('normalize-einsums', 1)]
+    """
+
+    passes: tuple[Pass, ...]
+
+    def run(self, graph_module: fx.GraphModule) -> list[PassResult]:
+        """Apply every pass to ``graph_module`` in place.
+
+        Raises:
+            PassError: a pass failed, or left a graph that is invalid or computes values of another
+                shape, dtype or device; the message names the pass and shows what it changed.
+        """
+        results = []
+        before = estimate(graph_module.graph)
+        code = readable_code(graph_module.graph)
+        for step in self.passes:
+            outputs = _output_values(graph_module.graph)
+            start = time.perf_counter()
+            with collect_declined() as declined:
+                rewrites = step.apply(graph_module)
+            seconds = time.perf_counter() - start
+            changed = rewrites > 0
+            new_code = readable_code(graph_module.graph) if changed else code
+            problem = find_problem(graph_module, outputs)
+            if problem is not None:
+                difference = "\n".join(
+                    difflib.unified_diff(code.splitlines(), new_code.splitlines(), "before", "after", lineterm="")
+                )
+                raise PassError(f"pass {step.name!r} broke the graph: {problem}\n{difference}")
+            after = estimate(graph_module.graph) if changed else before
+            results.append(
+                PassResult(
+                    step.name, rewrites, seconds, tuple(declined), before, after, new_code if changed else None
+                )
+            )
+            before, code = after, new_code
+        graph_module.recompile()
+        return results
+
+
+def find_problem(graph_module: fx.GraphModule, outputs: Sequence[Any] = ()) -> str | None:
+    """What is wrong with a graph after a pass, or None.
+
+    Args:
+        graph_module: the graph, checked by torch's lint and for einfx's invariants: a written einsum has
+            an explicit equation with one operand per part, and the shapes it implies.
+        outputs: the output values before the pass; the graph must still return the same shapes, dtypes
+            and devices.
+    """
+    try:
+        graph_module.graph.lint()
+    except Exception as error:
+        return str(error)
+    for node in graph_module.graph.nodes:
+        if not is_einsum(node) or not (node.args and isinstance(node.args[0], str)) or "->" not in node.args[0]:
+            continue
+        text, operands = node.args[0], node.args[1:]
+        if operands and all(isinstance(x, fx.Node) for x in operands):
+            parts = text.split("->")[0].split(",")
+            if len(parts) != len(operands):
+                return f"{node.name}: equation {text!r} has {len(operands)} operand(s)"
+            for part, operand in zip(parts, operands, strict=True):
+                value = value_of(operand)
+                labels = part.replace(" ", "")
+                if value is not None and "." not in part and len(labels) != len(value.shape):
+                    return f"{node.name}: {labels!r} labels operand {operand} of shape {value.shape}"
+    for old, new in zip(outputs, _output_values(graph_module.graph), strict=False):
+        if old is not None and new is not None and old != new:
+            return f"an output was {old} and is now {new}"
+    return None
+
+
+def _output_values(graph: fx.Graph) -> list[tuple[Any, ...] | None]:
+    output = next(node for node in reversed(graph.nodes) if node.op == "output")
+    values = [value_of(node) for node in output.all_input_nodes]
+    return [None if v is None else (v.shape, v.dtype, v.device) for v in values]
+
+
+_DELETION = re.compile(r";  (\w+ = )+None")
+
+
+def readable_code(graph: fx.Graph) -> str:
+    """The graph as code to read: one line a node, without the deletions that torch adds.
+
+    Example:
+        >>> import torch
+        >>> print(readable_code(fx.symbolic_trace(lambda a, b: torch.einsum("ij,jk", a, b)).graph))
+        def forward(self, a, b):
+            einsum = torch.functional.einsum('ij,jk', a, b)
+            return einsum
+    """
+    source = graph.python_code("self", verbose=False).src
+    lines = []
+    for line in source.splitlines():
+        line = _DELETION.sub("", line).rstrip()
+        if line and not line.startswith("import ") and not line.startswith("torch.fx"):
+            lines.append(line)
+    return "\n".join(lines)

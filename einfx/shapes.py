@@ -1,0 +1,161 @@
+"""Shapes, dtypes and devices of every node, without running the model or touching its state."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+from torch.utils import _pytree as pytree
+
+from .errors import EinfxError, OperandError
+from .nodes import is_einsum
+from .sources import source_line
+
+__all__ = ["propagate"]
+
+
+class _Unknown:
+    """Stands for a value that can't be known without data."""
+
+
+_UNKNOWN = _Unknown()
+
+_NEEDS_DATA = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+    NotImplementedError,
+)
+
+
+def propagate(graph_module: fx.GraphModule, arguments: Sequence[Any]) -> list[str]:
+    """Record the value of every node for example arguments, in ``node.meta["val"]``, as fake tensors.
+
+    Nothing is computed: the arguments and the module's state are replaced by fakes, and leaf modules by
+    copies over fakes, so that no batch-norm counts a step and no random number is drawn.
+
+    Args:
+        graph_module: the graph; only its nodes' metadata change.
+        arguments: an example for each placeholder, in order; any pytree of tensors and other objects.
+            Placeholders without one use their default.
+
+    Returns:
+        A line for each node whose value can't be known without data (``.item()``, ``nonzero`` …); it and
+        what depends on it keep no value, and the passes leave them alone.
+
+    Raises:
+        OperandError: the arguments don't fit the program: some operation of torch refuses their shapes.
+
+    Example:
+        >>> import torch
+        >>> traced = fx.symbolic_trace(lambda x, w: x @ w)
+        >>> propagate(traced, (torch.ones(2, 3), torch.ones(3, 4)))
+        []
+        >>> list(traced.graph.nodes)[2].meta["val"].shape
+        torch.Size([2, 4])
+    """
+    interpreter = _ShapeInterpreter(graph_module)
+    with interpreter.mode:
+        fakes = pytree.tree_map_only(torch.Tensor, interpreter.fake, tuple(arguments))
+    interpreter.run(*fakes)
+    return interpreter.unknown
+
+
+class _ShapeInterpreter(fx.Interpreter):
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.unknown: list[str] = []
+        self._fake_modules: dict[int, torch.nn.Module] = {}
+        self._memo: dict[int, Any] = {}
+        self._alive: list[Any] = []
+        self._mutates_metadata = any(
+            n.op == "call_method" and str(n.target).endswith("_") for n in graph_module.graph.nodes
+        )
+
+    def fake(self, tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in self._memo:
+            self._memo[id(tensor)] = self.mode.from_tensor(tensor)
+            self._alive.append(tensor)
+        result: torch.Tensor = self._memo[id(tensor)]
+        return result
+
+    def fetch_attr(self, target: str) -> Any:
+        value = super().fetch_attr(target)
+        return self.fake(value) if isinstance(value, torch.Tensor) else value
+
+    def _fake_module(self, module: torch.nn.Module) -> torch.nn.Module:
+        if id(module) not in self._fake_modules:
+            for tensor in [*module.parameters(), *module.buffers()]:
+                self.fake(tensor)
+            self._fake_modules[id(module)] = copy.deepcopy(module, dict(self._memo))
+        return self._fake_modules[id(module)]
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self._fake_module(self.fetch_module(target))(*args, **kwargs)
+
+    def fetch_module(self, target: str) -> torch.nn.Module:
+        module = self.module
+        for name in target.split("."):
+            module = getattr(module, name)
+        return module  # type: ignore[return-value]
+
+    def run_node(self, n: fx.Node) -> Any:
+        if any(self.env.get(x) is _UNKNOWN for x in n.all_input_nodes):
+            return _UNKNOWN
+        try:
+            with self.mode:
+                value = super().run_node(n)
+        except EinfxError as error:
+            raise OperandError(f"{error}, at {source_line(n)}") from error
+        except _NEEDS_DATA as error:
+            return self._give_up(n, error)
+        except Exception as error:
+            if n.op == "placeholder":
+                raise OperandError(f"no example for argument {n.target!r} of the model, which has no default") from error
+            if not _is_torch(n) or not isinstance(error, (RuntimeError, IndexError)) or "Fake" in str(error):
+                return self._give_up(n, error)
+            first = str(error).strip().splitlines()[0]
+            what = "einsum" if is_einsum(n) else str(n.target if n.op != "call_function" else n.name)
+            raise OperandError(
+                f"the example inputs don't fit the model: {what} ({n.format_node()}) fails with "
+                f"{first!r}, at {source_line(n)}"
+            ) from error
+        if n.op != "output":
+            n.meta["val"] = self._snapshot(value) if self._mutates_metadata else value
+        return value
+
+    def _snapshot(self, value: Any) -> Any:
+        with self.mode:
+            return pytree.tree_map_only(
+                torch.Tensor,
+                lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device)
+                if t.layout is torch.strided
+                else t,
+                value,
+            )
+
+    def _give_up(self, node: fx.Node, error: Exception) -> Any:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        self.unknown.append(f"{node.name}: its shape depends on data ({type(error).__name__}: {reason})")
+        return _UNKNOWN
+
+
+def _is_torch(node: fx.Node) -> bool:
+    if node.op == "call_method":
+        return True
+    if node.op == "call_function":
+        module = getattr(node.target, "__module__", "") or ""
+        return module.split(".")[0] in ("torch", "_operator", "einfx", "")
+    return node.op == "call_module"

@@ -1,0 +1,42 @@
+"""The passes, and the order in which :func:`einfx.optimize` applies them."""
+
+from __future__ import annotations
+
+from ..rewrite import Pass
+from .capture_matmuls import CaptureMatmuls
+from .choose_paths import ChoosePaths
+from .fold_constants import FoldConstants
+from .fold_scalars import FoldScalars
+from .fuse_einsums import FuseEinsums
+from .lower_kernels import LowerKernels
+from .normalize_einsums import NormalizeEinsums
+from .place_scalars import PlaceScalars
+from .share_contractions import ShareContractions
+
+__all__ = [
+    "DEFAULT",
+    "CaptureMatmuls",
+    "ChoosePaths",
+    "FoldConstants",
+    "FoldScalars",
+    "FuseEinsums",
+    "LowerKernels",
+    "NormalizeEinsums",
+    "PlaceScalars",
+    "ShareContractions",
+]
+
+DEFAULT: tuple[Pass, ...] = (
+    NormalizeEinsums(),  # one spelling of an einsum, for every pass that follows
+    CaptureMatmuls(),  # products in other spellings, where they have a contraction beside them
+    FoldScalars(),  # numbers go out of the way of fusion
+    FoldConstants(),  # what depends on constants alone needs no path
+    FuseEinsums(),  # the more a contraction holds, the freer its path
+    ShareContractions(),  # equal contractions, before each gets a path of its own
+    ChoosePaths(),  # from here on, every contraction has one or two operands
+    FoldConstants(),  # steps of a path that join constants alone
+    ShareContractions(),  # equal steps of different paths
+    PlaceScalars(),  # the factor goes to the smallest tensor, which only the path shows
+    LowerKernels(),  # last: what it writes is no longer read as a contraction
+)
+"""What :func:`einfx.optimize` applies, in this order."""

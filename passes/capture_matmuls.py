@@ -1,0 +1,170 @@
+"""Write products of tensors as einsums where that lets them fuse, or run faster."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import fx
+
+from ..legality import Effects, function_name, is_known_function, same_floating_dtype, use_count
+from ..nodes import Contraction, as_contraction, inherit, insert_contraction, is_einsum, value_of
+from ..rewrite import Pass, decline
+from ..scaling import as_scaled
+from ..spellings import PRODUCTS, VIEWS, broadcast_product, read
+
+_ALONE = {"tensordot", "bilinear", "inner"}
+"""Products that gain by being lowered even with no contraction beside them."""
+
+
+@dataclass(frozen=True)
+class CaptureMatmuls(Pass):
+    """Read matmul, bmm, mv, dot, outer, tensordot, linear, bilinear and multiply-then-sum as einsums.
+
+    A matrix product with no other contraction beside it stays as it is: torch's own call is as fast. An
+    elementwise product is captured where it feeds a contraction or a sum, or scales one by a 0-dimensional
+    tensor.
+
+    Example:
+        >>> import torch
+        >>> from einfx.rewrite import readable_code
+        >>> from einfx.shapes import propagate
+        >>> traced = fx.symbolic_trace(lambda a, b, c: (a @ b) @ c)
+        >>> propagate(traced, (torch.ones(2, 3), torch.ones(3, 4), torch.ones(4, 5)))
+        []
+        >>> CaptureMatmuls().apply(traced)
+        2
+        >>> print(readable_code(traced.graph))
+        def forward(self, a, b, c):
+            einsum_default = torch.functional.einsum('ab,bc->ac', a, b)
+            einsum_default_1 = torch.functional.einsum('ab,bc->ac', einsum_default, c)
+            return einsum_default_1
+    """
+
+    name: ClassVar[str] = "capture-matmuls"
+
+    def apply(self, graph_module: fx.GraphModule) -> int:
+        """Capture in place; one rewrite is one call that became an einsum."""
+        graph = graph_module.graph
+        effects = Effects(graph, graph_module)
+        rewrites = 0
+        for node in list(graph.nodes):
+            contraction, bias = _candidate(node)
+            if contraction is None:
+                continue
+            if not _is_worthwhile(node, bias):
+                continue
+            if not same_floating_dtype(contraction.operands):
+                decline(node, "its operands aren't all known to be of one floating dtype on one device")
+                continue
+            if effects.is_mutated(node):
+                decline(node, "something writes to its result")
+                continue
+            with graph.inserting_before(node):
+                new = inherit(insert_contraction(graph, contraction.equation, contraction.operands), node)
+                effects.adopt(new, node)
+                if bias is not None:
+                    new = inherit(graph.call_function(operator.add, (new, bias)), node)
+                    effects.adopt(new, node)
+            node.replace_all_uses_with(new)
+            graph.erase_node(node)
+            rewrites += 1
+        return rewrites
+
+
+def _candidate(node: fx.Node) -> tuple[Contraction | None, fx.Node | None]:
+    """The contraction that a product computes, and the bias that it adds."""
+    if node.op not in ("call_function", "call_method") or is_einsum(node) or not is_known_function(node):
+        return None, None
+    name = function_name(node)
+    if name in ("linear", "bilinear"):
+        return _with_bias(node, name)
+    if name in PRODUCTS:
+        return read(node), None
+    if name == "sum" and node.users:
+        reduction = read(node)
+        product = None if reduction is None else reduction.operands[0]
+        if reduction is not None and product is not None and _elementwise(product) and use_count(product) == 1:
+            return reduction, None
+    if name in ("mul", "multiply"):
+        return _elementwise(node), None
+    return None, None
+
+
+def _with_bias(node: fx.Node, name: str) -> tuple[Contraction | None, fx.Node | None]:
+    position = 2 if name == "linear" else 3
+    bias = node.args[position] if len(node.args) > position else node.kwargs.get("bias")
+    if not isinstance(bias, fx.Node):
+        return read(node), None
+    weight = value_of(node.args[position - 1] if len(node.args) >= position else node.kwargs.get("weight"))
+    if weight is None or value_of(bias) is None or not same_floating_dtype([node, bias]):
+        return None, None
+    saved = node.args, node.kwargs
+    try:
+        node.args = node.args[:position]
+        node.kwargs = {key: value for key, value in node.kwargs.items() if key != "bias"}
+        return read(node), bias
+    finally:
+        node.args, node.kwargs = saved
+
+
+def _elementwise(node: Any) -> Contraction | None:
+    if not isinstance(node, fx.Node) or not is_known_function(node):
+        return None
+    if function_name(node) not in ("mul", "multiply") or node.kwargs or len(node.args) != 2:
+        return None
+    left, right = node.args
+    if not isinstance(left, fx.Node) or not isinstance(right, fx.Node):
+        return None
+    return broadcast_product(left, right) if same_floating_dtype([left, right]) else None
+
+
+def _is_worthwhile(node: fx.Node, bias: fx.Node | None) -> bool:
+    name = function_name(node)
+    if name in _ALONE or name == "sum":
+        return True
+    if name in ("mul", "multiply"):
+        if use_count(node) != 1:
+            return False
+        scales = any((value := value_of(x)) is not None and not value.shape for x in node.all_input_nodes)
+        return any(_contracts(user) for user in _users(node)) or (scales and _comes_from_contraction(node))
+    if _comes_from_contraction(node):
+        return True
+    return bias is None and use_count(node) == 1 and any(_contracts(user) for user in _users(node))
+
+
+def _users(node: fx.Node) -> Iterator[fx.Node]:
+    """Who uses a node, behind reorderings of its dimensions and factors."""
+    for user in node.users:
+        if _is_transparent(user) and use_count(user) == 1:
+            yield from _users(user)
+        else:
+            yield user
+
+
+def _comes_from_contraction(node: fx.Node) -> bool:
+    for operand in node.all_input_nodes:
+        source = operand
+        while _is_transparent(source) and use_count(source) == 1:
+            source = next(iter(source.all_input_nodes))
+        if use_count(source) == 1 and _contracts(source):
+            return True
+    return False
+
+
+def _is_transparent(node: fx.Node) -> bool:
+    if node.op not in ("call_function", "call_method"):
+        return False
+    return (function_name(node) in VIEWS or as_scaled(node) is not None) and len(node.all_input_nodes) == 1
+
+
+def _contracts(node: fx.Node) -> bool:
+    contraction = as_contraction(node)
+    if contraction is not None:
+        return True
+    if node.op not in ("call_function", "call_method") or not is_known_function(node):
+        return False
+    name = function_name(node)
+    return name in PRODUCTS or (name == "sum" and read(node) is not None and _elementwise(node.all_input_nodes[0]) is not None)

@@ -1,0 +1,87 @@
+"""Split contractions of many operands into pairs, along the path that is predicted to be fastest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import fx
+
+from ..nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
+from ..planning import Plan, plan
+from ..rewrite import Pass, decline
+
+
+@dataclass(frozen=True)
+class ChoosePaths(Pass):
+    """Replace an einsum of three or more operands by the steps of its plan.
+
+    Args:
+        optimize: a strategy of opt_einsum, or whatever else ``einfx.contract_path`` takes.
+
+    Example:
+        >>> import torch
+        >>> from einfx.rewrite import readable_code
+        >>> from einfx.shapes import propagate
+        >>> traced = fx.symbolic_trace(lambda a, b, c: torch.einsum("ij,jk,kl->il", a, b, c))
+        >>> propagate(traced, (torch.ones(50, 60), torch.ones(60, 70), torch.ones(70, 5)))
+        []
+        >>> ChoosePaths().apply(traced)
+        1
+        >>> print(readable_code(traced.graph))
+        def forward(self, a, b, c):
+            einsum_default = torch.functional.einsum('ab,bc->ac', b, c)
+            einsum_default_1 = torch.functional.einsum('ab,bc->ac', a, einsum_default)
+            return einsum_default_1
+    """
+
+    name: ClassVar[str] = "choose-paths"
+
+    optimize: Any = "auto"
+
+    def apply(self, graph_module: fx.GraphModule) -> int:
+        """Split in place; one rewrite is one einsum that became several."""
+        graph = graph_module.graph
+        rewrites = 0
+        for node in list(graph.nodes):
+            contraction = as_contraction(node)
+            if contraction is None or len(contraction.operands) < 3:
+                continue
+            chosen = self._plan(node, contraction)
+            if chosen is None or len(chosen.steps) < 2:
+                continue
+            node.replace_all_uses_with(_write(graph, node, contraction, chosen))
+            graph.erase_node(node)
+            rewrites += 1
+        return rewrites
+
+    def _plan(self, node: fx.Node, contraction: Contraction) -> Plan | None:
+        values = [value_of(operand) for operand in contraction.operands]
+        known = [value for value in values if value is not None]
+        if len(known) < len(values):
+            decline(node, "the shapes of its operands aren't known")
+            return None
+        dtypes = {value.dtype for value in known}
+        if len(dtypes) > 1 or torch.bool in dtypes:
+            decline(node, "its operands are of several dtypes, or bool: their order may change the result")
+            return None
+        return plan(
+            contraction.equation,
+            [value.shape for value in known],
+            dtype=known[0].dtype,
+            device=str(known[0].device),
+            optimize=self.optimize,
+        )
+
+
+def _write(graph: fx.Graph, node: fx.Node, contraction: Contraction, chosen: Plan) -> fx.Node:
+    values = list(contraction.operands)
+    with graph.inserting_before(node):
+        for step in chosen.steps:
+            new = insert_contraction(graph, step.equation, [values[i] for i in step.operands])
+            for key in ("stack_trace", "nn_module_stack", "source_fn_stack"):
+                if key in node.meta:
+                    new.meta[key] = node.meta[key]
+            values.append(new)
+    return inherit(values[-1], node)

@@ -1,0 +1,166 @@
+"""Compute what depends on constants alone ahead of the call."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import fx
+
+from ..folding import FoldedConstant, attribute
+from ..legality import Effects, function_name, is_known_function
+from ..nodes import inherit, value_of
+from ..rewrite import Pass, decline
+from ..spellings import read
+
+_TRACED_CONSTANT = re.compile(r"_tensor_constant\d+")
+_POINTWISE = {"add", "sub", "mul", "multiply", "div", "truediv", "true_divide", "neg", "sqrt", "exp", "pow"}
+_RESHAPES = {"reshape", "unsqueeze", "squeeze", "flatten", "contiguous"}
+_GROWTH = 2
+_SMALL = 1 << 20
+
+
+@dataclass(frozen=True)
+class FoldConstants(Pass):
+    """Replace computations on constants by their value.
+
+    Constants are tensors that the program itself makes, and the attributes named in ``constants``. Other
+    parameters and buffers are state, which may change between calls. A folded value is computed again when
+    one of its sources is replaced, converted or written to.
+
+    Args:
+        constants: names of attributes that may be folded.
+
+    Example:
+        >>> import torch
+        >>> from einfx.rewrite import readable_code
+        >>> from einfx.shapes import propagate
+        >>> rotation = torch.eye(3)
+        >>> traced = fx.symbolic_trace(lambda x: torch.einsum("bi,ij->bj", x, rotation @ rotation))
+        >>> propagate(traced, (torch.ones(5, 3),))
+        []
+        >>> FoldConstants().apply(traced)
+        0
+
+        The tracer met two tensors, multiplied them itself, and left one constant. An attribute is another
+        matter:
+
+        >>> class Rotate(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.register_buffer("rotation", torch.eye(3))
+        ...     def forward(self, x):
+        ...         return torch.einsum("bi,ij->bj", x, self.rotation @ self.rotation)
+        >>> traced = fx.symbolic_trace(Rotate())
+        >>> propagate(traced, (torch.ones(5, 3),))
+        []
+        >>> FoldConstants(constants=("rotation",)).apply(traced)
+        1
+        >>> print(readable_code(traced.graph))
+        def forward(self, x):
+            _folded_constant_0 = self._folded_constant_0
+            einsum = torch.functional.einsum('bi,ij->bj', x, _folded_constant_0)
+            return einsum
+    """
+
+    name: ClassVar[str] = "fold-constants"
+
+    constants: tuple[str, ...] = ()
+
+    def apply(self, graph_module: fx.GraphModule) -> int:
+        """Fold in place; one rewrite is one value that is no longer computed in the call."""
+        graph = graph_module.graph
+        constant = {node for node in graph.nodes if self._is_source(graph_module, node)}
+        if not constant:
+            return 0
+        effects = Effects(graph, graph_module)
+        constant = {node for node in constant if not effects.is_mutated(node)}
+        computed = []
+        for node in graph.nodes:
+            if node.all_input_nodes and all(x in constant for x in node.all_input_nodes) and _is_pure(node):
+                constant.add(node)
+                computed.append(node)
+        rewrites = 0
+        for node in computed:
+            if all(user in constant for user in node.users) or not _computes(node):
+                continue
+            if effects.escapes(node):
+                decline(node, "it is constant, but the caller gets it and may write to it")
+            elif not _is_worth_keeping(node):
+                decline(node, f"it is constant, but over {_GROWTH} times as large as what it is computed from")
+            else:
+                _fold(graph_module, node)
+                rewrites += 1
+        graph.eliminate_dead_code(lambda n: n not in constant)
+        return rewrites
+
+    def _is_source(self, graph_module: fx.GraphModule, node: fx.Node) -> bool:
+        if node.op != "get_attr":
+            return False
+        path = str(node.target)
+        made_by_program = _TRACED_CONSTANT.fullmatch(path) or path in graph_module.__dict__.get("plain_tensors", ())
+        if path not in self.constants and not made_by_program:
+            return False
+        value = attribute(graph_module, path)
+        return isinstance(value, torch.Tensor) and not value.requires_grad
+
+
+def folded_constants(graph_module: fx.GraphModule) -> list[FoldedConstant]:
+    """The constants that :class:`FoldConstants` folded in a module."""
+    folded: list[FoldedConstant] = graph_module.meta.setdefault("einfx_folded", [])
+    return folded
+
+
+def _is_pure(node: fx.Node) -> bool:
+    if value_of(node) is None or "out" in node.kwargs:
+        return False
+    if read(node) is not None:
+        return True
+    name = function_name(node)
+    return node.op in ("call_function", "call_method") and is_known_function(node) and name in _POINTWISE | _RESHAPES
+
+
+def _computes(node: fx.Node) -> bool:
+    """Whether there is anything to save: views of an attribute cost nothing."""
+    contraction = read(node)
+    if contraction is not None and not contraction.equation.summed and len(contraction.operands) == 1:
+        return _computes(contraction.operands[0])
+    if node.op == "get_attr":
+        return False
+    if function_name(node) in _RESHAPES:
+        return any(_computes(x) for x in node.all_input_nodes)
+    return True
+
+
+def _closure(node: fx.Node) -> list[fx.Node]:
+    needed = {node}
+    for candidate in reversed(node.graph.nodes):
+        if candidate in needed:
+            needed.update(candidate.all_input_nodes)
+    return [x for x in node.graph.nodes if x in needed]
+
+
+def _is_worth_keeping(node: fx.Node) -> bool:
+    value = value_of(node)
+    sources = [v for x in _closure(node) if x.op == "get_attr" and (v := value_of(x)) is not None]
+    if value is None:
+        return False
+    return value.bytes <= max(_SMALL, _GROWTH * sum(source.bytes for source in sources))
+
+
+def _fold(graph_module: fx.GraphModule, node: fx.Node) -> None:
+    folded = folded_constants(graph_module)
+    name = f"_folded_constant_{len(folded)}"
+    small = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for x in _closure(node):
+        copies[x] = small.node_copy(x, copies.__getitem__)
+    small.output(copies[node])
+    constant = FoldedConstant(name, small)
+    constant.refresh(graph_module)
+    folded.append(constant)
+    with node.graph.inserting_before(node):
+        new = inherit(node.graph.get_attr(name), node)
+    node.replace_all_uses_with(new)

@@ -1,0 +1,166 @@
+"""Gather the numbers that multiply a chain of linear operations into one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import fx
+
+from ..legality import Effects, function_name, is_known_function, same_floating_dtype, scalar_factor, use_count
+from ..nodes import Value, inherit, value_of
+from ..rewrite import Pass, decline
+from ..scaling import Scale, Scaled, as_scaled, insert_scaled, may_cross_contraction
+from ..spellings import read
+
+_RESHAPES = {"reshape", "unsqueeze", "squeeze", "flatten"}
+_SUMS = {"add", "sub", "subtract"}
+_TENSOR_PRODUCTS = {"mul", "multiply"}
+_TENSOR_QUOTIENTS = {"div", "divide", "truediv", "true_divide"}
+
+
+@dataclass(frozen=True)
+class FoldScalars(Pass):
+    """Move numeric factors behind the linear operations that follow, and merge those that meet.
+
+    Linear in an operand are contractions of every spelling, permutes, sums, reshapes, products of tensors,
+    and quotients in their numerator; two summands with the same factor count as one. Only floating and
+    complex tensors are touched, and only factors that are normal numbers of the dtype.
+
+    Example:
+        >>> import torch
+        >>> from einfx.rewrite import readable_code
+        >>> from einfx.shapes import propagate
+        >>> traced = fx.symbolic_trace(lambda a, b: torch.einsum("ij,jk->ik", 3 * a, -b).t() / 2)
+        >>> propagate(traced, (torch.ones(2, 3), torch.ones(3, 4)))
+        []
+        >>> FoldScalars().apply(traced)
+        5
+        >>> print(readable_code(traced.graph))
+        def forward(self, a, b):
+            einsum = torch.functional.einsum('ij,jk->ik', a, b)
+            t = einsum.t()
+            mul_default = t * -1.5
+            return mul_default
+    """
+
+    name: ClassVar[str] = "fold-scalars"
+
+    def apply(self, graph_module: fx.GraphModule) -> int:
+        """Fold in place; one rewrite is one factor that moved behind an operation, or met another."""
+        rewrites = 0
+        while (count := self._sweep(graph_module)) > 0:
+            rewrites += count
+        return rewrites
+
+    def _sweep(self, graph_module: fx.GraphModule) -> int:
+        graph = graph_module.graph
+        effects = Effects(graph, graph_module)
+        rewrites = 0
+        for node in list(graph.nodes):
+            scaled = as_scaled(node)
+            if scaled is None or use_count(node) != 1:
+                continue
+            user = next(iter(node.users))
+            if user.op == "output" or effects.is_mutated(node) or effects.is_mutated(user):
+                continue
+            if not effects.may_move_reads([scaled.tensor], node, user):
+                decline(node, f"something writes to {scaled.tensor} before {user} reads it")
+                continue
+            new = _merged(graph, effects, node, scaled, user) or _moved(graph, effects, node, scaled, user)
+            if new is not None:
+                effects.adopt(new, user)
+                rewrites += 1
+        return rewrites
+
+
+def _merged(graph: fx.Graph, effects: Effects, node: fx.Node, scaled: Scaled, user: fx.Node) -> fx.Node | None:
+    outer = as_scaled(user)
+    if outer is None:
+        return None
+    scale = scaled.scale.times(outer.scale)
+    value = value_of(node)
+    if value is None or not _is_factor(scale, value):
+        decline(user, f"the product of its factors, {scale.factor}, is no normal number of the dtype")
+        return None
+    whole = effects.memory_of(scaled.tensor) == {scaled.tensor} and use_count(scaled.tensor) == 1
+    if scale.factor == 1 and whole:
+        new = scaled.tensor
+    else:
+        with graph.inserting_before(user):
+            new = inherit(insert_scaled(graph, scale, scaled.tensor), user)
+    user.replace_all_uses_with(new)
+    graph.erase_node(user)
+    graph.erase_node(node)
+    return None if new is scaled.tensor and new not in graph.nodes else new
+
+
+def _moved(graph: fx.Graph, effects: Effects, node: fx.Node, scaled: Scaled, user: fx.Node) -> fx.Node | None:
+    contraction = read(user)
+    scale = scaled.scale
+    others: list[fx.Node] = []
+    if contraction is not None:
+        if contraction.operands.count(node) != 1 or not same_floating_dtype(contraction.operands):
+            return None
+        moves_values = bool(contraction.equation.summed) or len(contraction.operands) > 1
+        if moves_values and not may_cross_contraction(scale, node):
+            decline(node, f"moving the factor {scale.factor} behind {user} could overflow or underflow")
+            return None
+    elif not is_known_function(user):
+        return None
+    elif (name := function_name(user)) in _RESHAPES:
+        if user.args[:1] != (node,):
+            return None
+    elif name in _TENSOR_PRODUCTS or name in _TENSOR_QUOTIENTS:
+        if len(user.args) != 2 or user.kwargs or not all(isinstance(x, fx.Node) for x in user.args):
+            return None
+        if name in _TENSOR_QUOTIENTS and user.args[0] is not node:
+            decline(node, f"its tensor stands in the denominator of {user}")
+            return None
+        if not same_floating_dtype(_nodes(user.args)) or not may_cross_contraction(scale, node):
+            return None
+    elif name in _SUMS:
+        twin = _twin(effects, node, scaled, user)
+        if twin is None:
+            return None
+        others.append(twin)
+    else:
+        return None
+    replaced = {node: scaled.tensor}
+    for other in others:
+        pair = as_scaled(other)
+        if pair is None:
+            return None
+        replaced[other] = pair.tensor
+    user.args = fx.map_arg(user.args, lambda x: replaced.get(x, x))
+    user.kwargs = fx.map_arg(user.kwargs, lambda x: replaced.get(x, x))
+    with graph.inserting_after(user):
+        new = inherit(insert_scaled(graph, scale, user), user)
+    user.replace_all_uses_with(new, delete_user_cb=lambda x: x is not new)
+    for old in replaced:
+        graph.erase_node(old)
+    return new
+
+
+def _twin(effects: Effects, node: fx.Node, scaled: Scaled, user: fx.Node) -> fx.Node | None:
+    if len(user.args) != 2 or user.kwargs or not all(isinstance(x, fx.Node) for x in user.args):
+        return None
+    left, right = _nodes(user.args)
+    other = right if left is node else left
+    pair = as_scaled(other)
+    if pair is None or other is node or use_count(other) != 1 or pair.scale.factor != scaled.scale.factor:
+        return None
+    if effects.is_mutated(other) or not effects.may_move_reads([pair.tensor], other, user):
+        return None
+    return other if same_floating_dtype([node, other]) else None
+
+
+def _nodes(arguments: tuple[Any, ...]) -> list[fx.Node]:
+    return [x for x in arguments if isinstance(x, fx.Node)]
+
+
+def _is_factor(scale: Scale, value: Value) -> bool:
+    try:
+        return all(scalar_factor(x, value.dtype) for x in (*scale, scale.factor))
+    except (OverflowError, ZeroDivisionError):
+        return False

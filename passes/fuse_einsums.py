@@ -1,0 +1,145 @@
+"""Make one contraction of contractions that feed one another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from ..equation import LETTERS, Equation
+from ..legality import Effects, same_floating_dtype, use_count
+from ..nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
+from ..planning import plan
+from ..rewrite import Pass, decline
+from ..spellings import read
+
+
+@dataclass(frozen=True)
+class FuseEinsums(Pass):
+    """Put a contraction that is used by one other contraction into it, through permutes and sums too.
+
+    The contraction path of the whole is then free. A producer with several users is put into all of them
+    only where the plans predict that computing it again is faster than keeping it.
+
+    Args:
+        assume_same_dtype: fuse where the dtypes aren't known, taking all operands to be of one. Without
+            it such contractions are left alone.
+
+    Example:
+        >>> import torch
+        >>> from einfx.rewrite import readable_code
+        >>> from einfx.shapes import propagate
+        >>> def chain(a, b, c):
+        ...     return torch.einsum("ij,jk->ik", torch.einsum("ij,jk->ki", a, b).t(), c)
+        >>> traced = fx.symbolic_trace(chain)
+        >>> propagate(traced, (torch.ones(2, 3), torch.ones(3, 4), torch.ones(4, 5)))
+        []
+        >>> FuseEinsums().apply(traced)
+        2
+        >>> print(readable_code(traced.graph))
+        def forward(self, a, b, c):
+            einsum_default = torch.functional.einsum('ab,bc,cd->ad', a, b, c)
+            return einsum_default
+    """
+
+    name: ClassVar[str] = "fuse-einsums"
+
+    assume_same_dtype: bool = False
+
+    def apply(self, graph_module: fx.GraphModule) -> int:
+        """Fuse in place; one rewrite is one producer that went into its users."""
+        graph = graph_module.graph
+        effects = Effects(graph, graph_module)
+        rewrites = 0
+        for node in list(graph.nodes):
+            if not node.users or node.op not in ("call_function", "call_method"):
+                continue
+            producer = read(node)
+            if producer is None:
+                continue
+            users = [user for user in node.users if as_contraction(user) is not None]
+            if not users or len(users) < len(node.users):
+                continue
+            if not self._may_fuse(effects, node, producer, users):
+                continue
+            if use_count(node) > 1 and not _recomputing_is_faster(producer, node, users):
+                continue
+            for user in users:
+                _inline(graph, effects, user, node, producer)
+            graph.erase_node(node)
+            rewrites += 1
+        return rewrites
+
+    def _may_fuse(
+        self, effects: Effects, node: fx.Node, producer: Contraction, users: list[fx.Node]
+    ) -> bool:
+        involved = list(producer.operands)
+        for user in users:
+            involved += _contraction(user).operands
+        known = all(value_of(x) is not None for x in involved)
+        if not same_floating_dtype(involved) and (known or not self.assume_same_dtype):
+            decline(node, "its operands aren't all known to be of one floating dtype on one device")
+            return False
+        if effects.is_mutated(node):
+            decline(node, "something writes to its result")
+            return False
+        for user in users:
+            if not effects.may_move_reads(producer.operands, node, user):
+                decline(node, f"something writes to its operands before {user} reads it")
+                return False
+            if len(_substituted(_contraction(user), node, producer).equation.labels) > len(LETTERS):
+                decline(node, f"fused with {user} it would have more than {len(LETTERS)} labels")
+                return False
+        return True
+
+
+def _contraction(node: fx.Node) -> Contraction:
+    contraction = as_contraction(node)
+    if contraction is None:
+        raise AssertionError(f"{node} was read as a contraction before")
+    return contraction
+
+
+def _substituted(consumer: Contraction, node: fx.Node, producer: Contraction) -> Contraction:
+    equation, operands = consumer
+    while node in operands:
+        position = operands.index(node)
+        equation = equation.substitute(position, producer.equation)
+        operands = (*operands[:position], *producer.operands, *operands[position + 1 :])
+    return Contraction(equation, operands)
+
+
+def _inline(graph: fx.Graph, effects: Effects, user: fx.Node, node: fx.Node, producer: Contraction) -> None:
+    fused = _substituted(_contraction(user), node, producer)
+    with graph.inserting_before(user):
+        new = inherit(insert_contraction(graph, fused.equation, fused.operands), user)
+    effects.adopt(new, user)
+    user.replace_all_uses_with(new)
+    graph.erase_node(user)
+
+
+def _recomputing_is_faster(producer: Contraction, node: fx.Node, users: list[fx.Node]) -> bool:
+    kept = _seconds(producer)
+    fused: float | None = 0.0
+    for user in users:
+        consumer = _contraction(user)
+        apart, together = _seconds(consumer), _seconds(_substituted(consumer, node, producer))
+        if kept is None or fused is None or apart is None or together is None:
+            return False
+        kept += apart
+        fused += together
+    faster = kept is not None and fused is not None and fused < 0.95 * kept
+    if not faster:
+        decline(node, "it has several uses, and computing it again for each is not predicted to be faster")
+    return faster
+
+
+def _seconds(contraction: Contraction) -> float | None:
+    values = [value_of(operand) for operand in contraction.operands]
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    equation: Equation = contraction.equation
+    shapes = [value.shape for value in known]
+    return plan(equation, shapes, dtype=known[0].dtype, device=str(known[0].device)).seconds

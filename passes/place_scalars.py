@@ -1,0 +1,90 @@
+"""Multiply the smallest tensor of a chain of contractions by its scalar factor."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from ..legality import Effects, same_floating_dtype, use_count
+from ..nodes import as_contraction, inherit, value_of
+from ..rewrite import Pass
+from ..scaling import as_scaled, insert_scaled, may_cross_contraction
+
+
+@dataclass(frozen=True)
+class PlaceScalars(Pass):
+    """Move a factor of a contraction's result to the operand with the fewest elements, if it has fewer.
+
+    Example:
+        >>> import torch
+        >>> from einfx.rewrite import readable_code
+        >>> from einfx.shapes import propagate
+        >>> traced = fx.symbolic_trace(lambda x, w: torch.einsum("bi,ij->bj", x, w) * 0.5)
+        >>> propagate(traced, (torch.ones(100, 3), torch.ones(3, 4)))
+        []
+        >>> PlaceScalars().apply(traced)
+        1
+        >>> print(readable_code(traced.graph))
+        def forward(self, x, w):
+            mul_default = w * 0.5
+            einsum = torch.functional.einsum('bi,ij->bj', x, mul_default)
+            return einsum
+    """
+
+    name: ClassVar[str] = "place-scalars"
+
+    def apply(self, graph_module: fx.GraphModule) -> int:
+        """Place in place; one rewrite is one factor that moved."""
+        graph = graph_module.graph
+        effects = Effects(graph, graph_module)
+        rewrites = 0
+        for node in list(graph.nodes):
+            scaled = as_scaled(node)
+            if scaled is None or not may_cross_contraction(scaled.scale, node):
+                continue
+            target = _smallest(effects, node, scaled.tensor)
+            if target is None:
+                continue
+            contraction, position = target
+            operand = contraction.args[position + 1]
+            if not isinstance(operand, fx.Node):
+                continue
+            with graph.inserting_before(contraction):
+                new = inherit(insert_scaled(graph, scaled.scale, operand), contraction)
+            effects.adopt(new, contraction)
+            arguments = list(contraction.args)
+            arguments[position + 1] = new
+            contraction.args = tuple(arguments)
+            node.replace_all_uses_with(scaled.tensor)
+            graph.erase_node(node)
+            rewrites += 1
+        return rewrites
+
+
+def _smallest(effects: Effects, node: fx.Node, tensor: fx.Node) -> tuple[fx.Node, int] | None:
+    """The contraction and the position of its operand that holds the fewest elements, if fewer than node."""
+    best = _elements(node)
+    found: tuple[fx.Node, int] | None = None
+    pending = [(tensor, node)]
+    while pending:
+        producer, consumer = pending.pop()
+        contraction = as_contraction(producer)
+        if contraction is None or producer.args[1:] != contraction.operands or len(contraction.operands) < 2:
+            continue
+        if use_count(producer) != 1 or effects.is_mutated(producer) or effects.is_mutated(consumer):
+            continue
+        if not same_floating_dtype([*contraction.operands, node]):
+            continue
+        for position, operand in enumerate(contraction.operands):
+            if _elements(operand) < best:
+                best, found = _elements(operand), (producer, position)
+            pending.append((operand, producer))
+    return found
+
+
+def _elements(node: fx.Node) -> float:
+    value = value_of(node)
+    return math.inf if value is None else math.prod(value.shape)

@@ -1,0 +1,85 @@
+"""Compute equal contractions once."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from ..equation import Equation
+from ..legality import Effects
+from ..nodes import Contraction
+from ..rewrite import Pass, decline
+from ..spellings import read
+
+
+@dataclass(frozen=True)
+class ShareContractions(Pass):
+    """Compute a contraction once where a graph has it several times, its operands in any order.
+
+    Values that the caller gets, or that something writes to, stay apart.
+
+    Example:
+        >>> import torch
+        >>> from einfx.rewrite import readable_code
+        >>> def twice(a, b):
+        ...     return torch.einsum("ij,jk->ik", a, b).exp() + torch.einsum("jk,ij->ik", b, a).sin()
+        >>> traced = fx.symbolic_trace(twice)
+        >>> ShareContractions().apply(traced)
+        1
+        >>> print(readable_code(traced.graph))
+        def forward(self, a, b):
+            einsum = torch.functional.einsum('ij,jk->ik', a, b)
+            exp = einsum.exp()
+            sin = einsum.sin()
+            add = exp + sin
+            return add
+    """
+
+    name: ClassVar[str] = "share-contractions"
+
+    def apply(self, graph_module: fx.GraphModule) -> int:
+        """Share in place; one rewrite is one contraction that is no longer computed."""
+        graph = graph_module.graph
+        effects = Effects(graph, graph_module)
+        first: dict[Hashable, fx.Node] = {}
+        same: dict[fx.Node, Hashable] = {}
+        rewrites = 0
+        for node in list(graph.nodes):
+            if node.op == "get_attr":
+                same[node] = ("attribute", node.target)
+            contraction = read(node)
+            if contraction is None:
+                continue
+            key = _key(contraction, same)
+            earlier = first.get(key)
+            if earlier is None:
+                first[key] = node
+            elif _may_share(effects, earlier, node, contraction):
+                node.replace_all_uses_with(earlier)
+                graph.erase_node(node)
+                rewrites += 1
+            else:
+                first[key] = node
+        return rewrites
+
+
+def _key(contraction: Contraction, same: dict[fx.Node, Hashable]) -> Hashable:
+    operands = [same.get(operand, operand) for operand in contraction.operands]
+    order = sorted(range(len(operands)), key=lambda i: (str(operands[i]), contraction.equation.inputs[i]))
+    equation = Equation(tuple(contraction.equation.inputs[i] for i in order), contraction.equation.output)
+    return (equation, tuple(operands[i] for i in order))
+
+
+def _may_share(effects: Effects, earlier: fx.Node, node: fx.Node, contraction: Contraction) -> bool:
+    if effects.is_mutated(earlier) or effects.is_mutated(node):
+        decline(node, f"it equals {earlier}, but something writes to one of them")
+    elif effects.escapes(earlier) and effects.escapes(node):
+        decline(node, f"it equals {earlier}, but the caller gets both")
+    elif not effects.may_move_reads(contraction.operands, earlier, node):
+        decline(node, f"it equals {earlier}, but something writes to its operands between them")
+    else:
+        return True
+    return False
