@@ -55,11 +55,11 @@ def capture(
         raise UsageError(f"a model is a module, a function or a graph, not {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
         raise CaptureError("a TorchScript module can't be traced again: optimise the module it was scripted from")
-    trace = tracer()
-    trace.record_stack_traces = True
     attributes = set(vars(model)) if isinstance(model, torch.nn.Module) else set()
     try:
-        graph = trace.trace(model, concrete_args=_concrete(model, arguments, keywords or {}))
+        root, graph = _traced(model, tracer, _concrete(model, arguments, keywords or {}))
+    except UsageError:
+        raise
     except Exception as error:
         raise CaptureError(
             f"symbolic tracing can't follow the model at {deepest_user_line(error.__traceback__)} "
@@ -68,11 +68,35 @@ def capture(
             "GraphModule that torch.export or make_fx made"
         ) from error
     name = type(model).__name__ if isinstance(model, torch.nn.Module) else getattr(model, "__name__", "function")
-    result = OptimizedModule(trace.root, graph, name if name.isidentifier() else "OptimizedModule")
+    result = OptimizedModule(root, graph, name if name.isidentifier() else "OptimizedModule")
     if isinstance(model, torch.nn.Module):
         for added in set(vars(model)) - attributes:
             delattr(model, added)
     return result
+
+
+def _traced(
+    model: Any, tracer: Callable[[], fx.Tracer], concrete: dict[str, Any] | None
+) -> tuple[torch.nn.Module, fx.Graph]:
+    """Trace with buffers as values of the graph: what is computed from one must not freeze.
+
+    A model may look into a buffer while it is traced (``if self.mask.numel():``). Then buffers are read as
+    they are, unless something was computed from one, which would stay as it is now for ever.
+    """
+    failure: Exception | None = None
+    for proxied in (True, False):
+        trace = tracer()
+        trace.record_stack_traces = True
+        trace.proxy_buffer_attributes = proxied
+        try:
+            graph = trace.trace(model, concrete_args=concrete)
+        except Exception as error:
+            failure = failure or error
+            continue
+        frozen = any(n.op == "get_attr" and "_tensor_constant" in str(n.target) for n in graph.nodes)
+        if failure is None or not frozen:
+            return trace.root, graph
+    raise failure or AssertionError("unreachable")
 
 
 def copied_graph(graph: fx.Graph) -> fx.Graph:

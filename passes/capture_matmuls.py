@@ -38,9 +38,9 @@ class CaptureMatmuls(Pass):
         2
         >>> print(readable_code(traced.graph))
         def forward(self, a, b, c):
-            einsum_default = torch.functional.einsum('ab,bc->ac', a, b)
-            einsum_default_1 = torch.functional.einsum('ab,bc->ac', einsum_default, c)
-            return einsum_default_1
+            einsum = torch.functional.einsum('ab,bc->ac', a, b)
+            einsum_1 = torch.functional.einsum('ab,bc->ac', einsum, c)
+            return einsum_1
     """
 
     name: ClassVar[str] = "capture-matmuls"
@@ -85,8 +85,7 @@ def _candidate(node: fx.Node) -> tuple[Contraction | None, fx.Node | None]:
         return read(node), None
     if name == "sum" and node.users:
         reduction = read(node)
-        product = None if reduction is None else reduction.operands[0]
-        if reduction is not None and product is not None and _elementwise(product) and use_count(product) == 1:
+        if reduction is not None and _is_product(reduction.operands[0]):
             return reduction, None
     if name in ("mul", "multiply"):
         return _elementwise(node), None
@@ -167,4 +166,14 @@ def _contracts(node: fx.Node) -> bool:
     if node.op not in ("call_function", "call_method") or not is_known_function(node):
         return False
     name = function_name(node)
-    return name in PRODUCTS or (name == "sum" and read(node) is not None and _elementwise(node.all_input_nodes[0]) is not None)
+    if name != "sum":
+        return name in PRODUCTS
+    reduction = read(node)
+    return reduction is not None and _is_product(reduction.operands[0])
+
+
+def _is_product(node: fx.Node) -> bool:
+    """Whether a value is a product of tensors that nothing else uses, which a sum can be part of."""
+    if use_count(node) != 1:
+        return False
+    return as_contraction(node) is not None or _elementwise(node) is not None

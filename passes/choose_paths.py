@@ -31,9 +31,9 @@ class ChoosePaths(Pass):
         1
         >>> print(readable_code(traced.graph))
         def forward(self, a, b, c):
-            einsum_default = torch.functional.einsum('ab,bc->ac', b, c)
-            einsum_default_1 = torch.functional.einsum('ab,bc->ac', a, einsum_default)
-            return einsum_default_1
+            einsum_1 = torch.functional.einsum('ab,bc->ac', b, c)
+            einsum_2 = torch.functional.einsum('ab,bc->ac', a, einsum_1)
+            return einsum_2
     """
 
     name: ClassVar[str] = "choose-paths"

@@ -35,25 +35,16 @@ class FoldConstants(Pass):
 
     Example:
         >>> import torch
+        >>> from einfx.capture import capture
         >>> from einfx.rewrite import readable_code
         >>> from einfx.shapes import propagate
-        >>> rotation = torch.eye(3)
-        >>> traced = fx.symbolic_trace(lambda x: torch.einsum("bi,ij->bj", x, rotation @ rotation))
-        >>> propagate(traced, (torch.ones(5, 3),))
-        []
-        >>> FoldConstants().apply(traced)
-        0
-
-        The tracer met two tensors, multiplied them itself, and left one constant. An attribute is another
-        matter:
-
         >>> class Rotate(torch.nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
         ...         self.register_buffer("rotation", torch.eye(3))
         ...     def forward(self, x):
         ...         return torch.einsum("bi,ij->bj", x, self.rotation @ self.rotation)
-        >>> traced = fx.symbolic_trace(Rotate())
+        >>> traced = capture(Rotate())
         >>> propagate(traced, (torch.ones(5, 3),))
         []
         >>> FoldConstants(constants=("rotation",)).apply(traced)

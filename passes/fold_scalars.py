@@ -40,8 +40,8 @@ class FoldScalars(Pass):
         def forward(self, a, b):
             einsum = torch.functional.einsum('ij,jk->ik', a, b)
             t = einsum.t()
-            mul_default = t * -1.5
-            return mul_default
+            mul_5 = t * -1.5
+            return mul_5
     """
 
     name: ClassVar[str] = "fold-scalars"

@@ -39,8 +39,8 @@ class FuseEinsums(Pass):
         2
         >>> print(readable_code(traced.graph))
         def forward(self, a, b, c):
-            einsum_default = torch.functional.einsum('ab,bc,cd->ad', a, b, c)
-            return einsum_default
+            einsum_3 = torch.functional.einsum('ab,bc,cd->ad', a, b, c)
+            return einsum_3
     """
 
     name: ClassVar[str] = "fuse-einsums"
@@ -52,7 +52,7 @@ class FuseEinsums(Pass):
         graph = graph_module.graph
         effects = Effects(graph, graph_module)
         rewrites = 0
-        for node in list(graph.nodes):
+        for node in reversed(list(graph.nodes)):
             if not node.users or node.op not in ("call_function", "call_method"):
                 continue
             producer = read(node)

@@ -29,8 +29,8 @@ class PlaceScalars(Pass):
         1
         >>> print(readable_code(traced.graph))
         def forward(self, x, w):
-            mul_default = w * 0.5
-            einsum = torch.functional.einsum('bi,ij->bj', x, mul_default)
+            mul_1 = w * 0.5
+            einsum = torch.functional.einsum('bi,ij->bj', x, mul_1)
             return einsum
     """
 
