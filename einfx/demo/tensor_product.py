@@ -38,7 +38,7 @@ class Path(NamedTuple):
         first: index of the first factor's irrep.
         second: index of the second factor's irrep.
         out: index of the output's irrep.
-        mode: "uvw" connects all copies with all; in "uvu" every copy in the first factor makes one output copy.
+        mode: "uvw" connects all copies with all; "uvu" makes one output copy of each in the first factor.
     """
 
     first: int

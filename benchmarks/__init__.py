@@ -1,0 +1,1 @@
+"""einfx beside its peers, in one run, as ratios: ``python -m benchmarks``."""

@@ -1,0 +1,40 @@
+"""Command line of the benchmarks."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import programs, results
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the chosen benchmarks, print them, and write them down on request."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("what", nargs="?", default="all", choices=["all", "programs"])
+    parser.add_argument("--threads", default="1,2", type=_numbers, help="numbers of threads, such as 1,2")
+    parser.add_argument("--rows", default="", metavar="REGEX", help="only rows whose names match")
+    parser.add_argument("--seconds", default=2.0, type=float, help="time for each measurement of a row")
+    parser.add_argument("--write", action="store_true", help=f"write {results.RESULTS.name}")
+    options = parser.parse_args(arguments)
+
+    print(results.machine())
+    sections = []
+    if options.what in ("all", "programs"):
+        measured = programs.run(options.threads, options.rows, options.seconds, progress=_print_row)
+        sections.append(results.programs_section(measured))
+        print("\n".join(["", "missed:", *measured.missed()]))
+    if options.write:
+        results.write(sections)
+    return 0
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def _print_row(result: programs.RowResult) -> None:
+    print(results.line(result), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Prints the results, and writes them to RESULTS.md."""
+
+import datetime
+import os
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from .contestants import EAGER, OURS, PEER
+from .programs import LEAST_OF_BEST, LEAST_OVER_EAGER, LEAST_OVER_PEER, Programs, RowResult
+from .timing import Measurement, Spread
+
+__all__ = ["RESULTS", "line", "machine", "programs_section", "table", "write"]
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+
+
+def machine() -> str:
+    """The processor, its cores, and the versions that matter."""
+    name = platform.processor() or platform.machine()
+    try:
+        for entry in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if entry.startswith("model name"):
+                name = entry.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    processor = f"{name}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{processor}; Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def write(sections: Iterable[str], path: Path = RESULTS) -> None:
+    """Replace the results file."""
+    today = datetime.datetime.now(tz=datetime.timezone.utc).date()
+    text = f"# Benchmark results\n\n{today}, {machine()}.\n\nMade by `python -m benchmarks --write`.\n\n"
+    path.write_text(text + "\n".join(sections), encoding="utf-8")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table whose first column is text and whose others are numbers."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def line(result: RowResult) -> str:
+    """One result for the terminal."""
+    cells = [f"{result.row.name:<28}", f"{result.threads}t"]
+    cells += [f"{name} {_time(result, name, result.forward):>9}" for name in result.contestants]
+    cells += [f"x{other} {_ratio(result.speed_over(other)):>20}" for other in (EAGER, PEER)]
+    if result.backward is not None:
+        cells += [f"backward x{_ratio(result.speed_over(EAGER, result.backward))}"]
+    if result.direct is not None:
+        cells += [f"direct x{_ratio(result.direct.ratio(EAGER, OURS))}"]
+    errors = [f"{name}: {one.failure}" for name, one in result.contestants.items() if one.failure]
+    errors += [f"{name}: WRONG by {result.contestants[name].error:.1e}" for name in result.wrong()]
+    return "  ".join(cells) + "".join(f"\n    {error}" for error in errors)
+
+
+def programs_section(programs: Programs) -> str:
+    """The section of the results file about programs."""
+    parts = [
+        "## Programs\n",
+        "Medians of interleaved rounds. Speeds are ratios within a round: median, and quartiles in brackets;",
+        "above 1 einfx is faster. Results were first compared with eager in float64.\n",
+    ]
+    for threads in programs.threads():
+        counted = programs.counted(threads)
+        parts.append(f"### {_threads(threads)}, forward\n")
+        parts.append(_forward_table(counted))
+        means = ", ".join(
+            f"{programs.mean_over(other, threads):.2f} times {other}" for other in (EAGER, PEER)
+        )
+        parts.append(f"Geometric means: {means}.\n")
+        parts.append(f"### {_threads(threads)}, forward and backward\n")
+        parts.append(_backward_table(counted))
+        single = [result for result in programs.results if result.threads == threads and result.row.equation]
+        pathological = [r for r in programs.results if r.threads == threads and r.row.target is not None]
+        if pathological:
+            parts.append(f"### {_threads(threads)}, known slow pairs\n")
+            parts.append(_forward_table(pathological))
+        if single:
+            parts.append(f"### {_threads(threads)}, direct calls of `einfx.einsum`\n")
+            parts.append(_direct_table(single))
+    parts.append("### Targets\n")
+    parts.append(
+        f"At least {LEAST_OF_BEST} of the best of the others on every row; geometric means at least\n"
+        f"{LEAST_OVER_EAGER} times eager and {LEAST_OVER_PEER} times opt_einsum_fx; slow pairs as listed.\n"
+    )
+    missed = list(programs.missed())
+    parts.append("Missed:\n\n" + "".join(f"- {text}\n" for text in missed) if missed else "All met.\n")
+    notes = sorted({f"- {result.row.name}: {result.row.note}\n" for result in programs.results})
+    failures = sorted(set(_failures(programs.results)))
+    parts.append("### Rows\n\n" + "".join(notes))
+    if failures:
+        parts.append("### What contestants could not do\n\n" + "".join(failures))
+    return "\n".join(parts) + "\n"
+
+
+def _forward_table(results: Sequence[RowResult]) -> str:
+    rows = []
+    for result in results:
+        cells = [result.row.name, *(_time(result, name, result.forward) for name in (EAGER, PEER, OURS))]
+        cells += [_ratio(result.speed_over(EAGER)), _ratio(result.speed_over(PEER))]
+        cells += ["" if result.row.target is None else f"{result.row.target}"]
+        rows.append(cells)
+    return table(["row", EAGER, PEER, OURS, f"over {EAGER}", f"over {PEER}", "target"], rows)
+
+
+def _backward_table(results: Sequence[RowResult]) -> str:
+    rows = []
+    for result in results:
+        if result.backward is not None:
+            cells = [result.row.name, *(_time(result, name, result.backward) for name in (EAGER, PEER, OURS))]
+            cells += [_ratio(result.speed_over(other, result.backward)) for other in (EAGER, PEER)]
+            rows.append(cells)
+    return table(["row", EAGER, PEER, OURS, f"over {EAGER}", f"over {PEER}"], rows)
+
+
+def _direct_table(results: Sequence[RowResult]) -> str:
+    rows = []
+    for result in results:
+        if result.direct is not None:
+            times = [_format_time(result.direct.time(name).median) for name in (EAGER, OURS)]
+            rows.append([result.row.name, *times, _ratio(result.direct.ratio(EAGER, OURS))])
+    return table(["row", "torch.einsum", "einfx.einsum", "speed"], rows)
+
+
+def _failures(results: Iterable[RowResult]) -> Iterator[str]:
+    for result in results:
+        for name, contestant in result.contestants.items():
+            if contestant.failure:
+                yield f"- {name}, {result.row.name}: {contestant.failure}\n"
+        for name in result.wrong():
+            error = result.contestants[name].error
+            yield f"- {name}, {result.row.name}: its result is wrong by {error:.1e} in float64\n"
+
+
+def _time(result: RowResult, name: str, measurement: Measurement) -> str:
+    if name not in result.contestants:
+        return "absent"
+    return _format_time(measurement.time(name).median) if name in measurement.seconds else "error"
+
+
+def _format_time(seconds: float) -> str:
+    return f"{seconds * 1e3:.3f} ms" if seconds < 0.1 else f"{seconds * 1e3:.0f} ms"
+
+
+def _ratio(ratio: Spread | None) -> str:
+    return "" if ratio is None else f"{ratio.median:.2f} ({ratio.lower:.2f}-{ratio.upper:.2f})"
+
+
+def _threads(count: int) -> str:
+    return "One thread" if count == 1 else f"{count} threads"
