@@ -76,7 +76,9 @@ def check_rewrite(
     expected = double(*in_double(_cloned(example_inputs)))
     assert_same(in_double(traced)(*in_double(_cloned(example_inputs))), expected)
 
-    assert pass_.apply(traced) == 0, f"a second application changed\n{text}\nto\n{readable_code(traced.graph)}"
+    assert pass_.apply(traced) == 0, (
+        f"a second application changed\n{text}\nto\n{readable_code(traced.graph)}"
+    )
     assert readable_code(traced.graph) == text
     return traced
 
