@@ -29,7 +29,7 @@ from typing import NamedTuple
 import torch
 
 from .equation import Equation
-from .layout import Layout, contiguous_strides
+from .layout import Layout, Loops, contiguous_strides, iteration_order
 from .machine import Machine, item_bytes, machine_for
 
 __all__ = ["Kernel", "StepCost", "choose_kernel", "step_cost"]
@@ -273,8 +273,11 @@ class _Situation(NamedTuple):
                 if not operand.is_matrix(batch, first, second):
                     copied += operand.elements
                     seconds += machine.copy(operand.elements, dtype)
-                views += (operand.labels != batch + first + second) + (len(operand.labels) > 2)
+                groups = [x for x in ((batch, first, second) if name == "bmm" else (first, second)) if x or name[0] != "m"]
+                views += operand.labels != batch + first + second
+                views += any(len(group) != 1 for group in groups)
             laid_out = batch + (columns + rows if swapped else rows + columns)
+            views += len(laid_out) != {"dot": 0, "mv": 1, "mm": 2, "bmm": 3}[name]
             finish, strides = self._finish(laid_out)
             seconds += views * machine.view_seconds
             elements = a.elements + b.elements + self.count(self.output)
@@ -295,40 +298,38 @@ class _Situation(NamedTuple):
         item, machine, dtype = item_bytes(self.dtype), self.machine, self.dtype
         everything, written = self.count(order), self.count(self.output)
         kept = tuple(x for x in order if x in self.output)
-        finish, strides = self._finish(kept)
+        walked = iteration_order((a, b), order, self.sizes)
+        loops = Loops.over((a, b), walked, self.sizes)
         views = machine.view_seconds * sum(x.labels != order[-len(x.labels) :] for x in (a, b))
-        base = roles.base + finish
         read = a.elements + b.elements
 
-        def kernel(name: str, cost: StepCost) -> Kernel:
+        def kernel(name: str, laid_out: Labels, cost: StepCost) -> Kernel:
+            finish, strides = self._finish(laid_out)
             return Kernel(
                 name, roles.presummed, roles.batch, roles.rows, roles.columns, roles.summed, False, order,
-                strides, base + cost,
+                strides, roles.base + cost + finish,
             )  # fmt: skip
 
-        def strided(order: Labels, elements: int) -> tuple[int, float]:
-            runs = [a.inner(order), b.inner(order)]
-            scalar = any(step not in (0, 1) for _, step in runs)
-            return min(length for length, _ in runs), (0.4e-9 / machine.threads) * elements * scalar
-
-        inner, penalty = strided(order, everything)
         if not roles.summed:
-            seconds = machine.elementwise(read, written, inner, dtype) + penalty + views
-            yield kernel("multiply", StepCost(written, item * (read + written), seconds, 0))
+            seconds = machine.elementwise(read, written, loops, dtype) + views
+            yield kernel("multiply", walked, StepCost(written, item * (read + written), seconds, 0))
             return
-        product_layout = Layout.of(order, [self.sizes[x] for x in order], None, True)
-        seconds = machine.elementwise(read, everything, inner, dtype) + penalty + views
-        run = _run_of_kind(product_layout, order, roles.summed)
+        product_layout = Layout.of(walked, [self.sizes[x] for x in walked], None, True)
+        seconds = machine.multiply_into_blocks(read, everything, loops, dtype) + views
+        run = _run_of_kind(product_layout, walked, roles.summed)
         seconds += machine.reduce(everything, written, run, dtype)
+        if kept != tuple(x for x in walked if x in self.output):
+            seconds += 2e-9 * everything / machine.threads  # torch.sum then writes across its cache lines
         moved = item * (read + 2 * everything + written)
-        yield kernel("multiply_sum", StepCost(2 * everything, moved, seconds, item * everything))
+        yield kernel("multiply_sum", kept, StepCost(2 * everything, moved, seconds, item * everything))
         summed = self.count(roles.summed)
         if len(roles.summed) == 1 and 1 <= summed <= MAX_UNROLLED:
-            inner, penalty = strided(kept, written)
-            each = machine.elementwise(2 * read // summed + written, written, inner, dtype) + penalty
+            lines = sum(x.elements // (summed if x.stride[roles.summed[0]] > 1 else 1) for x in (a, b))
+            walked = iteration_order((a, b), kept, self.sizes)
+            each = machine.accumulate(lines, written, read, Loops.over((a, b), walked, self.sizes), dtype)
             seconds = views + 4 * machine.view_seconds + summed * (each + 0.4 * machine.op_seconds)
             moved = item * (read + 2 * summed * written)
-            yield kernel("unrolled", StepCost(2 * everything, moved, seconds, 0))
+            yield kernel("unrolled", walked, StepCost(2 * everything, moved, seconds, 0))
 
 
 class _Roles(NamedTuple):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-__all__ = ["Layout", "contiguous_strides"]
+__all__ = ["Layout", "Loops", "contiguous_strides", "iteration_order"]
 
 Labels = tuple[int, ...]
 
@@ -101,20 +101,75 @@ class Layout(NamedTuple):
             return rows == columns or row_step + column_step >= 1
         return (column_step == 1 and row_step >= columns) or (row_step == 1 and column_step >= rows)
 
-    def inner(self, order: Labels) -> tuple[int, int]:
-        """Length and stride of the longest innermost run that one loop can walk in this order.
 
-        A label that the operand lacks is walked with stride 0.
-        """
-        length, step = 1, None
-        for label in reversed(order):
-            n = self.size.get(label, 0)
-            walk = self.stride.get(label, 0)
-            if step is None:
-                step = walk
-            elif walk != step * length:
+def iteration_order(operands: Sequence[Layout], order: Labels, sizes: Mapping[int, int]) -> Labels:
+    """The order, outermost first, in which torch's elementwise kernels walk and lay out a new result.
+
+    They sort dimensions by the operands' strides, earlier operands first; where no operand can tell two
+    dimensions apart (one of the two strides is 0 in each) these keep their given order.
+
+    Example:
+        >>> a, b = Layout.of((1, 0), (3, 4), None, False), Layout.of((1,), (3,), None, False)
+        >>> iteration_order([a, b], (0, 1), {0: 4, 1: 3})
+        (1, 0)
+    """
+    steps = [x.stride for x in operands]
+    result = list(reversed(order))
+    for i in range(1, len(result)):
+        moving = i
+        for other in range(i - 1, -1, -1):
+            inner, outer = result[other], result[moving]
+            comparison = 0
+            for step in steps:
+                first, second = step.get(inner, 0), step.get(outer, 0)
+                if first == 0 or second == 0:
+                    continue
+                if first != second:
+                    comparison = 1 if first > second else -1
+                    break
+                if sizes[inner] > sizes[outer]:
+                    comparison = 1
+                    break
+            if comparison > 0:
+                result[other], result[moving] = outer, inner
+                moving = other
+            elif comparison < 0:
                 break
-            if n == 0:
-                return length, step
-            length *= n
-        return length, step or 0
+    return tuple(reversed(result))
+
+
+class Loops(NamedTuple):
+    """How an elementwise kernel walks several operands at once: an inner loop, a second, the rest."""
+
+    inner: int
+    second: int
+    unit_stride: bool
+
+    @classmethod
+    def over(cls, operands: Sequence[Layout], order: Labels, sizes: Mapping[int, int]) -> Loops:
+        """The loops that are left after neighbouring dimensions merge wherever all operands let them.
+
+        Args:
+            operands: what is read; a label that one lacks is walked with stride 0.
+            order: all labels, the innermost last.
+            sizes: the size of each label.
+
+        Example:
+            >>> a, b = Layout.of((0, 1), (4, 3), None, False), Layout.of((0,), (4,), None, False)
+            >>> Loops.over([a, a], (0, 1), {0: 4, 1: 3})
+            Loops(inner=12, second=1, unit_stride=True)
+            >>> Loops.over([a, b], (0, 1), {0: 4, 1: 3})
+            Loops(inner=3, second=4, unit_stride=True)
+        """
+        lengths = [1]
+        steps: list[int] = []
+        unit = True
+        for label in reversed(order):
+            walk = [x.stride.get(label, 0) for x in operands]
+            if not steps:
+                steps, unit = walk, all(step in (0, 1) for step in walk)
+            elif walk != [step * lengths[-1] for step in steps]:
+                lengths.append(1)
+                steps = walk
+            lengths[-1] *= sizes[label]
+        return cls(lengths[0], lengths[1] if len(lengths) > 1 else 1, unit)

@@ -12,6 +12,8 @@ from functools import lru_cache
 
 import torch
 
+from .layout import Loops
+
 __all__ = ["Machine", "machine_for"]
 
 _ITEM_BYTES = {
@@ -52,6 +54,7 @@ class Machine:
         op_seconds: dispatch of one operation that computes.
         view_seconds: dispatch of one operation that only makes a view.
         cached_bandwidth: bytes per second while everything fits in ``cache_bytes``.
+        block_bytes: products above this are made and summed in blocks.
         bandwidth: bytes per second from main memory.
         fresh_bandwidth: bytes per second of first touching memory that the allocator has to map, which
             it does for each tensor above ``fresh_bytes``.
@@ -64,6 +67,7 @@ class Machine:
     op_seconds: float
     view_seconds: float
     cache_bytes: int
+    block_bytes: int
     cached_bandwidth: float
     bandwidth: float
     fresh_bytes: int
@@ -97,25 +101,50 @@ class Machine:
             return seconds + 2 * padded / self.rate(dtype)
         if batch > 1 and rows * columns * summed < 400:
             # torch.bmm's own loop: a scalar start for each output, then a vectorised sum.
-            return seconds + outputs * (4e-9 + 0.25e-9 * summed) / self._workers(outputs * summed)
+            arithmetic = outputs * (4e-9 + 0.25e-9 * summed) / self._workers(outputs * summed)
+            return self.op_seconds + max(self.stream(moved), arithmetic)
+        if batch > 1 and rows * columns == 1:
+            return seconds + 2.3e-9 * batch * summed / self._workers(batch * summed)
         if min(rows, columns) == 1:
             if batch > 1:
                 padded = batch * max(rows, columns) * 16 * (summed + 8)
                 return seconds + batch * self.gemm_seconds + 2 * padded / self.rate(dtype)
-            return seconds + 2 * rows * columns * summed / (0.1 * self.rate(dtype))
+            return self.op_seconds + max(self.stream(moved), 2 * outputs * summed / (0.2 * self.rate(dtype)))
         padded = batch * _pad(min(rows, columns), 4) * _pad(max(rows, columns), 16) * (summed + 8)
         workers = self.threads / self._workers(outputs * summed)
         return seconds + batch * self.gemm_seconds + 2 * padded * workers / self.rate(dtype)
 
-    def elementwise(self, read: int, written: int, inner: int, dtype: torch.dtype) -> float:
-        """Seconds to compute ``written`` elements from ``read``, in contiguous runs of ``inner``."""
+    def elementwise(self, read: int, written: int, loops: Loops, dtype: torch.dtype) -> float:
+        """Seconds to compute ``written`` elements from ``read`` in loops like these."""
         item = item_bytes(dtype)
-        rows = written / max(inner, 1) if inner < 64 else 0.0
-        return (
-            self.op_seconds
-            + self.stream(item * (read + written), item * written)
-            + rows * self.row_seconds / self._workers(written)
-        )
+        seconds = self.stream(item * (read + written), item * written)
+        return self.op_seconds + seconds + self._walk(written, loops)
+
+    def multiply_into_blocks(self, read: int, written: int, loops: Loops, dtype: torch.dtype) -> float:
+        """Seconds for a product that is summed at once, and so made in blocks where it's large."""
+        item = item_bytes(dtype)
+        if item * written <= self.block_bytes:
+            return self.elementwise(read, written, loops, dtype) + self.op_seconds
+        seconds = self.stream(item * read) + item * written / (self.cached_bandwidth * self.threads)
+        return seconds + self._walk(written, loops) + item * written / 524288 * 6 * self.op_seconds
+
+    def accumulate(self, read: int, written: int, footprint: int, loops: Loops, dtype: torch.dtype) -> float:
+        """Seconds to add a product of ``read`` elements to ``written`` that stay in the cache."""
+        item = item_bytes(dtype)
+        cached = item * footprint <= self.cache_bytes
+        bandwidth = (self.cached_bandwidth if cached else self.bandwidth) * self._workers(written)
+        seconds = item * read / bandwidth + self.stream(2 * item * written)
+        return self.op_seconds + seconds + self._walk(written, loops)
+
+    def _walk(self, elements: int, loops: Loops) -> float:
+        """Seconds that short and strided loops cost beyond what they move."""
+        seconds = 0.0 if loops.unit_stride else 0.5e-9 * elements
+        if loops.inner < 64:
+            rows = elements / max(loops.inner, 1)
+            seconds += rows * self.row_seconds
+            if loops.second < 64:
+                seconds += rows / max(loops.second, 1) * 10 * self.row_seconds
+        return seconds / self._workers(elements)
 
     def reduce(self, read: int, written: int, inner: int, dtype: torch.dtype) -> float:
         """Seconds to sum ``read`` elements to ``written``, ``inner`` of them side by side in memory."""
@@ -124,7 +153,7 @@ class Machine:
         return (
             1.5 * self.op_seconds
             + self.stream(item * (read + written), item * written)
-            + rows * self.row_seconds / self._workers(read)
+            + 2 * rows * self.row_seconds / self._workers(read)
         )
 
     def copy(self, elements: int, dtype: torch.dtype) -> float:
@@ -153,12 +182,13 @@ def _machine(device: str, threads: int) -> Machine:
             threads=threads,
             op_seconds=0.9e-6,
             view_seconds=0.7e-6,
-            cache_bytes=1_500_000,
+            cache_bytes=1_900_000,
+            block_bytes=8 << 20,
             cached_bandwidth=90e9,
             bandwidth=28e9,
             fresh_bytes=32 << 20,
             fresh_bandwidth=3.4e9,
-            row_seconds=3.5e-9,
+            row_seconds=2e-9,
             gemm_seconds=30e-9,
             gpu=False,
         )

@@ -14,12 +14,15 @@ import torch
 
 from .equation import Equation, label_text
 from .errors import PlanError
+from .layout import Loops
 from .machine import Machine, item_bytes, machine_for
 
 __all__ = ["find_path", "paths_from"]
 
 Shapes = Sequence[Sequence[int]]
 Path = list[tuple[int, ...]]
+
+_LONG = Loops(64, 64, True)
 
 MAX_EXHAUSTIVE = 8
 """Up to this many operands the search is exhaustive (dynamic programming over all subsets)."""
@@ -79,11 +82,11 @@ class Network:
         rows, columns = left & ~right, right & ~left
         n_result = count(result)
         if not summed:
-            return seconds + machine.elementwise(count(left) + count(right), n_result, 64, dtype)
+            return seconds + machine.elementwise(count(left) + count(right), n_result, _LONG, dtype)
         n_batch, n_rows, n_columns, n_summed = count(batch), count(rows), count(columns), count(summed)
         gemm = machine.gemm(n_batch, n_rows, n_columns, n_summed, dtype)
         everything = n_batch * n_rows * n_columns * n_summed
-        direct = machine.elementwise(count(left) + count(right), everything, 64, dtype)
+        direct = machine.elementwise(count(left) + count(right), everything, _LONG, dtype)
         direct += machine.reduce(everything, n_result, n_summed if n_columns == 1 else 64, dtype)
         return seconds + min(gemm, direct)
 

@@ -1,20 +1,27 @@
 """The functions that generated code calls where torch has none of its own.
 
 They read sizes when they run, so they're right for every size for which the einsum is: none, one, more,
-and a dimension of size 1 where the other operand has more. TorchScript compiles them and torch.compile and
-torch.export trace through them. Every one is ordinary torch code, differentiable as often as one likes.
+and a dimension of size 1 where the other operand has more. TorchScript compiles them, torch.compile and
+torch.export trace through them, and torch.fx records a call of them as one node. Every one is ordinary
+torch code, differentiable as often as one likes.
+
+Operands of elementwise helpers are aligned from the right, as in broadcasting; summed dimensions are
+counted from the right (-1 is the last), so that a missing leading dimension changes nothing.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
-__all__ = ["contiguous", "contract", "matmul", "matvec", "mm", "multiply_sum", "unrolled_multiply_sum"]
+__all__ = ["contiguous", "contract", "matmul", "mm", "multiply_sum", "unrolled_multiply_sum"]
 
 
 def contiguous(a: Tensor) -> Tensor:
     """``a`` itself where it is contiguous, otherwise a contiguous copy."""
+    if has_torch_function_unary(a):
+        return handle_torch_function(contiguous, (a,), a)  # type: ignore[no-any-return]
     return a.contiguous()
 
 
@@ -22,33 +29,40 @@ def mm(
     a: Tensor,  # shape: (i, k)
     b: Tensor,  # shape: (k, j)
 ) -> Tensor:  # shape: (i, j)
-    """A product of matrices; one of the two sizes of ``k`` may be 1."""
-    if a.shape[1] == b.shape[0]:
-        return torch.mm(a, b)
-    if a.shape[1] == 1:
-        return torch.mm(a, b.sum(0, keepdim=True))
-    return torch.mm(a.sum(1, keepdim=True), b)
+    """A product of matrices; one of the two sizes of ``k`` may be 1.
+
+    Example:
+        >>> mm(torch.ones(2, 3), torch.ones(1, 4))[0]
+        tensor([3., 3., 3., 3.])
+    """
+    if has_torch_function_variadic(a, b):
+        return handle_torch_function(mm, (a, b), a, b)  # type: ignore[no-any-return]
+    if a.shape[1] != b.shape[0]:
+        if a.shape[1] == 1:
+            b = b.sum(0, keepdim=True)
+        else:
+            a = a.sum(1, keepdim=True)
+    return torch.mm(a, b)
 
 
 def matmul(
     a: Tensor,  # shape: (..., i, k)
     b: Tensor,  # shape: (..., k, j)
 ) -> Tensor:  # shape: (..., i, j)
-    """A product of batches of matrices; sizes of the batch broadcast, and so do those of ``k``."""
+    """A product of batches of matrices; sizes of the batch broadcast, and so do those of ``k``.
+
+    Example:
+        >>> matmul(torch.ones(5, 2, 3), torch.ones(1, 3, 4)).shape
+        torch.Size([5, 2, 4])
+    """
+    if has_torch_function_variadic(a, b):
+        return handle_torch_function(matmul, (a, b), a, b)  # type: ignore[no-any-return]
     if a.shape[-1] != b.shape[-2]:
         if a.shape[-1] == 1:
             b = b.sum(-2, keepdim=True)
         else:
             a = a.sum(-1, keepdim=True)
     return torch.matmul(a, b)
-
-
-def matvec(
-    a: Tensor,  # shape: (..., i, k)
-    b: Tensor,  # shape: (..., k)
-) -> Tensor:  # shape: (..., i)
-    """A product of batches of matrices with batches of vectors, broadcasting as :func:`matmul`."""
-    return matmul(a, b.unsqueeze(-1)).squeeze(-1)
 
 
 def contract(
@@ -64,48 +78,69 @@ def contract(
         b: the second operand.
         batch: the number of batch dimensions; they broadcast.
         summed: the number of summed dimensions; they broadcast.
+
+    Example:
+        >>> contract(torch.ones(7, 2, 3, 4), torch.ones(7, 3, 4, 5), 1, 2).shape
+        torch.Size([7, 2, 5])
     """
+    if has_torch_function_variadic(a, b):
+        return handle_torch_function(contract, (a, b), a, b, batch, summed)  # type: ignore[no-any-return]
     first = a.dim() - summed
+    rows = 1
+    for size in a.shape[batch:first]:
+        rows = rows * size
+    columns = 1
+    for size in b.shape[batch + summed :]:
+        columns = columns * size
+    inner = 1
     for i in range(summed):
         if a.shape[first + i] != b.shape[batch + i]:
             if a.shape[first + i] == 1:
                 b = b.sum(batch + i, keepdim=True)
             else:
                 a = a.sum(first + i, keepdim=True)
-    shape = list(a.shape[:batch])
-    other = list(b.shape[:batch])
-    rows = 1
-    for i in range(batch, first):
-        rows = rows * a.shape[i]
-    inner = 1
-    for i in range(first, a.dim()):
-        inner = inner * a.shape[i]
-    columns = 1
-    for i in range(batch + summed, b.dim()):
-        columns = columns * b.shape[i]
-    result = torch.matmul(a.reshape(shape + [rows, inner]), b.reshape(other + [inner, columns]))
-    outer = list(result.shape[:batch]) + list(a.shape[batch:first]) + list(b.shape[batch + summed :])
-    return result.reshape(outer)
+        inner = inner * a.shape[first + i]
+    left = a.reshape(list(a.shape[:batch]) + [rows, inner])  # noqa: RUF005  TorchScript has no unpacking
+    right = b.reshape(list(b.shape[:batch]) + [inner, columns])  # noqa: RUF005
+    result = torch.matmul(left, right)
+    shape = list(result.shape[:batch]) + list(a.shape[batch:first]) + list(b.shape[batch + summed :])
+    return result.reshape(shape)
 
 
-def multiply_sum(
-    a: Tensor,
-    b: Tensor,
-    dims: list[int],
-) -> Tensor:
-    """The sum over ``dims`` of a broadcast product of two operands that are aligned from the right."""
+def multiply_sum(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
+    """The sum over ``dims`` (counted from the right) of a broadcast product.
+
+    Large products are made and summed in blocks that stay in the cache. In half precision, and under
+    autocast, products are summed before they're rounded, as torch.einsum does.
+
+    Example:
+        >>> multiply_sum(torch.ones(3), torch.ones(2, 3), [-1])
+        tensor([3., 3.])
+    """
+    if has_torch_function_variadic(a, b):
+        return handle_torch_function(multiply_sum, (a, b), a, b, dims)  # type: ignore[no-any-return]
+    if _rounds_products(a):
+        return _einsum_aligned(a, b, dims)
+    if not torch.compiler.is_compiling() and a.is_cpu and a.numel() * b.numel() > (1 << 21):
+        return _blocked_multiply_sum(a, b, dims)
     return torch.mul(a, b).sum(dims)
 
 
-def unrolled_multiply_sum(
-    a: Tensor,
-    b: Tensor,
-    dim: int,
-) -> Tensor:
-    """:func:`multiply_sum` over one dimension ``dim``, counted from the right, that has only a few elements.
+def unrolled_multiply_sum(a: Tensor, b: Tensor, dim: int) -> Tensor:
+    """:func:`multiply_sum` over one dimension ``dim`` (counted from the right) with few elements.
 
     The products are added one after the other, so no tensor with the summed dimension is made.
+
+    Example:
+        >>> unrolled_multiply_sum(torch.ones(4, 2), torch.ones(4, 2), -1)
+        tensor([2., 2., 2., 2.])
     """
+    if has_torch_function_variadic(a, b):
+        return handle_torch_function(unrolled_multiply_sum, (a, b), a, b, dim)  # type: ignore[no-any-return]
+    if _rounds_products(a):
+        return _einsum_aligned(a, b, [dim])
+    if max(a.dim(), b.dim()) > min(a.dim(), b.dim()) and min(a.dim(), b.dim()) < -dim:
+        return torch.mul(a, b).sum(dim)
     count = a.shape[dim]
     if count != b.shape[dim] or count == 0 or count > 32:
         return torch.mul(a, b).sum(dim)
@@ -113,5 +148,52 @@ def unrolled_multiply_sum(
     others = b.unbind(dim)
     result = torch.mul(parts[0], others[0])
     for k in range(1, count):
-        result = torch.addcmul(result, parts[k], others[k])
+        result.addcmul_(parts[k], others[k])
     return result
+
+
+def _rounds_products(a: Tensor) -> bool:
+    """Whether a product of elements of ``a`` is, or under autocast would be, rounded to half precision."""
+    if a.dtype == torch.float16 or a.dtype == torch.bfloat16:
+        return True
+    if torch.jit.is_scripting():
+        return torch.is_autocast_cpu_enabled() if a.is_cpu else torch.is_autocast_enabled()
+    return torch.is_autocast_enabled(a.device.type)
+
+
+def _einsum_aligned(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
+    """What :func:`multiply_sum` computes, by torch.einsum."""
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    count = max(a.dim(), b.dim())
+    kept = ""
+    for i in range(count):
+        if i - count not in dims:
+            kept = kept + letters[i]
+    left = letters[count - a.dim() : count]
+    right = letters[count - b.dim() : count]
+    return torch.functional.einsum(left + "," + right + "->" + kept, [a, b])
+
+
+def _blocked_multiply_sum(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
+    """:func:`multiply_sum` in blocks of one dimension, which never make a large product."""
+    a, b = torch.broadcast_tensors(a, b)
+    blocks = a.numel() // 131072
+    if blocks < 16:
+        return torch.mul(a, b).sum(dims)
+    dim = 0
+    for i in range(1, a.dim()):
+        if a.shape[dim] < blocks and a.shape[i] > a.shape[dim]:
+            dim = i
+    size = max(1, a.shape[dim] // blocks)
+    parts = a.split(size, dim)
+    others = b.split(size, dim)
+    if dim - a.dim() in dims:
+        result = torch.mul(parts[0], others[0]).sum(dims)
+        for i in range(1, len(parts)):
+            result = result + torch.mul(parts[i], others[i]).sum(dims)
+        return result
+    position = 0
+    for i in range(dim):
+        if i - a.dim() not in dims:
+            position = position + 1
+    return torch.cat([torch.mul(parts[i], others[i]).sum(dims) for i in range(len(parts))], position)
