@@ -1,0 +1,1 @@
+"""What ``python -m einfx demo`` and ``optimize`` show: real models, before and after."""
