@@ -11,9 +11,10 @@ from torch import fx
 
 from .errors import CaptureError, UsageError
 from .optimized import OptimizedModule
+from .rewrite import copied_graph
 from .sources import deepest_user_line
 
-__all__ = ["bind_arguments", "capture", "copied_graph"]
+__all__ = ["bind_arguments", "capture"]
 
 _SPECIALISED = (type(None), bool, str)
 
@@ -23,6 +24,8 @@ def capture(
     arguments: Sequence[Any] = (),
     keywords: Mapping[str, Any] | None = None,
     tracer: Callable[[], fx.Tracer] = fx.Tracer,
+    *,
+    record_stacks: bool = False,
 ) -> OptimizedModule:
     """Trace ``model`` without running it.
 
@@ -34,6 +37,7 @@ def capture(
             given. The traced program checks that it gets the same value.
         keywords: example keyword arguments.
         tracer: the class of the tracer, for models that need leaf modules of their own.
+        record_stacks: keep for each node the line of the model that made it, which takes time.
 
     Returns:
         A module with a graph of its own that shares the parameters and buffers of ``model``, not yet
@@ -57,7 +61,7 @@ def capture(
         raise CaptureError("a TorchScript module can't be traced again: optimise the module it was scripted from")
     attributes = set(vars(model)) if isinstance(model, torch.nn.Module) else set()
     try:
-        root, graph = _traced(model, tracer, _concrete(model, arguments, keywords or {}))
+        root, graph = _traced(model, tracer, _concrete(model, arguments, keywords or {}), record_stacks)
     except UsageError:
         raise
     except Exception as error:
@@ -76,7 +80,7 @@ def capture(
 
 
 def _traced(
-    model: Any, tracer: Callable[[], fx.Tracer], concrete: dict[str, Any] | None
+    model: Any, tracer: Callable[[], fx.Tracer], concrete: dict[str, Any] | None, record_stacks: bool
 ) -> tuple[torch.nn.Module, fx.Graph]:
     """Trace with buffers as values of the graph: what is computed from one must not freeze.
 
@@ -86,7 +90,7 @@ def _traced(
     failure: Exception | None = None
     for proxied in (True, False):
         trace = tracer()
-        trace.record_stack_traces = True
+        trace.record_stack_traces = record_stacks
         trace.proxy_buffer_attributes = proxied
         try:
             graph = trace.trace(model, concrete_args=concrete)
@@ -97,19 +101,6 @@ def _traced(
         if failure is None or not frozen:
             return trace.root, graph
     raise failure or AssertionError("unreachable")
-
-
-def copied_graph(graph: fx.Graph) -> fx.Graph:
-    """A graph equal to ``graph``, with nodes and metadata dictionaries of its own."""
-    new = fx.Graph(tracer_cls=graph._tracer_cls)
-    output = new.graph_copy(graph, {}, return_output_node=True)
-    value, old = output if isinstance(output, tuple) else (output, None)
-    result = new.output(value)
-    if old is not None:
-        result.meta = dict(old.meta)
-        result.type = old.type
-    new.set_codegen(graph._codegen)
-    return new
 
 
 def _signature(model: Any) -> inspect.Signature | None:

@@ -65,7 +65,7 @@ def estimate(graph: fx.Graph, owner: torch.nn.Module | None = None) -> Estimate:
         contraction = read(node)
         if contraction is not None:
             flops += _flops(contraction)
-    return Estimate(flops, _peak_bytes(graph, Effects(graph, owner)))
+    return Estimate(flops, _peak_bytes(graph, Effects.of(graph, owner)))
 
 
 def _flops(contraction: Contraction) -> int:

@@ -11,6 +11,9 @@ import inspect
 import math
 import operator
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,7 +21,7 @@ from torch import fx
 
 from .nodes import as_contraction, value_of
 
-__all__ = ["Effects", "is_layout_free", "same_floating_dtype", "scalar_factor", "use_count"]
+__all__ = ["FRESH", "Effects", "is_layout_free", "same_floating_dtype", "scalar_factor", "use_count"]
 
 _IN_PLACE_OPERATORS = {
     operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod,
@@ -26,7 +29,7 @@ _IN_PLACE_OPERATORS = {
     operator.imatmul, operator.setitem, operator.delitem, operator.iconcat,
 }  # fmt: skip
 
-_FRESH = frozenset(
+FRESH = frozenset(
     """
     abs acos add addbmm addcdiv addcmul addmm addmv addr asin atan baddbmm bilinear bmm cat ceil clone conv1d
     conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d cos cosh cross cumprod cumsum div dot
@@ -47,9 +50,28 @@ _FRESH_MODULES: tuple[type[torch.nn.Module], ...] = (
 
 _READ_ONLY_FUNCTIONS = {getattr, operator.getitem, len, isinstance, type, int, float, bool, str}
 
+_NEVER_WRITE = FRESH - {"elu", "leaky_relu", "relu", "silu"} | frozenset(
+    "getattr getitem reshape view permute transpose unsqueeze squeeze expand t size dim flatten".split()
+)
+"""Operations that write to nothing unless a keyword asks them to."""
+
 Root = fx.Node | str
 OUTSIDE: Root = "inputs and attributes"
 ANYTHING: Root = "any memory"
+
+
+_unchanged: ContextVar[dict[fx.Graph, Effects] | None] = ContextVar("unchanged", default=None)
+
+
+@contextmanager
+def unchanged_graphs() -> Iterator[dict[fx.Graph, Effects]]:
+    """Let :meth:`Effects.of` remember its answers, until whoever changes a graph clears them."""
+    cache: dict[fx.Graph, Effects] = {}
+    token = _unchanged.set(cache)
+    try:
+        yield cache
+    finally:
+        _unchanged.reset(token)
 
 
 class Effects:
@@ -63,6 +85,16 @@ class Effects:
         graph: the graph to read.
         owner: the module that the graph's ``call_module`` nodes refer to.
     """
+
+    @classmethod
+    def of(cls, graph: fx.Graph, owner: torch.nn.Module | None = None) -> Effects:
+        """The effects of a graph, computed once while a pipeline knows that nothing changed it."""
+        cache = _unchanged.get()
+        if cache is None:
+            return cls(graph, owner)
+        if graph not in cache:
+            cache[graph] = cls(graph, owner)
+        return cache[graph]
 
     def __init__(self, graph: fx.Graph, owner: torch.nn.Module | None = None) -> None:
         self._owner = owner
@@ -130,7 +162,7 @@ class Effects:
         return shared | {node} if self._is_known(node) else shared | {node, OUTSIDE}
 
     def _is_fresh(self, node: fx.Node) -> bool:
-        if writes_in_place(node):
+        if may_write(node) and writes_in_place(node):
             return False
         if node.op == "call_module":
             return type(self._module(node)) in _FRESH_MODULES
@@ -140,7 +172,7 @@ class Effects:
             return contraction is not None and len(contraction.operands) > 1
         if name == "sum" and node.op == "call_function" and node.target is sum:
             return False
-        return name in _FRESH and is_known_function(node)
+        return name in FRESH and is_known_function(node)
 
     def _is_known(self, node: fx.Node) -> bool:
         if node.op == "call_module":
@@ -169,8 +201,9 @@ class Effects:
             elif _changes_its_state(module) and self._reads_state_of(node):
                 yield OUTSIDE
             return
-        for argument in written_arguments(node):
-            yield from self._roots[argument]
+        if may_write(node):
+            for argument in written_arguments(node):
+                yield from self._roots[argument]
 
     def _reads_state_of(self, node: fx.Node) -> bool:
         prefix = f"{node.target}."
@@ -188,9 +221,11 @@ def _changes_its_state(module: torch.nn.Module) -> bool:
 
 def function_name(node: fx.Node) -> str:
     """The name of the operation that ``node`` calls, the same for a function, a method and an operator."""
-    if node.op == "call_method":
-        return str(node.target)
-    target = node.target
+    return node.target if isinstance(node.target, str) else _name_of(node.target)
+
+
+@lru_cache(maxsize=4096)
+def _name_of(target: Any) -> str:
     if isinstance(target, torch._ops.OpOverload):
         return target._schema.name.split("::")[-1]
     return str(getattr(target, "__name__", target))
@@ -200,9 +235,11 @@ def is_known_function(node: fx.Node) -> bool:
     """Whether ``node`` calls a function or method whose effects einfx knows: torch's and Python's operators."""
     if node.op == "call_method":
         return True
-    if node.op != "call_function":
-        return False
-    target = node.target
+    return node.op == "call_function" and _is_known_target(node.target)
+
+
+@lru_cache(maxsize=4096)
+def _is_known_target(target: Any) -> bool:
     if target in _READ_ONLY_FUNCTIONS:
         return True
     if isinstance(target, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
@@ -219,6 +256,18 @@ def is_known_function(node: fx.Node) -> bool:
 def _is_torch_builtin(target: Any) -> bool:
     name = getattr(target, "__name__", "")
     return any(getattr(space, name, None) is target for space in (torch, torch._C._nn, torch.Tensor))
+
+
+def may_write(node: fx.Node) -> bool:
+    """Whether a call is of a kind that can write to its arguments: a quick answer for those that can't."""
+    return bool(node.kwargs) or not _never_writes(node.target)
+
+
+@lru_cache(maxsize=4096)
+def _never_writes(target: Any) -> bool:
+    name = target if isinstance(target, str) else _name_of(target)
+    overload = isinstance(target, torch._ops.OpOverload | torch._ops.OpOverloadPacket)
+    return not overload and name in _NEVER_WRITE and target not in _IN_PLACE_OPERATORS
 
 
 def writes_in_place(node: fx.Node) -> bool:
@@ -252,14 +301,23 @@ def written_arguments(node: fx.Node) -> Iterator[fx.Node]:
 def _asks_in_place(node: fx.Node) -> bool:
     if node.op != "call_function" or not inspect.isfunction(node.target):
         return False
+    signature = _signature_with_inplace(node.target)
+    if signature is None:
+        return False
     try:
-        signature = inspect.signature(node.target)
-        if "inplace" not in signature.parameters:
-            return False
         bound = signature.bind(*node.args, **node.kwargs)
     except (TypeError, ValueError):
         return False
     return bool(bound.arguments.get("inplace", False))
+
+
+@lru_cache(maxsize=4096)
+def _signature_with_inplace(function: Any) -> inspect.Signature | None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+    return signature if "inplace" in signature.parameters else None
 
 
 def _nodes(argument: Any) -> Iterator[fx.Node]:

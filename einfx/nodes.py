@@ -40,6 +40,29 @@ class Value(NamedTuple):
         return elements * self.dtype.itemsize
 
 
+    @classmethod
+    def of(cls, tensor: torch.Tensor, device: torch.device | None = None) -> Value | None:
+        """What ``tensor`` tells of itself; None where a symbolic size has no hint."""
+        shape = _hints(tensor.shape)
+        if shape is None:
+            return None
+        strides = _hints(tensor.stride()) if tensor.layout is torch.strided else None
+        return cls(shape, strides, tensor.dtype, tensor.device if device is None else device)
+
+    def on_meta(self) -> torch.Tensor:
+        """A tensor without data that looks like this value."""
+        if self.strides is None:
+            return torch.empty(self.shape, dtype=self.dtype, device="meta")
+        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device="meta")
+
+
+VALUE = "einfx_value"
+"""The metadata key of a node's :class:`Value`, where no tensor under ``"val"`` tells it."""
+
+VISIBLE_STRIDES = "einfx_visible_strides"
+"""The metadata key of the strides that the node had in the original program whose place a node takes."""
+
+
 class Contraction(NamedTuple):
     """A node read as a contraction: its equation, and the node of each operand."""
 
@@ -69,6 +92,9 @@ def value_of(node: Any) -> Value | None:
     if not isinstance(node, fx.Node):
         return None
     meta = node.meta
+    known: Value | None = meta.get(VALUE)
+    if known is not None:
+        return known
     tensor = meta.get("val", meta.get("example_value"))
     if tensor is None:
         tensor = meta.get("tensor_meta")
@@ -78,11 +104,7 @@ def value_of(node: Any) -> Value | None:
         return Value(tuple(tensor.shape), stride, tensor.dtype, getattr(tensor, "device", torch.device("cpu")))
     if not isinstance(tensor, torch.Tensor):
         return None
-    shape = _hints(tensor.shape)
-    if shape is None:
-        return None
-    strides = _hints(tensor.stride()) if tensor.layout is torch.strided else None
-    return Value(shape, strides, tensor.dtype, tensor.device)
+    return Value.of(tensor)
 
 
 def _hints(sizes: Sequence[Any]) -> tuple[int, ...] | None:
@@ -101,12 +123,13 @@ def set_value(node: fx.Node, shape: Sequence[int], like: fx.Node) -> None:
 
     Where the value of ``like`` isn't known, neither is that of ``node``.
     """
-    fake = like.meta.get("val")
-    if isinstance(fake, torch.Tensor) and value_of(like) is not None:
-        mode = getattr(fake, "fake_mode", None)
-        if mode is not None:
-            with mode:
-                node.meta["val"] = torch.empty(tuple(shape), dtype=fake.dtype, device=fake.device)
+    value = value_of(like)
+    if value is not None:
+        strides, step = [], 1
+        for size in reversed(shape):
+            strides.append(step)
+            step *= max(size, 1)
+        node.meta[VALUE] = Value(tuple(shape), tuple(reversed(strides)), value.dtype, value.device)
 
 
 def is_einsum(node: fx.Node) -> bool:
@@ -199,9 +222,10 @@ def insert_contraction(graph: fx.Graph, equation: Equation, operands: Sequence[f
 
 def inherit(node: fx.Node, replaced: fx.Node) -> fx.Node:
     """Give ``node`` the metadata (stack trace, module path …) of the node whose place it takes."""
-    value = node.meta.get("val")
+    own = VALUE in node.meta
     for key, item in replaced.meta.items():
-        node.meta.setdefault(key, item)
-    if value is not None:
-        node.meta["val"] = value
+        if not (own and key in ("val", "example_value", "tensor_meta")):
+            node.meta.setdefault(key, item)
+    if VISIBLE_STRIDES not in node.meta and (value := value_of(replaced)) is not None:
+        node.meta[VISIBLE_STRIDES] = value.strides
     return node

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from .capture import bind_arguments, capture, copied_graph
-from .errors import UsageError
+from .capture import bind_arguments, capture
+from .errors import OperandError, UsageError
 from .estimate import estimate
 from .folding import attribute
 from .optimized import OptimizedModule
@@ -18,7 +18,7 @@ from .passes import DEFAULT
 from .passes.choose_paths import ChoosePaths
 from .passes.fold_constants import FoldConstants, folded_constants
 from .report import Report, contraction_rows
-from .rewrite import Pass, Pipeline, readable_code
+from .rewrite import Pass, Pipeline, copied_graph, readable_source
 from .shapes import propagate
 
 __all__ = ["optimize"]
@@ -77,21 +77,25 @@ def optimize(
     keywords = dict(example_kwargs or {})
     result = capture(model, example_inputs, keywords, tracer)
     _check_constants(result, constants)
-    original = copied_graph(result.graph)
+    original, code_before = copied_graph(result.graph), readable_source(result.code)
     unknown: list[str] = []
     if example_inputs or keywords or not _needs_arguments(result.graph):
-        unknown = propagate(result, bind_arguments(result.graph, tuple(example_inputs), keywords))
-    before = estimate(result.graph, result)
+        arguments = bind_arguments(result.graph, tuple(example_inputs), keywords)
+        try:
+            unknown = propagate(result, arguments)
+        except OperandError:
+            propagate(capture(model, example_inputs, keywords, tracer, record_stacks=True), arguments)
+            raise
     contractions = contraction_rows(result.graph)
     steps = tuple(_with_options(step, path, tuple(constants)) for step in passes)
     results = Pipeline(steps).run(result)
     report = Report(
         name=type(result).__name__,
         passes=tuple(results),
-        before=before,
-        after=estimate(result.graph, result),
-        code_before=readable_code(original),
-        code_after=readable_code(result.graph),
+        before=results[0].before if results else estimate(result.graph, result),
+        after=results[-1].after if results else estimate(result.graph, result),
+        code_before=code_before,
+        code_after=readable_source(result.code),
         contractions_before=contractions,
         contractions_after=contraction_rows(result.graph),
         unknown=tuple(unknown),

@@ -17,9 +17,10 @@ from torch import fx
 
 from .errors import PassError
 from .estimate import Estimate, estimate
+from .legality import Effects, unchanged_graphs
 from .nodes import is_einsum, value_of
 
-__all__ = ["Declined", "Pass", "PassResult", "Pipeline", "decline", "readable_code"]
+__all__ = ["Declined", "Pass", "PassResult", "Pipeline", "decline", "readable_code", "readable_source"]
 
 
 class Declined(NamedTuple):
@@ -77,8 +78,6 @@ class PassResult:
     declined: tuple[Declined, ...]
     before: Estimate
     after: Estimate
-    code: str | None
-    """The readable code after the pass, where it changed something."""
 
 
 @dataclass(frozen=True)
@@ -102,32 +101,52 @@ class Pipeline:
             PassError: a pass failed, or left a graph that is invalid or computes values of another
                 shape, dtype or device; the message names the pass and shows what it changed.
         """
-        results = []
-        before = estimate(graph_module.graph)
-        code = readable_code(graph_module.graph)
+        with unchanged_graphs() as unchanged:
+            return self._run(graph_module, unchanged)
+
+    def _run(self, graph_module: fx.GraphModule, unchanged: dict[fx.Graph, Effects]) -> list[PassResult]:
+        results: list[PassResult] = []
+        before = estimate(graph_module.graph, graph_module)
+        original = copied_graph(graph_module.graph)
+        outputs = _output_values(graph_module.graph)
         for step in self.passes:
-            outputs = _output_values(graph_module.graph)
             start = time.perf_counter()
             with collect_declined() as declined:
                 rewrites = step.apply(graph_module)
             seconds = time.perf_counter() - start
-            changed = rewrites > 0
-            new_code = readable_code(graph_module.graph) if changed else code
-            problem = find_problem(graph_module, outputs)
+            if rewrites:
+                unchanged.clear()
+            problem = find_problem(graph_module, outputs) if rewrites else None
             if problem is not None:
-                difference = "\n".join(
-                    difflib.unified_diff(code.splitlines(), new_code.splitlines(), "before", "after", lineterm="")
-                )
+                difference = self._difference(graph_module, original, len(results))
                 raise PassError(f"pass {step.name!r} broke the graph: {problem}\n{difference}")
-            after = estimate(graph_module.graph) if changed else before
-            results.append(
-                PassResult(
-                    step.name, rewrites, seconds, tuple(declined), before, after, new_code if changed else None
-                )
-            )
-            before, code = after, new_code
+            after = estimate(graph_module.graph, graph_module) if rewrites else before
+            results.append(PassResult(step.name, rewrites, seconds, tuple(declined), before, after))
+            before = after
         graph_module.recompile()
         return results
+
+    def _difference(self, graph_module: fx.GraphModule, original: fx.Graph, failed: int) -> str:
+        """What the failed pass changed: the passes before it run again, on the graph as it was."""
+        broken = readable_code(graph_module.graph).splitlines()
+        graph_module.graph = original
+        for step in self.passes[:failed]:
+            step.apply(graph_module)
+        sound = readable_code(graph_module.graph).splitlines()
+        return "\n".join(difflib.unified_diff(sound, broken, "before", "after", lineterm=""))
+
+
+def copied_graph(graph: fx.Graph) -> fx.Graph:
+    """A graph equal to ``graph``, with nodes and metadata dictionaries of its own."""
+    new = fx.Graph(tracer_cls=graph._tracer_cls)
+    output = new.graph_copy(graph, {}, return_output_node=True)
+    value, old = output if isinstance(output, tuple) else (output, None)
+    result = new.output(value)
+    if old is not None:
+        result.meta = dict(old.meta)
+        result.type = old.type
+    new.set_codegen(graph._codegen)
+    return new
 
 
 def find_problem(graph_module: fx.GraphModule, outputs: Sequence[Any] = ()) -> str | None:
@@ -181,7 +200,11 @@ def readable_code(graph: fx.Graph) -> str:
             einsum = torch.functional.einsum('ij,jk', a, b)
             return einsum
     """
-    source = graph.python_code("self", verbose=False).src
+    return readable_source(graph.python_code("self", verbose=False).src)
+
+
+def readable_source(source: str) -> str:
+    """Code that torch generated for a graph, as :func:`readable_code` shows it."""
     lines = []
     for line in source.splitlines():
         line = _DELETION.sub("", line).rstrip()

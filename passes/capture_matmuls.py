@@ -48,7 +48,7 @@ class CaptureMatmuls(Pass):
     def apply(self, graph_module: fx.GraphModule) -> int:
         """Capture in place; one rewrite is one call that became an einsum."""
         graph = graph_module.graph
-        effects = Effects(graph, graph_module)
+        effects = Effects.of(graph, graph_module)
         rewrites = 0
         for node in list(graph.nodes):
             contraction, bias = _candidate(node)

@@ -66,7 +66,7 @@ class FoldConstants(Pass):
         constant = {node for node in graph.nodes if self._is_source(graph_module, node)}
         if not constant:
             return 0
-        effects = Effects(graph, graph_module)
+        effects = Effects.of(graph, graph_module)
         constant = {node for node in constant if not effects.is_mutated(node)}
         computed = []
         for node in graph.nodes:

@@ -48,14 +48,15 @@ class FoldScalars(Pass):
 
     def apply(self, graph_module: fx.GraphModule) -> int:
         """Fold in place; one rewrite is one factor that moved behind an operation, or met another."""
+        graph = graph_module.graph
         rewrites = 0
-        while (count := self._sweep(graph_module)) > 0:
+        effects = Effects.of(graph, graph_module)
+        while (count := self._sweep(graph, effects)) > 0:
             rewrites += count
+            effects = Effects(graph, graph_module)
         return rewrites
 
-    def _sweep(self, graph_module: fx.GraphModule) -> int:
-        graph = graph_module.graph
-        effects = Effects(graph, graph_module)
+    def _sweep(self, graph: fx.Graph, effects: Effects) -> int:
         rewrites = 0
         for node in list(graph.nodes):
             scaled = as_scaled(node)

@@ -50,7 +50,7 @@ class FuseEinsums(Pass):
     def apply(self, graph_module: fx.GraphModule) -> int:
         """Fuse in place; one rewrite is one producer that went into its users."""
         graph = graph_module.graph
-        effects = Effects(graph, graph_module)
+        effects = Effects.of(graph, graph_module)
         rewrites = 0
         for node in reversed(list(graph.nodes)):
             if not node.users or node.op not in ("call_function", "call_method"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,8 +12,10 @@ from torch import fx
 from ..estimate import LOWERED, Lowered, contraction_flops
 from ..kernels.real import lower
 from ..legality import is_layout_free, same_floating_dtype
-from ..nodes import Contraction, Value, as_contraction, inherit, value_of
+from ..nodes import VALUE, VISIBLE_STRIDES, Contraction, Value, as_contraction, inherit, value_of
 from ..rewrite import Pass, decline
+
+Strides = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,12 @@ class LowerKernels(Pass):
 
 def _lower(graph: fx.Graph, node: fx.Node, contraction: Contraction, layout_free: bool) -> int:
     values = [value for operand in contraction.operands if (value := value_of(operand)) is not None]
-    wanted = value_of(node)
+    wanted = node.meta.get(VISIBLE_STRIDES) or getattr(value_of(node), "strides", None)
     for contiguous in (False, True):
-        emitted: list[fx.Node] = []
+        emitted: dict[fx.Node, torch.Tensor] = {}
         with graph.inserting_before(node):
             result = lower(
-                _emitter(graph, emitted),
+                _emitter(graph, contraction.operands, emitted),
                 contraction.equation,
                 list(contraction.operands),
                 [value.shape for value in values],
@@ -72,9 +74,13 @@ def _lower(graph: fx.Graph, node: fx.Node, contraction: Contraction, layout_free
                 strides=[value.strides for value in values],
                 contiguous=contiguous,
             )
+        for new, tensor in emitted.items():
+            value = Value.of(tensor, values[0].device)
+            if value is not None:
+                new.meta[VALUE] = value
         if layout_free or contiguous or _looks_the_same(result, wanted):
             break
-        for new in reversed(emitted):
+        for new in reversed(list(emitted)):
             graph.erase_node(new)
     if any(new.target is torch.functional.einsum for new in emitted) and len(emitted) == 1:
         for new in emitted:
@@ -90,26 +96,27 @@ def _lower(graph: fx.Graph, node: fx.Node, contraction: Contraction, layout_free
     return 1
 
 
-def _looks_the_same(result: fx.Node, wanted: Value | None) -> bool:
+def _looks_the_same(result: fx.Node, wanted: Strides | None) -> bool:
     got = value_of(result)
-    if got is None or wanted is None or got.strides is None or wanted.strides is None:
+    if got is None or got.strides is None:
         return False
-    return _visible(got) == _visible(wanted) or result.meta["val"].is_contiguous()
+    seen = [(size, stride) for size, stride in zip(got.shape, got.strides, strict=True) if size != 1]
+    if wanted is not None and seen == [
+        (size, stride) for size, stride in zip(got.shape, wanted, strict=True) if size != 1
+    ]:
+        return True
+    return got.on_meta().is_contiguous()
 
 
-def _visible(value: Value) -> list[tuple[int, int]]:
-    return [(i, s) for i, (n, s) in enumerate(zip(value.shape, value.strides or (), strict=True)) if n != 1]
+def _emitter(
+    graph: fx.Graph, operands: Sequence[fx.Node], emitted: dict[fx.Node, torch.Tensor]
+) -> Callable[..., fx.Node]:
+    """Calls that become nodes of ``graph``, and run on the meta device to tell their strides."""
+    tensors = {operand: value.on_meta() for operand in operands if (value := value_of(operand)) is not None}
 
-
-def _emitter(graph: fx.Graph, emitted: list[fx.Node]) -> Callable[..., fx.Node]:
     def emit(function: Callable[..., Any], *arguments: Any) -> fx.Node:
         node = graph.call_function(function, arguments)
-        fakes = fx.map_arg(arguments, lambda x: x.meta.get("val"))
-        mode = next((f.fake_mode for f in fakes if isinstance(f, torch.Tensor) and hasattr(f, "fake_mode")), None)
-        if mode is not None:
-            with mode:
-                node.meta["val"] = function(*fakes)
-        emitted.append(node)
+        tensors[node] = emitted[node] = function(*fx.map_arg(arguments, tensors.__getitem__))
         return node
 
     return emit

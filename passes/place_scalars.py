@@ -39,7 +39,7 @@ class PlaceScalars(Pass):
     def apply(self, graph_module: fx.GraphModule) -> int:
         """Place in place; one rewrite is one factor that moved."""
         graph = graph_module.graph
-        effects = Effects(graph, graph_module)
+        effects = Effects.of(graph, graph_module)
         rewrites = 0
         for node in list(graph.nodes):
             scaled = as_scaled(node)

@@ -43,7 +43,7 @@ class ShareContractions(Pass):
     def apply(self, graph_module: fx.GraphModule) -> int:
         """Share in place; one rewrite is one contraction that is no longer computed."""
         graph = graph_module.graph
-        effects = Effects(graph, graph_module)
+        effects = Effects.of(graph, graph_module)
         first: dict[Hashable, fx.Node] = {}
         same: dict[fx.Node, Hashable] = {}
         rewrites = 0
