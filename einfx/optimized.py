@@ -36,6 +36,10 @@ class OptimizedModule(fx.GraphModule):
 
     report: Report
 
+    # TorchScript compiles the forward pass alone.
+    __jit_ignored_attributes__ = ("report", "original_graph", "original_code", "_folded", "_original_forward")
+    __jit_unused_properties__ = [*fx.GraphModule.__jit_unused_properties__, "original_code"]
+
     def __init__(self, root: torch.nn.Module, graph: fx.Graph, class_name: str = "OptimizedModule") -> None:
         super().__init__(root, graph, class_name)
         _adopt_state(self, root)
