@@ -23,7 +23,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("planning",),
     ("kernels",),
     ("streaming", "program"),
-    ("contract",),
+    ("contract", "dispatch", "expression"),
     (
         "conv",
         "estimate",
