@@ -5,12 +5,13 @@ from __future__ import annotations
 import operator
 from typing import Any, NamedTuple
 
+import torch
 from torch import fx
 
 from .legality import function_name, is_known_function, scalar_factor
 from .nodes import set_value, value_of
 
-__all__ = ["Scale", "Scaled", "as_scaled", "insert_scaled", "may_cross_contraction"]
+__all__ = ["Scale", "Scaled", "as_scaled", "insert_scaled", "is_factor", "may_cross_contraction"]
 
 _MUL = {"mul", "multiply", "__mul__", "__rmul__"}
 _DIV = {"div", "divide", "truediv", "true_divide", "__truediv__"}
@@ -40,8 +41,12 @@ class Scaled(NamedTuple):
     tensor: fx.Node
 
 
-def as_scaled(node: Any) -> Scaled | None:
+def as_scaled(node: Any, assume_floating: bool = False) -> Scaled | None:
     """Read a node as a number times a tensor of floating or complex dtype.
+
+    Args:
+        node: any node.
+        assume_floating: take a tensor of which nothing is known for one of float32.
 
     Returns:
         None where it isn't one, where the number isn't a normal number of the dtype, or where the call
@@ -76,11 +81,19 @@ def as_scaled(node: Any) -> Scaled | None:
         return None
     value = value_of(read.tensor)
     result = value_of(node)
+    if value is None and result is None and assume_floating:
+        return read if is_factor(read.scale, torch.float32) else None
     if value is None or result is None or value.dtype != result.dtype or value.device != result.device:
         return None
-    if not all(scalar_factor(x, value.dtype) for x in (*read.scale, read.scale.factor)):
-        return None
-    return read
+    return read if is_factor(read.scale, value.dtype) else None
+
+
+def is_factor(scale: Scale, dtype: torch.dtype) -> bool:
+    """Whether tensors of ``dtype`` may be multiplied by a factor, and by either part of it, anywhere."""
+    try:
+        return all(scalar_factor(x, dtype) for x in (*scale, scale.factor))
+    except (OverflowError, ZeroDivisionError):
+        return False
 
 
 def _read(name: str, arguments: list[Any]) -> Scaled | None:
@@ -117,13 +130,15 @@ def insert_scaled(graph: fx.Graph, scale: Scale, tensor: fx.Node) -> fx.Node:
     return node
 
 
-def may_cross_contraction(scale: Scale, node: fx.Node) -> bool:
+def may_cross_contraction(scale: Scale, node: fx.Node, assume_floating: bool = False) -> bool:
     """Whether a factor may move from an operand of a contraction to its result, or back.
 
     Partial sums change by the factor, so it must be far from the ends of the dtype's range: within a
     quarter of its exponents. Never in float16, where a scale before a product is there to prevent overflow.
     """
     value = value_of(node)
+    if value is None and assume_floating:
+        return bool(2.0**-32 <= abs(scale.factor) <= 2.0**32)
     if value is None or value.dtype.itemsize == 2 and value.dtype.is_floating_point and _is_half(value.dtype):
         return False
     limit = 2.0**32 if value.dtype.itemsize // (2 if value.dtype.is_complex else 1) <= 4 else 2.0**256

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import fx
 
-from ..legality import Effects, function_name, is_known_function, same_floating_dtype, scalar_factor, use_count
-from ..nodes import Value, inherit, value_of
+from ..legality import Effects, function_name, is_known_function, same_floating_dtype, use_count
+from ..nodes import inherit, value_of
 from ..rewrite import Pass, decline
-from ..scaling import Scale, Scaled, as_scaled, insert_scaled, may_cross_contraction
+from ..scaling import Scaled, as_scaled, insert_scaled, is_factor, may_cross_contraction
 from ..spellings import read
 
 _RESHAPES = {"reshape", "unsqueeze", "squeeze", "flatten"}
@@ -26,6 +27,10 @@ class FoldScalars(Pass):
     Linear in an operand are contractions of every spelling, permutes, sums, reshapes, products of tensors,
     and quotients in their numerator; two summands with the same factor count as one. Only floating and
     complex tensors are touched, and only factors that are normal numbers of the dtype.
+
+    Args:
+        assume_floating: take tensors of which nothing is known for float32, and an einsum's operands for
+            tensors of one dtype. Without it they are left alone.
 
     Example:
         >>> import torch
@@ -46,6 +51,8 @@ class FoldScalars(Pass):
 
     name: ClassVar[str] = "fold-scalars"
 
+    assume_floating: bool = False
+
     def apply(self, graph_module: fx.GraphModule) -> int:
         """Fold in place; one rewrite is one factor that moved behind an operation, or met another."""
         graph = graph_module.graph
@@ -59,7 +66,7 @@ class FoldScalars(Pass):
     def _sweep(self, graph: fx.Graph, effects: Effects) -> int:
         rewrites = 0
         for node in list(graph.nodes):
-            scaled = as_scaled(node)
+            scaled = as_scaled(node, self.assume_floating)
             if scaled is None or use_count(node) != 1:
                 continue
             user = next(iter(node.users))
@@ -68,24 +75,28 @@ class FoldScalars(Pass):
             if not effects.may_move_reads([scaled.tensor], node, user):
                 decline(node, f"something writes to {scaled.tensor} before {user} reads it")
                 continue
-            new = _merged(graph, effects, node, scaled, user) or _moved(graph, effects, node, scaled, user)
+            arguments = graph, effects, node, scaled, user, self.assume_floating
+            new = _merged(*arguments) or _moved(*arguments)
             if new is not None:
                 effects.adopt(new, user)
                 rewrites += 1
         return rewrites
 
 
-def _merged(graph: fx.Graph, effects: Effects, node: fx.Node, scaled: Scaled, user: fx.Node) -> fx.Node | None:
-    outer = as_scaled(user)
+def _merged(
+    graph: fx.Graph, effects: Effects, node: fx.Node, scaled: Scaled, user: fx.Node, assume_floating: bool
+) -> fx.Node | None:
+    outer = as_scaled(user, assume_floating)
     if outer is None:
         return None
     scale = scaled.scale.times(outer.scale)
     value = value_of(node)
-    if value is None or not _is_factor(scale, value):
+    if not is_factor(scale, torch.float32 if value is None else value.dtype):
         decline(user, f"the product of its factors, {scale.factor}, is no normal number of the dtype")
         return None
     whole = effects.memory_of(scaled.tensor) == {scaled.tensor} and use_count(scaled.tensor) == 1
-    if scale.factor == 1 and whole:
+    keeps_dtype = value is not None or isinstance(scale.factor, int)
+    if scale.factor == 1 and whole and keeps_dtype:
         new = scaled.tensor
     else:
         with graph.inserting_before(user):
@@ -96,15 +107,20 @@ def _merged(graph: fx.Graph, effects: Effects, node: fx.Node, scaled: Scaled, us
     return None if new is scaled.tensor and new not in graph.nodes else new
 
 
-def _moved(graph: fx.Graph, effects: Effects, node: fx.Node, scaled: Scaled, user: fx.Node) -> fx.Node | None:
+def _moved(
+    graph: fx.Graph, effects: Effects, node: fx.Node, scaled: Scaled, user: fx.Node, assume_floating: bool
+) -> fx.Node | None:
     contraction = read(user)
     scale = scaled.scale
     others: list[fx.Node] = []
     if contraction is not None:
-        if contraction.operands.count(node) != 1 or not same_floating_dtype(contraction.operands):
+        unknown = assume_floating and all(value_of(x) is None for x in contraction.operands)
+        if contraction.operands.count(node) != 1:
+            return None
+        if not (unknown or same_floating_dtype(contraction.operands)):
             return None
         moves_values = bool(contraction.equation.summed) or len(contraction.operands) > 1
-        if moves_values and not may_cross_contraction(scale, node):
+        if moves_values and not may_cross_contraction(scale, node, assume_floating):
             decline(node, f"moving the factor {scale.factor} behind {user} could overflow or underflow")
             return None
     elif not is_known_function(user):
@@ -158,10 +174,3 @@ def _twin(effects: Effects, node: fx.Node, scaled: Scaled, user: fx.Node) -> fx.
 
 def _nodes(arguments: tuple[Any, ...]) -> list[fx.Node]:
     return [x for x in arguments if isinstance(x, fx.Node)]
-
-
-def _is_factor(scale: Scale, value: Value) -> bool:
-    try:
-        return all(scalar_factor(x, value.dtype) for x in (*scale, scale.factor))
-    except (OverflowError, ZeroDivisionError):
-        return False
