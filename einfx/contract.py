@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import ast
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from .equation import Equation
+from .dispatch import contract
+from .equation import LETTERS, Equation
 from .errors import OperandError, UsageError
+from .expression import contract_expression
 from .planning import Plan, plan
-from .program import call, compile_program, emit_plan, run_pairwise
 
 __all__ = ["contract_expression", "contract_path", "einsum", "tensordot"]
-
-_PROGRAMS: dict[Any, Any] = {}
-"""What einsum knows of a call that it has seen: how often, then its compiled program."""
-
-MAX_PROGRAMS = 4096
 
 
 def einsum(equation: Any, *operands: Any, optimize: Any = "auto", **options: Any) -> Tensor:
@@ -44,75 +41,62 @@ def einsum(equation: Any, *operands: Any, optimize: Any = "auto", **options: Any
         UsageError: an unknown keyword.
 
     Example:
-        A product of matrices, of batches of them, a trace, a chain:
+        A product of matrices, and of batches of matrices with one matrix:
 
         >>> a, b, c = torch.ones(2, 3), torch.ones(3, 4), torch.ones(4, 5)
         >>> einsum("ij,jk->ik", a, b).shape
         torch.Size([2, 4])
-        >>> einsum("...ij,...jk", torch.ones(7, 2, 3), b).shape
+        >>> einsum("...ij,jk", torch.ones(7, 2, 3), b).shape
         torch.Size([7, 2, 4])
-        >>> einsum("ii", torch.eye(3)).item()
-        3.0
+
+        A trace, a sum, an outer product:
+
+        >>> einsum("ii", torch.eye(3)).item(), einsum("ij->", a).item()
+        (3.0, 6.0)
+        >>> einsum("i,j->ij", torch.arange(2), torch.arange(3))
+        tensor([[0, 0, 0],
+                [0, 1, 2]])
+
+        A chain, in the order that is the fastest; the same with labels that aren't letters:
+
         >>> einsum("ij,jk,kl->il", a, b, c)[0, 0].item()
         12.0
+        >>> einsum(a, ["row", "x"], b, ["x", "column"], ["column", "row"]).shape
+        torch.Size([4, 2])
     """
     if options:
         _refuse(options)
-    key: Any = None
-    if type(equation) is str and not has_torch_function(operands) and not _is_special():
-        try:
-            key = (equation, optimize, tuple([(x.shape, x.stride(), x.dtype, x.device) for x in operands]))
-            program = _PROGRAMS.get(key)
-        except (AttributeError, TypeError):
-            key = None
-        else:
-            if program.__class__ is not int and program is not None:
-                return program(*operands)  # type: ignore[no-any-return]
-    return _einsum(equation, operands, optimize, key)
-
-
-def _einsum(equation: Any, operands: Sequence[Any], optimize: Any, key: Any) -> Tensor:
-    inputs, tensors, read = _arguments(equation, operands)
+    token: Any
+    if isinstance(equation, str):
+        token = equation
+        tensors = operands
+        if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+            tensors = tuple(operands[0])
+    else:
+        token, tensors = _interleaved(equation, operands)
     if has_torch_function(tensors):
-        return handle_torch_function(einsum, tensors, equation, *operands, optimize=optimize)  # type: ignore
-    parsed = read()
-    shapes = [tuple(x.shape) for x in tensors]
-    parsed.sizes(shapes)
-    dtype, device = tensors[0].dtype, tensors[0].device
-    if any(x.dtype != dtype or x.device != device for x in tensors) and len(tensors) > 0:
-        return torch.functional.einsum(str(parsed), *tensors)
-    hints = [tuple(_hint(n) for n in shape) for shape in shapes]
-    planned = plan(parsed, hints, dtype=dtype, device=device, optimize=optimize)
-    if torch._C._is_any_autocast_enabled() or torch._C._get_tracing_state() is not None:
-        return run_pairwise(planned, tensors)
-    symbolic = torch.compiler.is_compiling() or any(isinstance(n, torch.SymInt) for s in shapes for n in s)
-    if symbolic:
-        return emit_plan(call, planned, tensors, guarded=True)  # type: ignore[no-any-return]
-    strides = [x.stride() for x in tensors]
-    if key is not None:
-        if _PROGRAMS.get(key) == 1:
-            program = _PROGRAMS[key] = compile_program(planned, strides)
-            return program(*tensors)
-        while len(_PROGRAMS) >= MAX_PROGRAMS:
-            _PROGRAMS.pop(next(iter(_PROGRAMS)), None)
-        _PROGRAMS[key] = 1
-    return emit_plan(call, planned, tensors, guarded=False, strides=strides)  # type: ignore[no-any-return]
+        return handle_torch_function(einsum, tensors, equation, *operands, optimize=optimize)
+    if torch.compiler.is_compiling():
+        return _compiled(token, tensors, optimize)
+    if isinstance(optimize, list):
+        optimize = tuple(map(tuple, optimize))
+    return contract(token, tensors, optimize)
 
 
 def contract_path(
     equation: Any,
     *shapes: Any,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
     optimize: Any = "auto",
 ) -> Plan:
     """How a contraction would be computed.
 
     Args:
         equation: text, as in :func:`einsum`.
-        shapes: the shape of each operand, or the operand.
-        dtype: of the operands.
-        device: where it is computed.
+        shapes: the shape of each operand, or a tensor like it.
+        dtype: of the operands; by default that of the first tensor given, or float32.
+        device: where it is computed; by default that of the first tensor given, or the CPU.
         optimize: as in :func:`einsum`.
 
     Returns:
@@ -124,15 +108,11 @@ def contract_path(
         (((1, 2), (0, 1)), 8000)
     """
     sizes = [tuple(x.shape) if isinstance(x, Tensor) else tuple(x) for x in shapes]
+    example = next((x for x in shapes if isinstance(x, Tensor)), None)
+    if example is not None:
+        dtype, device = dtype or example.dtype, device or example.device
     parsed = Equation.parse(equation, [len(s) for s in sizes])
-    return plan(parsed, sizes, dtype=dtype, device=device, optimize=optimize)
-
-
-def contract_expression(
-    equation: str, *shapes: Any, constants: Mapping[int, Tensor] | Sequence[int] = (), optimize: Any = "auto"
-) -> Callable[..., Tensor]:
-    """A contraction planned once and called often."""
-    raise NotImplementedError
+    return plan(parsed, sizes, dtype=dtype or torch.float32, device=device or "cpu", optimize=optimize)
 
 
 def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
@@ -143,53 +123,97 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
         b: the second tensor.
         dims: how many dimensions, or two sequences of dimensions: of ``a`` and of ``b``.
 
+    Raises:
+        OperandError: ``dims`` doesn't fit the tensors.
+
     Example:
         >>> tensordot(torch.ones(2, 3, 4), torch.ones(3, 4, 5)).shape
         torch.Size([2, 5])
+        >>> tensordot(torch.ones(2, 3), torch.ones(4, 3), dims=([1], [1])).shape
+        torch.Size([2, 4])
     """
     if isinstance(dims, Tensor):
         dims = dims.tolist()
+    ranks = (a.dim(), b.dim())
     if isinstance(dims, int):
-        first, second = list(range(a.dim() - dims, a.dim())), list(range(dims))
+        if not 0 <= dims <= min(ranks):
+            raise OperandError(
+                f"tensordot: dims={dims} is negative or more than one of the tensors has dimensions "
+                f"({ranks[0]} and {ranks[1]})"
+            )
+        first, second = list(range(ranks[0] - dims, ranks[0])), list(range(dims))
     else:
         first, second = ([x] if isinstance(x, int) else list(x) for x in dims)
     if len(first) != len(second):
-        raise OperandError(f"tensordot: dims {dims} names {len(first)} dimension(s) of a, but {len(second)} of b")
-    left = list(range(a.dim()))
-    right = list(range(a.dim(), a.dim() + b.dim()))
+        raise OperandError(
+            f"tensordot: dims={dims} names {len(first)} dimension(s) of a, but {len(second)} of b"
+        )
+    for name, chosen, rank in (("a", first, ranks[0]), ("b", second, ranks[1])):
+        if len({x % rank for x in chosen if -rank <= x < rank}) < len(chosen):
+            raise OperandError(
+                f"tensordot: {chosen} are not different dimensions of {name}, which has {rank} dimension(s)"
+            )
+    left = list(LETTERS[: ranks[0]])
+    right = list(LETTERS[ranks[0] : sum(ranks)])
+    output = [x for i, x in enumerate(left) if i not in [j % ranks[0] for j in first]]
+    output += [x for i, x in enumerate(right) if i not in [j % ranks[1] for j in second]]
     for i, j in zip(first, second, strict=True):
         right[j] = left[i]
-    output = [x for x in left + right if (x in left) != (x in right)]
-    return einsum(a, left, b, right, output)
+    return einsum(f"{''.join(left)},{''.join(right)}->{''.join(output)}", a, b)
 
 
-def _arguments(
-    equation: Any, operands: Sequence[Any]
-) -> tuple[Any, tuple[Any, ...], Callable[[], Equation]]:
-    if isinstance(equation, str):
-        tensors: Sequence[Any] = operands
-        if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
-            tensors = operands[0]
-        return None, tuple(tensors), lambda: Equation.parse(equation, [x.dim() for x in tensors])
-    everything = [equation, *operands]
-    output = list(everything.pop()) if len(everything) % 2 else None
-    tensors, labels = everything[::2], [list(x) for x in everything[1::2]]
-    return None, tuple(tensors), lambda: Equation.from_sublists(labels, output, [x.dim() for x in tensors])
+def _interleaved(first: Any, rest: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
+    """Token and operands of the form ``a, [0, 1], b, [1, 2], [0, 2]``."""
+    everything = (first, *rest)
+    paired = len(everything) - len(everything) % 2
+    output = tuple(everything[-1]) if paired < len(everything) else None
+    tensors = everything[:paired:2]
+    sublists = everything[1:paired:2]
+    if not sublists or not all(isinstance(labels, (list, tuple)) for labels in sublists):
+        raise OperandError(
+            "einsum takes text and tensors, einsum('ij,jk->ik', a, b), or tensors with lists of labels, "
+            f"einsum(a, [0, 1], b, [1, 2], [0, 2]); its first argument is a {type(first).__name__}"
+        )
+    return (tuple([tuple(labels) for labels in sublists]), output), tensors
 
 
-def _is_special() -> bool:
-    return (
-        torch._C._is_any_autocast_enabled()
-        or torch._C._get_tracing_state() is not None
-        or torch.compiler.is_compiling()
-    )
-
-
-def _hint(size: Any) -> int:
-    if isinstance(size, int):
-        return size
-    return int(size.node.hint)
+_HINTS = {
+    "memory_limit": "in opt_einsum it counts elements of the largest intermediate; leave it out",
+    "use_blas": "the kernel of each step is chosen by its predicted time; leave it out",
+    "backend": "operands are tensors, wherever they are; leave it out",
+    "out": "copy the result instead: out.copy_(einsum(...))",
+    "dtype": "convert the operands instead: tensor.to(dtype)",
+    "order": "make the result contiguous instead: einsum(...).contiguous()",
+    "casting": "convert the operands instead: tensor.to(dtype)",
+    "split": "leave it out",
+    "shapes": "einfx.contract_path and einfx.contract_expression take shapes",
+    "path": "it is called optimize here",
+}
 
 
 def _refuse(options: dict[str, Any]) -> None:
-    raise UsageError(f"einsum has no keyword {next(iter(options))!r}")
+    name = next(iter(options))
+    hint = _HINTS.get(name, "it takes optimize=... alone")
+    raise UsageError(f"einsum has no keyword {name!r}: {hint}")
+
+
+_LIBRARY = torch.library.Library("einfx", "FRAGMENT")
+_LIBRARY.define("einsum(str equation, Tensor[] operands, str optimize) -> Tensor")
+
+
+def _traced(equation: str, operands: Sequence[Tensor], optimize: str) -> Tensor:
+    chosen = optimize if optimize.replace("-", "").isalnum() else ast.literal_eval(optimize)
+    return contract(equation, tuple(operands), chosen)
+
+
+_LIBRARY.impl("einsum", _traced, "CompositeImplicitAutograd")
+
+
+def _compiled(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Tensor:
+    """One operator in the captured graph; it's taken apart with sizes as symbols, after the capture."""
+    if not isinstance(token, str):
+        sublists, output = token
+        token = str(Equation.from_sublists(sublists, output, [x.dim() for x in tensors]))
+    return torch.ops.einfx.einsum(  # type: ignore[no-any-return]
+        token, list(tensors), optimize if isinstance(optimize, str) else str([tuple(x) for x in optimize])
+    )

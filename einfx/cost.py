@@ -58,7 +58,7 @@ class StepCost(NamedTuple):
     seconds: float
     workspace_bytes: int
 
-    def __add__(self, other: object) -> StepCost:  # type: ignore[override]
+    def __add__(self, other: object) -> StepCost:
         if not isinstance(other, StepCost):
             return NotImplemented
         return StepCost(
@@ -273,9 +273,8 @@ class _Situation(NamedTuple):
                 if not operand.is_matrix(batch, first, second):
                     copied += operand.elements
                     seconds += machine.copy(operand.elements, dtype)
-                groups = [x for x in ((batch, first, second) if name == "bmm" else (first, second)) if x or name[0] != "m"]
                 views += operand.labels != batch + first + second
-                views += any(len(group) != 1 for group in groups)
+                views += len(operand.labels) != (3 if name == "bmm" else len((*first, *second)[:2]))
             laid_out = batch + (columns + rows if swapped else rows + columns)
             views += len(laid_out) != {"dot": 0, "mv": 1, "mm": 2, "bmm": 3}[name]
             finish, strides = self._finish(laid_out)

@@ -197,6 +197,7 @@ def _machine(device: str, threads: int) -> Machine:
         op_seconds=5e-6,
         view_seconds=0.7e-6,
         cache_bytes=40_000_000,
+        block_bytes=1 << 62,
         cached_bandwidth=5e12,
         bandwidth=3e12,
         fresh_bytes=1 << 62,

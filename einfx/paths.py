@@ -6,38 +6,51 @@ Paths are lists of tuples of value numbers: operands are 0 to n-1, step i gives 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import opt_einsum
 import torch
 
+from .cost import REDUCED_PRECISION
 from .equation import Equation, label_text
 from .errors import PlanError
 from .layout import Loops
 from .machine import Machine, item_bytes, machine_for
 
-__all__ = ["find_path", "paths_from"]
+__all__ = ["find_paths", "paths_from"]
 
 Shapes = Sequence[Sequence[int]]
 Path = list[tuple[int, ...]]
 
 _LONG = Loops(64, 64, True)
 
+MAX_ENUMERATED = 4
+"""Up to this many operands every path is a candidate."""
+
+MAX_CANDIDATES = 5
+"""How many of them are looked at with every copy of every operand counted."""
+
 MAX_EXHAUSTIVE = 8
 """Up to this many operands the search is exhaustive (dynamic programming over all subsets)."""
 
 
-def find_path(equation: Equation, shapes: Shapes, dtype: torch.dtype, device: str) -> Path:
-    """The path with the least predicted time that can be found in the time a search may take."""
+def find_paths(
+    equation: Equation, shapes: Shapes, dtype: torch.dtype, device: str, constants: Sequence[int] = ()
+) -> list[Path]:
+    """The paths worth a closer look, found in the time that a search may take."""
     scalars = [i for i, shape in enumerate(shapes) if len(shape) == 0]
     others = [i for i, shape in enumerate(shapes) if len(shape) > 0]
     network = Network(equation, shapes, others, dtype, device)
-    if len(others) <= MAX_EXHAUSTIVE:
-        path = network.optimal() if len(others) > 1 else []
+    if len(others) <= 1:
+        paths: list[Path] = [[]]
+    elif len(others) <= MAX_ENUMERATED:
+        paths = network.all_within(1.5, constants)[:MAX_CANDIDATES]
+    elif len(others) <= MAX_EXHAUSTIVE:
+        paths = [network.optimal(constants)]
     else:
-        path = _ask(equation, shapes, others, "auto-hq")
-    return _with_scalars(equation, shapes, scalars, others, path)
+        paths = [_ask(equation, shapes, others, "auto-hq")]
+    return [_with_scalars(equation, shapes, scalars, others, path) for path in paths]
 
 
 class Network:
@@ -81,58 +94,103 @@ class Network:
         batch, summed = left & right & result, left & right & ~result
         rows, columns = left & ~right, right & ~left
         n_result = count(result)
+        aligning = machine.view_seconds * bool(rows and columns)
         if not summed:
-            return seconds + machine.elementwise(count(left) + count(right), n_result, _LONG, dtype)
+            read = count(left) + count(right)
+            return seconds + aligning + machine.elementwise(read, n_result, _LONG, dtype)
         n_batch, n_rows, n_columns, n_summed = count(batch), count(rows), count(columns), count(summed)
         gemm = machine.gemm(n_batch, n_rows, n_columns, n_summed, dtype)
+        if batch:
+            gemm += 2 * machine.view_seconds
+        if dtype in REDUCED_PRECISION:
+            return seconds + gemm
         everything = n_batch * n_rows * n_columns * n_summed
-        direct = machine.elementwise(count(left) + count(right), everything, _LONG, dtype)
+        direct = aligning + machine.multiply_into_blocks(count(left) + count(right), everything, _LONG, dtype)
         direct += machine.reduce(everything, n_result, n_summed if n_columns == 1 else 64, dtype)
         return seconds + min(gemm, direct)
 
-    def optimal(self) -> Path:
-        """The best path over all trees, outer products included."""
-        n = len(self.masks)
-        full = (1 << n) - 1
+    def optimal(self, constants: Sequence[int] = ()) -> Path:
+        """The best path over all trees, outer products included; what is constant costs nothing."""
+        best, choice = self._table(constants, math.inf)
+        del best
+        return self._path(len(choice) - 1, lambda subset: choice[subset])
+
+    def all_within(self, ratio: float, constants: Sequence[int] = ()) -> list[Path]:
+        """Every path predicted to take at most ``ratio`` times what the best one takes."""
+        full = (1 << len(self.masks)) - 1
+        trees: dict[int, list[tuple[float, dict[int, int]]]] = {}
+        varying = sum(1 << i for i, x in enumerate(self.members) if x not in constants)
+        result = self._results()
+        for subset in range(1, full + 1):
+            if subset & (subset - 1) == 0:
+                trees[subset] = [(0.0, {})]
+                continue
+            trees[subset] = []
+            for part in _parts(subset):
+                other = subset ^ part
+                seconds = 0.0
+                if subset & varying:
+                    seconds = self.pair_seconds(result[other], result[part], result[subset])
+                for first, one in trees[other]:
+                    for second, two in trees[part]:
+                        trees[subset].append((first + second + seconds, {**one, **two, subset: part}))
+        limit = ratio * min(seconds for seconds, _ in trees[full])
+        kept = sorted((x for x in trees[full] if x[0] <= limit), key=lambda x: x[0])
+        return [self._path(full, tree.__getitem__) for _, tree in kept]
+
+    def _results(self) -> list[int]:
+        """For each subset of the operands the labels of its contraction."""
+        full = (1 << len(self.masks)) - 1
         union = [0] * (full + 1)
         for subset in range(1, full + 1):
             low = subset & -subset
             union[subset] = union[subset ^ low] | self.masks[low.bit_length() - 1]
         result = [union[s] & (self.output | union[full ^ s]) for s in range(full + 1)]
-        for i in range(n):
-            result[1 << i] = self.masks[i]
-        best: list[float] = [math.inf] * (full + 1)
-        choice = [0] * (full + 1)
-        for i in range(n):
-            best[1 << i] = 0.0
-        for subset in range(3, full + 1):
-            low = subset & -subset
-            rest = subset ^ low
-            if not rest:
-                continue
-            part = rest
-            while part:
+        for i, mask in enumerate(self.masks):
+            result[1 << i] = mask
+        return result
+
+    def _table(self, constants: Sequence[int], limit: float) -> tuple[list[float], list[int]]:
+        """The least seconds of each subset, and the part that is contracted apart for it."""
+        result = self._results()
+        best = [limit] * len(result)
+        choice = [0] * len(result)
+        varying = sum(1 << i for i, x in enumerate(self.members) if x not in constants)
+        for subset in range(1, len(result)):
+            if subset & (subset - 1) == 0:
+                best[subset] = 0.0
+            for part in _parts(subset):
                 other = subset ^ part
-                below = best[part] + best[other]
-                if below < best[subset]:
-                    seconds = below + self.pair_seconds(result[other], result[part], result[subset])
-                    if seconds < best[subset]:
-                        best[subset], choice[subset] = seconds, part
-                part = (part - 1) & rest
+                seconds = best[part] + best[other]
+                if seconds >= best[subset]:
+                    continue
+                if subset & varying:
+                    seconds += self.pair_seconds(result[other], result[part], result[subset])
+                if seconds < best[subset]:
+                    best[subset], choice[subset] = seconds, part
+        return best, choice
+
+    def _path(self, full: int, choice: Callable[[int], int]) -> Path:
         path: Path = []
-        number = len(self.members)
 
         def build(subset: int) -> int:
-            nonlocal number
             if subset & (subset - 1) == 0:
                 return subset.bit_length() - 1
-            left, right = build(subset ^ choice[subset]), build(choice[subset])
+            left, right = build(subset ^ choice(subset)), build(choice(subset))
             path.append((min(left, right), max(left, right)))
-            number += 1
-            return number - 1
+            return len(self.members) + len(path) - 1
 
         build(full)
         return path
+
+
+def _parts(subset: int) -> Iterator[int]:
+    """Every proper part of a set that lacks its first member."""
+    rest = subset & (subset - 1)
+    part = rest
+    while part:
+        yield part
+        part = (part - 1) & rest
 
 
 def _ask(equation: Equation, shapes: Shapes, members: Sequence[int], strategy: Any) -> Path:
@@ -146,7 +204,7 @@ def _ask(equation: Equation, shapes: Shapes, members: Sequence[int], strategy: A
         finder = opt_einsum.paths.get_path_fn(strategy) if isinstance(strategy, str) else strategy
     except KeyError as error:
         raise PlanError(
-            f"optimize={strategy!r} isn't a strategy; choose 'auto', 'greedy', 'optimal', 'dp', 'auto-hq', or "
+            f"optimize={strategy!r} isn't a strategy; choose 'auto', 'greedy', 'optimal', 'dp' or 'auto-hq', or "
             "give a path"
         ) from error
     linear = finder(list(sets), output, {names[x]: n for x, n in sizes.items()}, None)
@@ -160,7 +218,7 @@ def linear_to_ssa(path: Sequence[Sequence[int]], count: int) -> Path:
     for i, step in enumerate(path):
         positions = sorted(set(step))
         if not positions or len(positions) != len(step) or positions[-1] >= len(alive) or positions[0] < 0:
-            raise PlanError(f"step {i} of the path {list(path)} names operand(s) {tuple(step)} of {len(alive)}")
+            raise PlanError(f"step {i} of path {list(path)} takes operand(s) {tuple(step)} of {len(alive)}")
         result.append(tuple(alive[p] for p in positions))
         for position in reversed(positions):
             del alive[position]
@@ -231,7 +289,7 @@ def _with_scalars(
 
     def scale(x: int) -> None:
         if x == smallest:
-            result.append((factor, number[x]))  # type: ignore[arg-type]
+            result.append((factor, number[x]))
             number[x] = count + len(result) - 1
 
     for x in range(len(others)):

@@ -22,8 +22,8 @@ import torch
 from .cost import choose_kernel
 from .equation import Equation
 from .errors import PlanError
-from .machine import item_bytes, machine_for
-from .paths import find_path, paths_from
+from .machine import item_bytes
+from .paths import find_paths, paths_from
 
 __all__ = ["Plan", "Step", "plan"]
 
@@ -112,7 +112,8 @@ class Plan:
                 )
             )
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines += ["  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        for row in rows:
+            lines.append("  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip())
         return "\n".join(lines)
 
     def to_text(self) -> str:
@@ -167,6 +168,7 @@ def plan(
     device: str | torch.device = "cpu",
     optimize: Any = "auto",
     candidates: Sequence[Path] = (),
+    constants: Sequence[int] = (),
 ) -> Plan:
     """Order a contraction's operands into pairwise steps.
 
@@ -180,6 +182,7 @@ def plan(
             path in opt_einsum's convention. An opt_einsum PathOptimizer or a cotengra optimizer is asked
             for its path, a cotengra ContractionTree gives its own.
         candidates: further paths that ``"auto"`` considers, by linear or single-assignment numbers.
+        constants: operands that never change: what depends on them alone is computed once, and so is free.
 
     Returns:
         The plan. It is cached.
@@ -201,8 +204,8 @@ def plan(
     extra = tuple(tuple(tuple(x) for x in path) for path in candidates)
     key = (equation, tuple(tuple(int(n) for n in s) for s in shapes), dtype, kind)
     if isinstance(frozen, (str, tuple)):
-        return _cached_plan(*key, frozen, extra, torch.get_num_threads())
-    return _plan(*key, frozen, extra)
+        return _cached_plan(*key, frozen, extra, tuple(constants), torch.get_num_threads())
+    return _plan(*key, frozen, extra, tuple(constants))
 
 
 @lru_cache(maxsize=4096)
@@ -213,24 +216,31 @@ def _cached_plan(
     device: str,
     optimize: Any,
     candidates: tuple[Any, ...],
+    constants: tuple[int, ...],
     threads: int,
 ) -> Plan:
-    return _plan(equation, shapes, dtype, device, optimize, candidates)
+    return _plan(equation, shapes, dtype, device, optimize, candidates, constants)
 
 
 def _plan(
-    equation: Equation, shapes: Shapes, dtype: torch.dtype, device: str, optimize: Any, candidates: tuple[Any, ...]
+    equation: Equation,
+    shapes: Shapes,
+    dtype: torch.dtype,
+    device: str,
+    optimize: Any,
+    candidates: tuple[Any, ...],
+    constants: tuple[int, ...],
 ) -> Plan:
     count = len(shapes)
     if count <= 2 and isinstance(optimize, str):
-        ssa: list[list[tuple[int, ...]]] = [[tuple(range(count))]]
+        paths: list[list[tuple[int, ...]]] = [[tuple(range(count))]]
     elif optimize == "auto":
-        ssa = [find_path(equation, shapes, dtype, device)]
+        paths = find_paths(equation, shapes, dtype, device, constants)
         for path in candidates:
-            ssa += paths_from(equation, shapes, path)
+            paths += paths_from(equation, shapes, path)
     else:
-        ssa = paths_from(equation, shapes, optimize)
-    plans = [_evaluate(equation, shapes, dtype, device, _steps(equation, path)) for path in ssa]
+        paths = paths_from(equation, shapes, optimize)
+    plans = [_evaluate(equation, shapes, dtype, device, _steps(equation, path), constants) for path in paths]
     return min(plans, key=lambda p: p.seconds)
 
 
@@ -251,11 +261,19 @@ def _steps(equation: Equation, path: Sequence[tuple[int, ...]]) -> list[Step]:
     return [Step(chosen, Equation(inputs, output)) for chosen, inputs, output in steps]
 
 
-def _evaluate(equation: Equation, shapes: Shapes, dtype: torch.dtype, device: str, steps: list[Step]) -> Plan:
+def _evaluate(
+    equation: Equation,
+    shapes: Shapes,
+    dtype: torch.dtype,
+    device: str,
+    steps: list[Step],
+    constants: tuple[int, ...],
+) -> Plan:
     sizes = equation.sizes(shapes)
     item = item_bytes(dtype)
     alive: dict[int, int] = {}
     values = dict(enumerate(shapes))
+    fixed = set(constants)
     flops = peak = 0
     seconds = 0.0
     for i, step in enumerate(steps):
@@ -264,7 +282,10 @@ def _evaluate(equation: Equation, shapes: Shapes, dtype: torch.dtype, device: st
         values[len(shapes) + i] = step.equation.output_shape(operand_shapes)
         written = item * math.prod(values[len(shapes) + i])
         flops += cost.flops
-        seconds += cost.seconds
+        if fixed.issuperset(step.operands):
+            fixed.add(len(shapes) + i)
+        else:
+            seconds += cost.seconds
         peak = max(peak, sum(alive.values()) + written + cost.workspace_bytes)
         for x in step.operands:
             alive.pop(x, None)
@@ -283,6 +304,3 @@ def _size(count: float) -> str:
             return f"{count:.4g} {unit}"
         count /= 1024
     return f"{count:.4g} TiB"
-
-
-_ = machine_for

@@ -6,7 +6,6 @@ takes longer than running a small contraction once.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from .cost import choose_kernel
 from .kernels.real import Emit, emit_kernel
 from .planning import Plan
 
-__all__ = ["compile_program", "emit_plan", "run_pairwise"]
+__all__ = ["call", "compile_program", "emit_plan", "run_pairwise"]
 
 
 def emit_plan(
@@ -26,25 +25,31 @@ def emit_plan(
     *,
     guarded: bool,
     strides: Sequence[Sequence[int]] | None = None,
-    contiguous: bool = False,
 ) -> Any:
-    """Emit the steps of a plan; arguments as in :func:`einfx.kernels.real.lower`."""
+    """Emit the steps of a plan.
+
+    Args:
+        emit: receives every torch function with its arguments and returns its value.
+        plan: what to compute.
+        values: the operands, or what stands for them.
+        guarded: emit code for all sizes instead of for the plan's alone.
+        strides: of the operands, in elements; contiguous where None. A hint.
+
+    Returns:
+        The value of the last step.
+    """
     alive: dict[int, Any] = dict(enumerate(values))
     shapes = plan.value_shapes
     known: dict[int, Sequence[int]] = dict(enumerate(strides)) if strides is not None else {}
     number = len(values)
-    for i, step in enumerate(plan.steps):
-        last = i == len(plan.steps) - 1
-        operand_shapes = [shapes[x] for x in step.operands]
-        operand_strides = [known[x] for x in step.operands] if all(x in known for x in step.operands) else None
+    for step in plan.steps:
+        step_shapes = [shapes[x] for x in step.operands]
+        step_strides = [known[x] for x in step.operands] if all(x in known for x in step.operands) else None
         kernel = choose_kernel(
-            step.equation, operand_shapes, plan.dtype, plan.device,
-            strides=operand_strides, contiguous=contiguous and last, guarded=guarded,
-        )  # fmt: skip
-        alive[number] = emit_kernel(
-            emit, kernel, step.equation, [alive.pop(x) for x in step.operands], operand_shapes,
-            guarded=guarded, contiguous=contiguous and last,
-        )  # fmt: skip
+            step.equation, step_shapes, plan.dtype, plan.device, strides=step_strides, guarded=guarded
+        )
+        operands = [alive.pop(x) for x in step.operands]
+        alive[number] = emit_kernel(emit, kernel, step.equation, operands, step_shapes, guarded=guarded)
         known[number] = kernel.strides
         number += 1
     return alive[number - 1]
@@ -61,8 +66,15 @@ def run_pairwise(plan: Plan, operands: Sequence[torch.Tensor]) -> torch.Tensor:
     return alive[number - 1]
 
 
-def compile_program(plan: Plan, strides: Sequence[Sequence[int]] | None = None) -> Callable[..., torch.Tensor]:
-    """A function of the operands that runs a plan for exactly its shapes, without any further decision.
+def compile_program(
+    plan: Plan, strides: Sequence[Sequence[int]] | None = None, *, guarded: bool = False
+) -> Callable[..., torch.Tensor]:
+    """A function of the operands that runs a plan without any further decision.
+
+    Args:
+        plan: what to compute.
+        strides: of the operands, in elements; contiguous where None. A hint.
+        guarded: whether it is right for all sizes instead of for the plan's alone.
 
     Example:
         >>> from einfx.equation import Equation
@@ -74,16 +86,16 @@ def compile_program(plan: Plan, strides: Sequence[Sequence[int]] | None = None) 
     names: dict[Any, str] = {}
     lines: list[str] = []
 
-    def emit(function: Any, *args: Any) -> str:
+    def emit(function: Any, *args: Any) -> _Name:
         name = names.setdefault(function, f"f{len(names)}")
-        target = f"v{len(lines)}"
-        lines.append(f"    {target} = {name}({', '.join(_source(x) for x in args)})")
+        target = _Name(f"v{len(lines)}")
+        lines.append(f"    {target} = {name}({', '.join(map(_source, args))})")
         return target
 
-    parameters = [f"a{i}" for i in range(len(plan.shapes))]
-    result = emit_plan(emit, plan, parameters, guarded=False, strides=strides)
+    parameters = [_Name(f"a{i}") for i in range(len(plan.shapes))]
+    result = emit_plan(emit, plan, parameters, guarded=guarded, strides=strides)
     source = "\n".join([f"def program({', '.join(parameters)}):", *lines, f"    return {result}"])
-    scope = {name: function for function, name in names.items()}
+    scope: dict[str, Any] = {name: function for function, name in names.items()}
     exec(compile(source, "<einfx program>", "exec"), scope)
     return scope["program"]  # type: ignore[no-any-return]
 
@@ -93,8 +105,9 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
     return function(*args)
 
 
-def _source(x: Any) -> str:
-    return x if isinstance(x, str) and x[:1] in "av" and x[1:].isdigit() else repr(x)
+class _Name(str):
+    """A variable of the function that is being written."""
 
 
-_ = operator
+def _source(value: Any) -> str:
+    return str(value) if isinstance(value, _Name) else repr(value)

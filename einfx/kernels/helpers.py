@@ -21,7 +21,7 @@ __all__ = ["contiguous", "contract", "matmul", "mm", "multiply_sum", "unrolled_m
 def contiguous(a: Tensor) -> Tensor:
     """``a`` itself where it is contiguous, otherwise a contiguous copy."""
     if has_torch_function_unary(a):
-        return handle_torch_function(contiguous, (a,), a)  # type: ignore[no-any-return]
+        return handle_torch_function(contiguous, (a,), a)
     return a.contiguous()
 
 
@@ -36,7 +36,7 @@ def mm(
         tensor([3., 3., 3., 3.])
     """
     if has_torch_function_variadic(a, b):
-        return handle_torch_function(mm, (a, b), a, b)  # type: ignore[no-any-return]
+        return handle_torch_function(mm, (a, b), a, b)
     if a.shape[1] != b.shape[0]:
         if a.shape[1] == 1:
             b = b.sum(0, keepdim=True)
@@ -56,7 +56,7 @@ def matmul(
         torch.Size([5, 2, 4])
     """
     if has_torch_function_variadic(a, b):
-        return handle_torch_function(matmul, (a, b), a, b)  # type: ignore[no-any-return]
+        return handle_torch_function(matmul, (a, b), a, b)
     if a.shape[-1] != b.shape[-2]:
         if a.shape[-1] == 1:
             b = b.sum(-2, keepdim=True)
@@ -84,7 +84,7 @@ def contract(
         torch.Size([7, 2, 5])
     """
     if has_torch_function_variadic(a, b):
-        return handle_torch_function(contract, (a, b), a, b, batch, summed)  # type: ignore[no-any-return]
+        return handle_torch_function(contract, (a, b), a, b, batch, summed)
     first = a.dim() - summed
     rows = 1
     for size in a.shape[batch:first]:
@@ -118,7 +118,7 @@ def multiply_sum(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
         tensor([3., 3.])
     """
     if has_torch_function_variadic(a, b):
-        return handle_torch_function(multiply_sum, (a, b), a, b, dims)  # type: ignore[no-any-return]
+        return handle_torch_function(multiply_sum, (a, b), a, b, dims)
     if _rounds_products(a):
         return _einsum_aligned(a, b, dims)
     if not torch.compiler.is_compiling() and a.is_cpu and a.numel() * b.numel() > (1 << 21):
@@ -136,7 +136,7 @@ def unrolled_multiply_sum(a: Tensor, b: Tensor, dim: int) -> Tensor:
         tensor([2., 2., 2., 2.])
     """
     if has_torch_function_variadic(a, b):
-        return handle_torch_function(unrolled_multiply_sum, (a, b), a, b, dim)  # type: ignore[no-any-return]
+        return handle_torch_function(unrolled_multiply_sum, (a, b), a, b, dim)
     if _rounds_products(a):
         return _einsum_aligned(a, b, [dim])
     if max(a.dim(), b.dim()) > min(a.dim(), b.dim()) and min(a.dim(), b.dim()) < -dim:
@@ -156,9 +156,9 @@ def _rounds_products(a: Tensor) -> bool:
     """Whether a product of elements of ``a`` is, or under autocast would be, rounded to half precision."""
     if a.dtype == torch.float16 or a.dtype == torch.bfloat16:
         return True
-    if torch.jit.is_scripting():
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return torch.is_autocast_cpu_enabled() if a.is_cpu else torch.is_autocast_enabled()
-    return torch.is_autocast_enabled(a.device.type)
+    return a.device.type != "meta" and torch.is_autocast_enabled(a.device.type)
 
 
 def _einsum_aligned(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:

@@ -96,7 +96,9 @@ def emit_kernel(
     order = tuple(labels.index(x) for x in equation.output)
     if order != tuple(range(len(order))):
         value = emit(torch.permute, value, order)
-    return emit(helpers.contiguous, value) if contiguous and not _is_dense(kernel, equation, labels) else value
+    if contiguous and not _is_dense(kernel, equation, labels):
+        value = emit(helpers.contiguous, value)
+    return value
 
 
 def _is_dense(kernel: Kernel, equation: Equation, labels: Labels) -> bool:
@@ -220,10 +222,18 @@ def _static(
 
 
 def _restore(
-    emit: Emit, value: Any, has: Labels, laid_out: Labels, unit: Labels, equation: Equation, sizes: dict[int, int]
+    emit: Emit,
+    value: Any,
+    has: Labels,
+    laid_out: Labels,
+    unit: Labels,
+    equation: Equation,
+    sizes: dict[int, int],
 ) -> tuple[Any, Labels]:
     """Split merged dimensions again and add those of size 1."""
-    labels = equation.output if laid_out == tuple(x for x in equation.output if x not in unit) else (*laid_out, *unit)
+    labels = (*laid_out, *unit)
+    if laid_out == tuple(x for x in equation.output if x not in unit):
+        labels = equation.output
     if has != labels:
         value = emit(torch.reshape, value, tuple(sizes[x] for x in labels))
     return value, labels

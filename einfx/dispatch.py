@@ -1,0 +1,174 @@
+"""From a call to the code that answers it: a program compiled before, a plan run now, or torch's own einsum.
+
+===============================  ====================================================================
+the call                         is answered by
+===============================  ====================================================================
+shapes seen once                 the plan's kernels, emitted and run
+shapes seen again                a straight-line function compiled for exactly these shapes
+ever new shapes                  a function compiled for any sizes, planned for sizes like these
+autocast, torch.jit.trace        torch.einsum for each pair of the plan
+integers, booleans               torch.einsum for each pair of the plan
+mixed dtypes or devices          torch.einsum, whose errors and promotions are then the ones seen
+sizes that are symbols           code that is right for any sizes, planned for their hints
+===============================  ====================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .equation import Equation
+from .errors import OperandError
+from .planning import Plan, plan
+from .program import call, compile_program, emit_plan, run_pairwise
+
+__all__ = ["contract", "read_equation"]
+
+MAX_PROGRAMS = 4096
+"""How many calls are remembered; the oldest is forgotten first."""
+
+MAX_EXACT = 8
+"""For how many shapes of one equation exact programs are made, before sizes count by their magnitude."""
+
+_programs: dict[Any, Any] = {}
+_distinct: dict[Any, int] = {}
+
+
+def contract(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Tensor:
+    """Contract tensors.
+
+    Args:
+        token: what :func:`read_equation` reads; equal tokens stand for equal equations.
+        tensors: the operands.
+        optimize: as in :func:`einfx.planning.plan`.
+
+    Raises:
+        EquationError, OperandError, PlanError: as :func:`einfx.einsum`.
+    """
+    if torch._C._is_any_autocast_enabled() or torch._C._get_tracing_state() is not None:
+        return run_pairwise(_plan(token, tensors, optimize), tensors)
+    try:
+        key = (token, optimize, tuple([(x.shape, x.stride(), x.dtype, x.device) for x in tensors]))
+        program = _programs.get(key)
+    except (AttributeError, TypeError):  # something that isn't a tensor; a size that is a symbol
+        return _uncached(token, tensors, optimize)
+    if program is None:
+        return _first(key, token, tensors, optimize)
+    if program is _SEEN:
+        program = _programs[key] = _compile(token, tensors, optimize)
+    return program(*tensors)  # type: ignore[no-any-return]
+
+
+def read_equation(token: Any, ranks: Sequence[int]) -> Equation:
+    """The equation that a token stands for: text, sublists with an output, or an equation itself."""
+    if isinstance(token, str):
+        return Equation.parse(token, ranks)
+    if isinstance(token, Equation):
+        return token
+    sublists, output = token
+    return Equation.from_sublists(sublists, output, ranks)
+
+
+def _SEEN(*operands: Tensor) -> Tensor:
+    """Stands for a call that was answered once, without a program."""
+    raise NotImplementedError
+
+
+def _first(key: Any, token: Any, tensors: Sequence[Tensor], optimize: Any) -> Tensor:
+    family = (token, optimize, tuple([(x.dtype, x.device) for x in tensors]))
+    count = _distinct.get(family, 0)
+    if count >= MAX_EXACT:
+        return _by_magnitude(family, token, tensors, optimize)
+    answer = _uncached(token, tensors, optimize)
+    _remember(_distinct, family, count + 1)
+    _remember(_programs, key, _SEEN)
+    return answer
+
+
+def _by_magnitude(family: Any, token: Any, tensors: Sequence[Tensor], optimize: Any) -> Tensor:
+    """Answer by a program for any sizes, planned for sizes of the same magnitude."""
+    shapes = tuple([tuple([_magnitude(n) for n in x.shape]) for x in tensors])
+    key = (family, shapes)
+    program = _programs.get(key)
+    if program is None:
+        equation = read_equation(token, [x.dim() for x in tensors])
+        equation.sizes([x.shape for x in tensors])
+        chosen = _plan_for(equation, shapes, tensors, optimize)
+        program = _whole_or_pairwise(chosen, tensors) or compile_program(chosen, guarded=True)
+        _remember(_programs, key, program)
+    else:
+        read_equation(token, [x.dim() for x in tensors]).sizes([x.shape for x in tensors])
+    return program(*tensors)  # type: ignore[no-any-return]
+
+
+def _magnitude(size: int) -> int:
+    """Sizes of one power of two count as the same, 0 and 1 as themselves."""
+    return size if size < 2 else 3 << (size.bit_length() - 2)
+
+
+def _uncached(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Tensor:
+    chosen = _plan(token, tensors, optimize)
+    fallback = _whole_or_pairwise(chosen, tensors)
+    if fallback is not None:
+        return fallback(*tensors)  # type: ignore[no-any-return]
+    if torch.compiler.is_compiling() or _is_symbolic(tensors):
+        return emit_plan(call, chosen, tensors, guarded=True)  # type: ignore[no-any-return]
+    strides = [x.stride() for x in tensors]
+    return emit_plan(call, chosen, tensors, guarded=False, strides=strides)  # type: ignore[no-any-return]
+
+
+def _compile(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Any:
+    chosen = _plan(token, tensors, optimize)
+    fallback = _whole_or_pairwise(chosen, tensors)
+    return fallback or compile_program(chosen, [x.stride() for x in tensors])
+
+
+def _whole_or_pairwise(chosen: Plan, tensors: Sequence[Tensor]) -> Any:
+    """The einsum of torch for operands that no kernel here is for; None for all others."""
+    first = tensors[0]
+    if any(x.dtype != first.dtype or x.device != first.device for x in tensors):
+        return lambda *operands: torch.functional.einsum(str(chosen.equation), *operands)
+    if not (first.dtype.is_floating_point or first.dtype.is_complex):
+        return lambda *operands: run_pairwise(chosen, operands)
+    return None
+
+
+def _plan(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Plan:
+    for position, tensor in enumerate(tensors):
+        if not isinstance(tensor, Tensor):
+            raise OperandError(
+                f"einsum: operand {position} is a {type(tensor).__name__}, not a torch.Tensor; convert it with "
+                "torch.as_tensor"
+            )
+    equation = read_equation(token, [x.dim() for x in tensors])
+    return _plan_for(equation, [[_hint(n) for n in x.shape] for x in tensors], tensors, optimize)
+
+
+def _plan_for(
+    equation: Equation, shapes: Sequence[Sequence[int]], tensors: Sequence[Tensor], optimize: Any
+) -> Plan:
+    device = tensors[0].device if tensors else "cpu"
+    dtype = tensors[0].dtype if tensors else torch.float32
+    return plan(equation, shapes, dtype=dtype, device=device, optimize=optimize)
+
+
+def _is_symbolic(tensors: Sequence[Tensor]) -> bool:
+    return any(isinstance(n, torch.SymInt) for x in tensors for n in x.shape)
+
+
+def _hint(size: Any) -> int:
+    """The size itself, or what a symbol was when it was traced; reading it adds no guard."""
+    if isinstance(size, torch.SymInt):
+        hint = size.node.hint
+        return 64 if hint is None else int(hint)
+    return int(size)
+
+
+def _remember(memory: dict[Any, Any], key: Any, value: Any) -> None:
+    while len(memory) >= MAX_PROGRAMS:
+        memory.pop(next(iter(memory), None), None)
+    memory[key] = value

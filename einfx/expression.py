@@ -1,0 +1,165 @@
+"""Contractions that are planned once and called often, some of their operands being constant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .dispatch import contract
+from .equation import Equation
+from .errors import OperandError, UsageError
+from .planning import Plan, Step, plan
+
+__all__ = ["Expression", "contract_expression"]
+
+
+class Expression:
+    """A planned contraction; call it with the operands that aren't constant, in their order.
+
+    Attributes:
+        plan: how all operands are contracted.
+    """
+
+    def __init__(self, plan: Plan, constants: Mapping[int, Tensor]) -> None:
+        self.plan = plan
+        count = len(plan.shapes)
+        values: dict[int, Tensor] = {i: x.detach() for i, x in constants.items()}
+        labels = dict(enumerate(plan.equation.inputs))
+        waiting: list[Step] = []
+        with torch.no_grad():
+            for i, step in enumerate(plan.steps):
+                labels[count + i] = _output_labels(step, labels)
+                if all(x in values for x in step.operands):
+                    values[count + i] = torch.functional.einsum(
+                        str(step.equation), *[values.pop(x) for x in step.operands]
+                    )
+                else:
+                    waiting.append(Step((*step.operands, count + i), step.equation))
+        self._varying = [i for i in range(count) if i not in constants]
+        self._folded = [values[i] for i in sorted(values)] if waiting else []
+        self._answer = None if waiting else values[count + len(plan.steps) - 1]
+        alive = [*self._varying, *sorted(values)]
+        self._equation = Equation(tuple(labels[i] for i in alive), plan.equation.output) if waiting else None
+        path = []
+        for step in waiting:
+            *operands, result = step.operands
+            chosen = sorted(alive.index(x) for x in operands)
+            path.append(tuple(chosen))
+            for position in reversed(chosen):
+                del alive[position]
+            alive.append(result)
+        self._path = tuple(path)
+        self._converted: dict[Any, list[Tensor]] = {}
+
+    def __call__(self, *operands: Tensor) -> Tensor:
+        """Contract; operands may have other shapes than planned for, as long as they fit the equation.
+
+        Raises:
+            OperandError: another number of operands than aren't constant, or shapes that don't fit.
+        """
+        if len(operands) != len(self._varying):
+            raise OperandError(
+                f"this expression of {str(self.plan.equation)!r} takes {len(self._varying)} operand(s), but "
+                f"{len(operands)} were given"
+            )
+        if self._equation is None:
+            assert self._answer is not None
+            return self._answer
+        folded = self._converted_to(operands[0]) if self._folded else []
+        return contract(self._equation, (*operands, *folded), self._path)
+
+    def __repr__(self) -> str:
+        return f"<einfx expression\n{self.plan}>"
+
+    def _converted_to(self, like: Tensor) -> list[Tensor]:
+        """The constants with the dtype and on the device of an operand."""
+        key = (like.dtype, like.device)
+        known = self._converted.get(key)
+        if known is None:
+            known = self._converted[key] = [
+                x.to(like.device, x.dtype if x.is_complex() and not like.is_complex() else like.dtype)
+                for x in self._folded
+            ]
+        return known
+
+
+def contract_expression(
+    equation: str,
+    *shapes: Any,
+    constants: Mapping[int, Tensor] | Sequence[int] = (),
+    optimize: Any = "auto",
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+) -> Expression:
+    """Plan a contraction once, to call it often.
+
+    Args:
+        equation: text, as in :func:`einfx.einsum`.
+        shapes: the shape of each operand, or a tensor like it. Calls may use other shapes; the order of
+            contraction stays.
+        constants: operands that never change. Either a mapping from positions to tensors (``shapes`` may then
+            leave these out), or a sequence of positions at which ``shapes`` has the tensors. What depends on
+            constants alone is computed here, once, without a graph for gradients.
+        optimize: as in :func:`einfx.einsum`.
+        dtype: to plan for; by default that of the first tensor given here, or float32.
+        device: to plan for; by default that of the first tensor given here, or the CPU.
+
+    Returns:
+        A function of the operands that aren't constant.
+
+    Raises:
+        EquationError, OperandError, PlanError: as :func:`einfx.einsum`.
+        UsageError: a constant without a tensor.
+
+    Example:
+        >>> a, b = torch.ones(2, 3), torch.ones(3, 4)
+        >>> expression = contract_expression("ij,jk,kl->il", a, b, (4, 5), constants=[0, 1])
+        >>> expression(torch.ones(4, 5))[0]
+        tensor([12., 12., 12., 12., 12.])
+    """
+    count = equation.count(",") + 1
+    given = list(shapes)
+    known: dict[int, Tensor] = {}
+    if isinstance(constants, Mapping):
+        known = dict(constants)
+        if len(given) + len(known) == count:
+            rest = iter(given)
+            given = [known[i] if i in known else next(rest) for i in range(count)]
+    else:
+        for i in constants:
+            if not -len(given) <= i < len(given):
+                raise UsageError(f"constants names operand {i} of {equation!r}, which has {count} operand(s)")
+            known[i % len(given)] = given[i]
+    for i, value in known.items():
+        if not isinstance(value, Tensor):
+            raise UsageError(
+                f"operand {i} of {equation!r} is constant, so give its tensor, not {value!r}: "
+                f"contract_expression(..., constants={{{i}: tensor}})"
+            )
+        if not 0 <= i < count:
+            raise UsageError(f"constants names operand {i} of {equation!r}, which has {count} operand(s)")
+    sizes = [tuple(x.shape) if isinstance(x, Tensor) else tuple(x) for x in given]
+    example = next((x for x in given if isinstance(x, Tensor)), None)
+    if example is not None:
+        dtype, device = dtype or example.dtype, device or example.device
+    parsed = Equation.parse(equation, [len(s) for s in sizes])
+    chosen = plan(
+        parsed,
+        sizes,
+        dtype=dtype or torch.float32,
+        device=device or "cpu",
+        optimize=optimize,
+        constants=tuple(sorted(known)),
+    )
+    return Expression(chosen, known)
+
+
+def _output_labels(step: Step, labels: Mapping[int, tuple[int, ...]]) -> tuple[int, ...]:
+    """The labels, numbered as in the whole equation, of a step's result."""
+    names: dict[int, int] = {}
+    for operand, own in zip(step.operands, step.equation.inputs, strict=True):
+        names.update(zip(own, labels[operand], strict=True))
+    return tuple(names[x] for x in step.equation.output)
