@@ -2,15 +2,15 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from . import programs, results
+from . import instantiation, overhead, planning, programs, results
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the chosen benchmarks, print them, and write them down on request."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", nargs="?", default="all", choices=["all", "programs"])
+    parser.add_argument("what", nargs="?", default="all", choices=["all", *PARTS])
     parser.add_argument("--threads", default="1,2", type=_numbers, help="numbers of threads, such as 1,2")
     parser.add_argument("--rows", default="", metavar="REGEX", help="only rows whose names match")
     parser.add_argument("--seconds", default=2.0, type=float, help="time for each measurement of a row")
@@ -18,14 +18,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     print(results.machine())
-    sections = []
-    if options.what in ("all", "programs"):
-        measured = programs.run(options.threads, options.rows, options.seconds, progress=_print_row)
-        sections.append(results.programs_section(measured))
-        print("\n".join(["", "missed:", *measured.missed()]))
-    if options.write:
-        results.write(sections)
+    for part in PARTS if options.what == "all" else (options.what,):
+        section = PARTS[part](options)
+        if part != "programs":
+            print(section)
+        if options.write:
+            results.write(part, section)
     return 0
+
+
+def _programs(options: argparse.Namespace) -> str:
+    measured = programs.run(options.threads, options.rows, options.seconds, progress=_print_row)
+    print("\n".join(["", "missed:", *measured.missed()]))
+    return results.programs_section(measured)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], str]] = {
+    "programs": _programs,
+    "overhead": lambda options: results.overhead_section(overhead.run()),
+    "planning": lambda options: results.planning_section(planning.run(), planning.time_example()),
+    "instantiation": lambda options: results.instantiation_section(instantiation.run()),
+}
 
 
 def _numbers(text: str) -> list[int]:

@@ -1,6 +1,7 @@
 """Prints the results, and writes them to RESULTS.md."""
 
 import datetime
+import math
 import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,12 +10,33 @@ from pathlib import Path
 import torch
 
 from .contestants import EAGER, OURS, PEER
+from .instantiation import IRREPS, Instantiation
+from .overhead import EXTRA_SECONDS, Overhead
+from .planning import EXAMPLE, Planning
 from .programs import LEAST_OF_BEST, LEAST_OVER_EAGER, LEAST_OVER_PEER, Programs, RowResult
 from .timing import Measurement, Spread
 
-__all__ = ["RESULTS", "line", "machine", "programs_section", "table", "write"]
+__all__ = [
+    "RESULTS",
+    "instantiation_section",
+    "line",
+    "machine",
+    "overhead_section",
+    "planning_section",
+    "programs_section",
+    "table",
+    "write",
+]
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
+
+HEADINGS = {
+    "programs": "Programs",
+    "overhead": "Overhead of a call",
+    "planning": "Planning",
+    "instantiation": "Instantiation of e3nn's tensor products",
+}
+"""The sections of the results file, in order, by the name that the command line has for them."""
 
 
 def machine() -> str:
@@ -31,11 +53,27 @@ def machine() -> str:
     return f"{processor}; Python {platform.python_version()}, torch {torch.__version__}"
 
 
-def write(sections: Iterable[str], path: Path = RESULTS) -> None:
-    """Replace the results file."""
+def write(part: str, section: str, path: Path = RESULTS) -> None:
+    """Put a section into the results file, in place of an older one.
+
+    Args:
+        part: which section, one of ``HEADINGS``.
+        section: its text, without the heading.
+        path: the file.
+    """
+    sections = _sections(path.read_text(encoding="utf-8")) if path.exists() else {}
     today = datetime.datetime.now(tz=datetime.timezone.utc).date()
-    text = f"# Benchmark results\n\n{today}, {machine()}.\n\nMade by `python -m benchmarks --write`.\n\n"
-    path.write_text(text + "\n".join(sections), encoding="utf-8")
+    sections[HEADINGS[part]] = f"{today}, {machine()}.\n\n{section.strip()}\n"
+    text = "# Benchmark results\n\nWritten by `python -m benchmarks --write`.\n"
+    for heading in HEADINGS.values():
+        if heading in sections:
+            text += f"\n## {heading}\n\n{sections[heading]}"
+    path.write_text(text, encoding="utf-8")
+
+
+def _sections(text: str) -> dict[str, str]:
+    parts = text.split("\n## ")[1:]
+    return {heading: body.strip() + "\n" for heading, _, body in (part.partition("\n") for part in parts)}
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -61,7 +99,6 @@ def line(result: RowResult) -> str:
 def programs_section(programs: Programs) -> str:
     """The section of the results file about programs."""
     parts = [
-        "## Programs\n",
         "Medians of interleaved rounds. Speeds are ratios within a round: median, and quartiles in brackets;",
         "above 1 einfx is faster. Results were first compared with eager in float64.\n",
     ]
@@ -96,6 +133,72 @@ def programs_section(programs: Programs) -> str:
     if failures:
         parts.append("### What contestants could not do\n\n" + "".join(failures))
     return "\n".join(parts) + "\n"
+
+
+def overhead_section(overheads: Sequence[Overhead]) -> str:
+    """The section of the results file about the cost of a call."""
+    names = list(overheads[0].measurement.seconds)
+    rows = []
+    for one in overheads:
+        times = [f"{one.measurement.time(name).median * 1e6:.1f}" for name in names]
+        rows.append([str(one.operands), *times, f"{one.extra_seconds() * 1e6:+.1f}"])
+    verdict = "missed" if any(one.misses_target() for one in overheads) else "met"
+    return (
+        "Chains of 4x4 matrices, microseconds per call, one thread; the last column is what `einfx.einsum`\n"
+        f"takes beyond `torch.mm` by hand.\n\n{table(['operands', *names, 'beyond by hand'], rows)}\n"
+        f"Target: three operands at most {EXTRA_SECONDS * 1e6:.0f} us beyond by hand: {verdict}.\n"
+    )
+
+
+def planning_section(plannings: Sequence[Planning], example: Measurement) -> str:
+    """The section of the results file about planning."""
+    rows = []
+    for one in plannings:
+        times = [f"{seconds * 1e3:.1f} ms" for seconds in (one.peer_seconds, one.seconds)]
+        execution = "" if math.isnan(one.execution) else f"{one.execution:.2f}"
+        verdict = "missed" if one.misses_target() else "met"
+        rows.append(
+            [
+                str(one.operands),
+                *times,
+                f"{one.over_limit:.2f}",
+                f"{one.multiplications:.2f}",
+                execution,
+                verdict,
+            ]
+        )
+    header = [
+        "operands",
+        "auto-hq plans",
+        "einfx plans",
+        "of the limit",
+        "multiplications",
+        "execution",
+        "target",
+    ]
+    names = list(example.seconds)
+    return (
+        "Random networks with hyperedges, medians; multiplications and execution are multiples of those of\n"
+        "opt_einsum's auto-hq, below 1 einfx is better. Target: plans in the larger of 50 ms and auto-hq's\n"
+        f"time, and runs no slower.\n\n{table(header, rows)}\n`{EXAMPLE}` with i = 20, j = 100: "
+        + ", ".join(f"{name} {_format_time(example.time(name).median)}" for name in names)
+        + ".\n"
+    )
+
+
+def instantiation_section(instantiations: Sequence[Instantiation]) -> str:
+    """The section of the results file about building e3nn's modules."""
+    if not instantiations:
+        return "e3nn is not installed.\n"
+    rows = []
+    for one in instantiations:
+        rows.append([one.optimizer, one.failure if one.seconds is None else f"{one.seconds.median:.2f} s"])
+    times = {one.optimizer: one.seconds.median for one in instantiations if one.seconds is not None}
+    verdict = "met" if times.get(OURS, math.inf) <= times.get(PEER, math.inf) else "missed"
+    return (
+        f"`FullyConnectedTensorProduct` of `{IRREPS[0]}` with `{IRREPS[1]}`.\n\n"
+        f"{table(['optimised by', 'time'], rows)}\nTarget: no longer than with opt_einsum_fx: {verdict}.\n"
+    )
 
 
 def _forward_table(results: Sequence[RowResult]) -> str:

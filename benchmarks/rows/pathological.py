@@ -37,9 +37,16 @@ ROWS = (
     Row("...ijk,...ijk->...", "pytorch #32591, operands broadcast, 27 for 729", broadcast_dot, target=4.6),
     Row(
         "ac,abc->cb",
-        "pytorch #10661, a = b = 2, c = 2000",
-        partial(einsum_program, "ac,abc->cb", [(2, 2000), (2, 2, 2000)]),
+        "pytorch #10661, a = b = 2, with c = 20000 for 2000",
+        partial(einsum_program, "ac,abc->cb", [(2, 20000), (2, 2, 20000)]),
         target=9.0,
+        equation="ac,abc->cb",
+    ),
+    Row(
+        "ac,abc->cb, small",
+        "pytorch #10661, a = b = 2, c = 2000, where calls cost more than arithmetic: by hand 3.5",
+        partial(einsum_program, "ac,abc->cb", [(2, 2000), (2, 2, 2000)]),
+        target=3.5,
         equation="ac,abc->cb",
     ),
 )
