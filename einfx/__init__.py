@@ -5,8 +5,10 @@ from __future__ import annotations
 from .contract import contract_expression, contract_path, einsum, tensordot
 from .equation import Equation
 from .errors import EinfxError
+from .explain import explain
 from .optimize import optimize
 from .optimized import OptimizedModule
+from .passes.jitable import jitable
 from .planning import Plan
 from .report import Report
 
@@ -21,6 +23,8 @@ __all__ = [
     "contract_expression",
     "contract_path",
     "einsum",
+    "explain",
+    "jitable",
     "optimize",
     "tensordot",
 ]

@@ -58,7 +58,9 @@ def capture(
     if not callable(model):
         raise UsageError(f"a model is a module, a function or a graph, not {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
-        raise CaptureError("a TorchScript module can't be traced again: optimise the module it was scripted from")
+        raise CaptureError(
+            "a TorchScript module can't be traced again: optimise the module it was scripted from"
+        )
     attributes = set(vars(model)) if isinstance(model, torch.nn.Module) else set()
     try:
         root, graph = _traced(model, tracer, _concrete(model, arguments, keywords or {}), record_stacks)
@@ -67,11 +69,13 @@ def capture(
     except Exception as error:
         raise CaptureError(
             f"symbolic tracing can't follow the model at {deepest_user_line(error.__traceback__)} "
-            f"({type(error).__name__}: {_first_line(error)}). Keep that part out of the trace with torch.fx.wrap, "
-            "or with a tracer whose is_leaf_module names its module (optimize(..., tracer=...)); or give a "
+            f"({type(error).__name__}: {_first_line(error)}). Keep that part out of the trace with "
+            "torch.fx.wrap, or with a tracer whose is_leaf_module names its module (optimize(..., tracer=...)); or give a "
             "GraphModule that torch.export or make_fx made"
         ) from error
-    name = type(model).__name__ if isinstance(model, torch.nn.Module) else getattr(model, "__name__", "function")
+    name = (
+        type(model).__name__ if isinstance(model, torch.nn.Module) else getattr(model, "__name__", "function")
+    )
     result = OptimizedModule(root, graph, name if name.isidentifier() else "OptimizedModule")
     if isinstance(model, torch.nn.Module):
         for added in set(vars(model)) - attributes:
@@ -118,7 +122,9 @@ def _concrete(model: Any, arguments: Sequence[Any], keywords: Mapping[str, Any])
     try:
         bound = signature.bind(*arguments, **keywords)
     except TypeError as error:
-        raise UsageError(f"the example inputs don't fit {getattr(model, '__name__', type(model).__name__)}: {error}") from error
+        raise UsageError(
+            f"the example inputs don't fit {getattr(model, '__name__', type(model).__name__)}: {error}"
+        ) from error
     fixed: dict[str, Any] = {}
     for name, parameter in signature.parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -161,7 +167,11 @@ def bind_arguments(graph: fx.Graph, arguments: Sequence[Any], keywords: Mapping[
         else:
             break
     if positional or rest:
-        extra = f"{len(positional)} example input(s) too many" if positional else f"no argument {next(iter(rest))!r}"
+        extra = (
+            f"{len(positional)} example input(s) too many"
+            if positional
+            else f"no argument {next(iter(rest))!r}"
+        )
         raise UsageError(f"{extra}: the graph takes {', '.join(plain) or 'no arguments'}")
     return tuple(result)
 

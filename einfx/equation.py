@@ -258,8 +258,8 @@ def _tokens(part: str, text: str) -> list[Hashable]:
             position += 1
         else:
             raise EquationError(
-                f"einsum {text!r}: character {part[position]!r} is neither a letter, ',', '->', a space nor part "
-                "of an ellipsis '...'"
+                f"einsum {text!r}: character {part[position]!r} is neither a letter, ',', '->', a space nor "
+                "part of an ellipsis '...'"
             )
     return tokens
 
@@ -271,9 +271,7 @@ def _resolve(
     ranks: Sequence[int] | None,
 ) -> Equation:
     if ranks is not None and len(ranks) != len(inputs):
-        raise OperandError(
-            f"einsum {text!r} takes {len(inputs)} operand(s), but {len(ranks)} were given"
-        )
+        raise OperandError(f"einsum {text!r} takes {len(inputs)} operand(s), but {len(ranks)} were given")
     for tokens in [*inputs, output or []]:
         if tokens.count(Ellipsis) > 1:
             raise EquationError(f"einsum {text!r}: an operand or the output has more than one ellipsis")
@@ -305,7 +303,9 @@ def _resolve(
         elif token not in number:
             raise EquationError(f"einsum {text!r}: output label {token!r} is in no operand")
         elif number[token] in resolved_output:
-            raise EquationError(f"einsum {text!r}: output label {token!r} appears more than once in the output")
+            raise EquationError(
+                f"einsum {text!r}: output label {token!r} appears more than once in the output"
+            )
         else:
             resolved_output.append(number[token])
     return Equation(tuple(resolved), tuple(resolved_output))
@@ -321,8 +321,8 @@ def _ellipsis_widths(text: str, inputs: list[list[Hashable]], ranks: Sequence[in
         width = 0 if ranks is None else ranks[position] - named
         if width < 0 or (width and not has_ellipsis):
             raise OperandError(
-                f"einsum {text!r}: operand {position} has {named + width} dimension(s), but the equation gives it "
-                f"{'at least ' if has_ellipsis else ''}{named} label(s)"
+                f"einsum {text!r}: operand {position} has {named + width} dimension(s), but the equation gives "
+                f"it {'at least ' if has_ellipsis else ''}{named} label(s)"
             )
         widths.append(width)
     return widths

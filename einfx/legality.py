@@ -232,7 +232,7 @@ def _name_of(target: Any) -> str:
 
 
 def is_known_function(node: fx.Node) -> bool:
-    """Whether ``node`` calls a function or method whose effects einfx knows: torch's and Python's operators."""
+    """Whether ``node`` calls a function or method whose effects einfx knows: torch's and operators."""
     if node.op == "call_method":
         return True
     return node.op == "call_function" and _is_known_target(node.target)
@@ -289,7 +289,11 @@ def written_arguments(node: fx.Node) -> Iterator[fx.Node]:
         return
     name = function_name(node)
     in_place = target in _IN_PLACE_OPERATORS or (name.endswith("_") and not name.endswith("__"))
-    if in_place or name in ("__setitem__", "__iadd__", "__imul__", "__isub__", "__itruediv__") or _asks_in_place(node):
+    if (
+        in_place
+        or name in ("__setitem__", "__iadd__", "__imul__", "__isub__", "__itruediv__")
+        or _asks_in_place(node)
+    ):
         yield from _nodes(node.args[:1] or tuple(node.kwargs.values())[:1])
     if node.op == "call_function" and name in ("batch_norm", "instance_norm"):
         yield from _nodes(node.args[1:3])

@@ -16,7 +16,15 @@ from .contract import einsum as einfx_einsum
 from .equation import Equation
 from .errors import EinfxError
 
-__all__ = ["Contraction", "Value", "as_contraction", "insert_contraction", "is_einsum", "set_value", "value_of"]
+__all__ = [
+    "Contraction",
+    "Value",
+    "as_contraction",
+    "insert_contraction",
+    "is_einsum",
+    "set_value",
+    "value_of",
+]
 
 _TORCH_EINSUM = torch.functional.einsum
 _ATEN_EINSUM = torch.ops.aten.einsum
@@ -38,7 +46,6 @@ class Value(NamedTuple):
         for size in self.shape:
             elements *= size
         return elements * self.dtype.itemsize
-
 
     @classmethod
     def of(cls, tensor: torch.Tensor, device: torch.device | None = None) -> Value | None:
@@ -101,7 +108,9 @@ def value_of(node: Any) -> Value | None:
         if tensor is None or not hasattr(tensor, "dtype"):
             return None
         stride = getattr(tensor, "stride", None)
-        return Value(tuple(tensor.shape), stride, tensor.dtype, getattr(tensor, "device", torch.device("cpu")))
+        return Value(
+            tuple(tensor.shape), stride, tensor.dtype, getattr(tensor, "device", torch.device("cpu"))
+        )
     if not isinstance(tensor, torch.Tensor):
         return None
     return Value.of(tensor)
@@ -163,7 +172,9 @@ def as_contraction(node: Any) -> Contraction | None:
 
 
 def _read(node: fx.Node) -> Contraction | None:
-    if any(key != "path" and not (key == "optimize" and value == "auto") for key, value in node.kwargs.items()):
+    if any(
+        key != "path" and not (key == "optimize" and value == "auto") for key, value in node.kwargs.items()
+    ):
         return None
     arguments: list[Any] = list(node.args)
     if node.target in (_ATEN_EINSUM, _ATEN_EINSUM.default):

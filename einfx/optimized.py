@@ -1,10 +1,10 @@
-"""The module that :func:`einfx.optimize` returns: an ``fx.GraphModule`` that keeps its state and its report."""
+"""The module that :func:`einfx.optimize` returns: an ``fx.GraphModule`` with its state and its report."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import fx
@@ -29,7 +29,8 @@ class OptimizedModule(fx.GraphModule):
 
     Example:
         >>> import torch, einfx
-        >>> optimized = einfx.optimize(lambda a, b: torch.einsum("ij,jk", a, b), (torch.ones(2, 3), torch.ones(3, 4)))
+        >>> inputs = torch.ones(2, 3), torch.ones(3, 4)
+        >>> optimized = einfx.optimize(lambda a, b: torch.einsum("ij,jk", a, b), inputs)
         >>> optimized(torch.ones(5, 3), torch.ones(3, 2)).shape
         torch.Size([5, 2])
     """
@@ -38,7 +39,10 @@ class OptimizedModule(fx.GraphModule):
 
     # TorchScript compiles the forward pass alone.
     __jit_ignored_attributes__ = ("report", "original_graph", "original_code", "_folded", "_original_forward")
-    __jit_unused_properties__ = [*fx.GraphModule.__jit_unused_properties__, "original_code"]
+    __jit_unused_properties__: ClassVar[list[str]] = [
+        *fx.GraphModule.__jit_unused_properties__,
+        "original_code",
+    ]
 
     def __init__(self, root: torch.nn.Module, graph: fx.Graph, class_name: str = "OptimizedModule") -> None:
         super().__init__(root, graph, class_name)
@@ -81,7 +85,7 @@ class OptimizedModule(fx.GraphModule):
         return self.__dict__["_original_forward"](self, *args, **kwargs)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> OptimizedModule:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.refresh_constants()
         return self
 
@@ -119,7 +123,16 @@ class OptimizedModule(fx.GraphModule):
         )
 
 
-_REBUILT = {"_graph", "_code", "original_graph", "_folded", "_original_forward", "report", "_lineno_map", "_prologue_start"}
+_REBUILT = {
+    "_graph",
+    "_code",
+    "original_graph",
+    "_folded",
+    "_original_forward",
+    "report",
+    "_lineno_map",
+    "_prologue_start",
+}
 
 
 def _rebuild(
@@ -150,8 +163,8 @@ def _compiled(graph: fx.Graph) -> Callable[..., Any]:
 
 
 def _adopt_state(module: torch.nn.Module, root: torch.nn.Module) -> None:
-    """Give ``module`` every parameter and buffer of ``root`` that its graph doesn't use, as ``root`` has them."""
-    kept = dict(root.named_parameters(remove_duplicate=False))
+    """Give ``module`` every parameter and buffer of ``root`` that its graph doesn't use."""
+    kept: dict[str, torch.Tensor] = dict(root.named_parameters(remove_duplicate=False))
     kept.update(root.named_buffers(remove_duplicate=False))
     for path, tensor in kept.items():
         owner, name = _owner(module, path, root)

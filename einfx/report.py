@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -145,11 +146,18 @@ class Report:
                 markdown,
             )
         for title, code in (("Code before", self.code_before), ("Code after", self.code_after)):
-            lines += ["", f"{head}{title}", "", *([fence] if fence else []), code, *([close] if close else [])]
+            lines += [
+                "",
+                f"{head}{title}",
+                "",
+                *([fence] if fence else []),
+                code,
+                *([close] if close else []),
+            ]
         return lines
 
 
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]], markdown: bool = False) -> list[str]:
+def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], markdown: bool = False) -> list[str]:
     """Rows of text in aligned columns, as Markdown on request.
 
     Example:
@@ -191,7 +199,9 @@ def contraction_rows(graph: fx.Graph) -> tuple[ContractionRow, ...]:
         complete = len(known) == len(values)
         flops = contraction_flops(contraction.equation, known) if complete else None
         rows.append(
-            ContractionRow(node.name, str(contraction.equation), known if complete else None, _called(node), flops)
+            ContractionRow(
+                node.name, str(contraction.equation), known if complete else None, _called(node), flops
+            )
         )
     return tuple(rows)
 

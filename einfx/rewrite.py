@@ -12,7 +12,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import fx
 
 from .errors import PassError
@@ -163,7 +162,11 @@ def find_problem(graph_module: fx.GraphModule, outputs: Sequence[Any] = ()) -> s
     except Exception as error:
         return str(error)
     for node in graph_module.graph.nodes:
-        if not is_einsum(node) or not (node.args and isinstance(node.args[0], str)) or "->" not in node.args[0]:
+        if (
+            not is_einsum(node)
+            or not (node.args and isinstance(node.args[0], str))
+            or "->" not in node.args[0]
+        ):
             continue
         text, operands = node.args[0], node.args[1:]
         if operands and all(isinstance(x, fx.Node) for x in operands):

@@ -139,10 +139,12 @@ def may_cross_contraction(scale: Scale, node: fx.Node, assume_floating: bool = F
     value = value_of(node)
     if value is None and assume_floating:
         return bool(2.0**-32 <= abs(scale.factor) <= 2.0**32)
-    if value is None or value.dtype.itemsize == 2 and value.dtype.is_floating_point and _is_half(value.dtype):
+    if value is None or (
+        value.dtype.itemsize == 2 and value.dtype.is_floating_point and _is_half(value.dtype)
+    ):
         return False
     limit = 2.0**32 if value.dtype.itemsize // (2 if value.dtype.is_complex else 1) <= 4 else 2.0**256
-    return 1 / limit <= abs(scale.factor) <= limit
+    return bool(1 / limit <= abs(scale.factor) <= limit)
 
 
 def _is_half(dtype: Any) -> bool:

@@ -210,7 +210,7 @@ class _ShapeInterpreter(fx.Interpreter):
         module = self.module
         for name in target.split("."):
             module = getattr(module, name)
-        return module  # type: ignore[return-value]
+        return module
 
     def run_node(self, n: fx.Node) -> Any:
         if any(self.env.get(x) is _UNKNOWN for x in n.all_input_nodes):
@@ -224,7 +224,9 @@ class _ShapeInterpreter(fx.Interpreter):
             return self._give_up(n, error)
         except Exception as error:
             if n.op == "placeholder":
-                raise OperandError(f"no example for argument {n.target!r} of the model, which has no default") from error
+                raise OperandError(
+                    f"no example for argument {n.target!r} of the model, which has no default"
+                ) from error
             if not _is_torch(n) or not isinstance(error, (RuntimeError, IndexError)) or "Fake" in str(error):
                 return self._give_up(n, error)
             first = str(error).strip().splitlines()[0]
@@ -241,9 +243,11 @@ class _ShapeInterpreter(fx.Interpreter):
         with self.mode:
             return pytree.tree_map_only(
                 torch.Tensor,
-                lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device)
-                if t.layout is torch.strided
-                else t,
+                lambda t: (
+                    torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device)
+                    if t.layout is torch.strided
+                    else t
+                ),
                 value,
             )
 

@@ -18,6 +18,7 @@ from .nodes import Contraction, as_contraction, value_of
 
 __all__ = ["PRODUCTS", "REDUCTIONS", "VIEWS", "broadcast_product", "read"]
 
+Labels = tuple[int, ...]
 Arguments = dict[str, Any]
 Reader = Callable[[Arguments], Contraction | None]
 
@@ -62,7 +63,7 @@ def broadcast_product(left: Any, right: Any) -> Contraction | None:
         return None
     rank = max(ranks)
     labels = [tuple(range(rank - r, rank)) for r in ranks]
-    return Contraction(Equation(tuple(labels), tuple(range(rank))), (left, right))
+    return _contraction(tuple(labels), tuple(range(rank)), left, right)
 
 
 _PARAMETERS: dict[str, tuple[str, ...]] = {
@@ -113,6 +114,10 @@ def _bind(node: fx.Node, parameters: Sequence[str]) -> Arguments | None:
     return result
 
 
+def _contraction(inputs: tuple[Labels, ...], output: Labels, *operands: Any) -> Contraction:
+    return Contraction(Equation(inputs, output), operands)
+
+
 def _rank(node: Any) -> int | None:
     value = value_of(node)
     return None if value is None else len(value.shape)
@@ -134,7 +139,7 @@ def _matmul(left: Any, right: Any, allowed: tuple[int, int] | None = None) -> Co
     first = (*shared[batch - max(ranks[0] - 2, 0) :], i, k) if ranks[0] > 1 else (k,)
     second = (*shared[batch - max(ranks[1] - 2, 0) :], k, j) if ranks[1] > 1 else (k,)
     output = (*shared, *((i,) if ranks[0] > 1 else ()), *((j,) if ranks[1] > 1 else ()))
-    return Contraction(Equation((first, second), output), (left, right))
+    return _contraction((first, second), output, left, right)
 
 
 def _of_ranks(left: int, right: int, second: str) -> Reader:
@@ -152,14 +157,14 @@ def _read_inner(arguments: Arguments) -> Contraction | None:
         return None
     first = (*range(1, ranks[0]), 0)
     second = (*range(ranks[0], ranks[0] + ranks[1] - 1), 0)
-    return Contraction(Equation((first, second), first[:-1] + second[:-1]), (left, right))
+    return _contraction((first, second), first[:-1] + second[:-1], left, right)
 
 
 def _read_outer(arguments: Arguments) -> Contraction | None:
     left, right = arguments.get("input"), arguments.get("vec2")
     if _ranks(left, right) != [1, 1]:
         return None
-    return Contraction(Equation(((0,), (1,)), (0, 1)), (left, right))
+    return _contraction(((0,), (1,)), (0, 1), left, right)
 
 
 def _read_tensordot(arguments: Arguments) -> Contraction | None:
@@ -188,7 +193,7 @@ def _read_tensordot(arguments: Arguments) -> Contraction | None:
     output = tuple(x for part in labels for x in part if x not in summed)
     if len(summed) != len(pairs) or len(set(output)) != len(output):
         return None
-    return Contraction(Equation((tuple(labels[0]), tuple(labels[1])), output), (left, right))
+    return _contraction((tuple(labels[0]), tuple(labels[1])), output, left, right)
 
 
 def _read_linear(arguments: Arguments) -> Contraction | None:
@@ -200,7 +205,7 @@ def _read_linear(arguments: Arguments) -> Contraction | None:
         return None
     first = (*range(2, ranks[0] + 1), 0)
     second = (1, 0) if ranks[1] == 2 else (0,)
-    return Contraction(Equation((first, second), first[:-1] + second[:-1]), (x, weight))
+    return _contraction((first, second), first[:-1] + second[:-1], x, weight)
 
 
 def _read_bilinear(arguments: Arguments) -> Contraction | None:
@@ -211,8 +216,7 @@ def _read_bilinear(arguments: Arguments) -> Contraction | None:
     if ranks is None or ranks[0] != ranks[1] or ranks[0] == 0 or ranks[2] != 3:
         return None
     batch = tuple(range(3, ranks[0] + 2))
-    equation = Equation(((*batch, 1), (*batch, 2), (0, 1, 2)), (*batch, 0))
-    return Contraction(equation, (x, y, weight))
+    return _contraction(((*batch, 1), (*batch, 2), (0, 1, 2)), (*batch, 0), x, y, weight)
 
 
 def _permutation(node: Any, order: Sequence[Any]) -> Contraction | None:
@@ -222,7 +226,7 @@ def _permutation(node: Any, order: Sequence[Any]) -> Contraction | None:
     dims = [x + rank if x < 0 else x for x in order]
     if sorted(dims) != list(range(rank)):
         return None
-    return Contraction(Equation((tuple(range(rank)),), tuple(dims)), (node,))
+    return _contraction((tuple(range(rank)),), tuple(dims), node)
 
 
 def _read_permute(arguments: Arguments) -> Contraction | None:
@@ -306,7 +310,7 @@ def _read_sum(arguments: Arguments) -> Contraction | None:
     if len(summed) != len(dims):
         return None
     kept = tuple(x for x in range(rank) if x not in summed)
-    return Contraction(Equation((tuple(range(rank)),), kept), (node,))
+    return _contraction((tuple(range(rank)),), kept, node)
 
 
 PRODUCTS: dict[str, Reader] = {

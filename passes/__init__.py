@@ -11,6 +11,7 @@ from .fuse_einsums import FuseEinsums
 from .lower_kernels import LowerKernels
 from .normalize_einsums import NormalizeEinsums
 from .place_scalars import PlaceScalars
+from .remove_unused import RemoveUnused
 from .share_contractions import ShareContractions
 
 __all__ = [
@@ -23,10 +24,12 @@ __all__ = [
     "LowerKernels",
     "NormalizeEinsums",
     "PlaceScalars",
+    "RemoveUnused",
     "ShareContractions",
 ]
 
 DEFAULT: tuple[Pass, ...] = (
+    RemoveUnused(),  # a use that is none would keep values apart
     NormalizeEinsums(),  # one spelling of an einsum, for every pass that follows
     CaptureMatmuls(),  # products in other spellings, where they have a contraction beside them
     FoldScalars(),  # numbers go out of the way of fusion

@@ -80,7 +80,9 @@ class FoldConstants(Pass):
             if effects.escapes(node):
                 decline(node, "it is constant, but the caller gets it and may write to it")
             elif not _is_worth_keeping(node):
-                decline(node, f"it is constant, but over {_GROWTH} times as large as what it is computed from")
+                decline(
+                    node, f"it is constant, but over {_GROWTH} times as large as what it is computed from"
+                )
             else:
                 _fold(graph_module, node)
                 rewrites += 1
@@ -91,7 +93,9 @@ class FoldConstants(Pass):
         if node.op != "get_attr":
             return False
         path = str(node.target)
-        made_by_program = _TRACED_CONSTANT.fullmatch(path) or path in graph_module.__dict__.get("plain_tensors", ())
+        made_by_program = _TRACED_CONSTANT.fullmatch(path) or path in graph_module.__dict__.get(
+            "plain_tensors", ()
+        )
         if path not in self.constants and not made_by_program:
             return False
         value = attribute(graph_module, path)
@@ -110,7 +114,11 @@ def _is_pure(node: fx.Node) -> bool:
     if read(node) is not None:
         return True
     name = function_name(node)
-    return node.op in ("call_function", "call_method") and is_known_function(node) and name in _POINTWISE | _RESHAPES
+    return (
+        node.op in ("call_function", "call_method")
+        and is_known_function(node)
+        and name in _POINTWISE | _RESHAPES
+    )
 
 
 def _computes(node: fx.Node) -> bool:

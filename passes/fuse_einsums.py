@@ -71,9 +71,7 @@ class FuseEinsums(Pass):
             rewrites += 1
         return rewrites
 
-    def _may_fuse(
-        self, effects: Effects, node: fx.Node, producer: Contraction, users: list[fx.Node]
-    ) -> bool:
+    def _may_fuse(self, effects: Effects, node: fx.Node, producer: Contraction, users: list[fx.Node]) -> bool:
         involved = list(producer.operands)
         for user in users:
             involved += _contraction(user).operands

@@ -59,6 +59,7 @@ class LowerKernels(Pass):
 
 def _lower(graph: fx.Graph, node: fx.Node, contraction: Contraction, layout_free: bool) -> int:
     values = [value for operand in contraction.operands if (value := value_of(operand)) is not None]
+    strides = [value.strides for value in values]
     wanted = node.meta.get(VISIBLE_STRIDES) or getattr(value_of(node), "strides", None)
     for contiguous in (False, True):
         emitted: dict[fx.Node, torch.Tensor] = {}
@@ -71,7 +72,7 @@ def _lower(graph: fx.Graph, node: fx.Node, contraction: Contraction, layout_free
                 values[0].dtype,
                 values[0].device,
                 guarded=True,
-                strides=[value.strides for value in values],
+                strides=None if None in strides else [x for x in strides if x is not None],
                 contiguous=contiguous,
             )
         for new, tensor in emitted.items():

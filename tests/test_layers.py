@@ -40,6 +40,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("optimized",),
     ("passes",),
     ("capture", "optimize"),
+    ("explain",),
     ("draw",),
     ("compat",),
     ("demo",),
