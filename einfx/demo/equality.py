@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,10 @@ from torch.utils import _pytree as pytree
 __all__ = ["difference", "in_double", "own_copies", "tolerance"]
 
 
-def in_double(model: nn.Module) -> nn.Module:
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def in_double(model: Model) -> Model:
     """A copy of the model with its floating-point state in float64."""
     return copy.deepcopy(model).double()
 

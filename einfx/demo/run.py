@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 import einfx
 
@@ -160,7 +160,7 @@ def _times(
     return before, after
 
 
-def _save_script(module: nn.Module, file: Path) -> None:
+def _save_script(module: fx.GraphModule, file: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.save(torch.jit.script(einfx.jitable(module)), str(file))
