@@ -70,8 +70,8 @@ def capture(
         raise CaptureError(
             f"symbolic tracing can't follow the model at {deepest_user_line(error.__traceback__)} "
             f"({type(error).__name__}: {_first_line(error)}). Keep that part out of the trace with "
-            "torch.fx.wrap, or with a tracer whose is_leaf_module names its module (optimize(..., tracer=...)); or give a "
-            "GraphModule that torch.export or make_fx made"
+            "torch.fx.wrap, or with a tracer whose is_leaf_module names its module (optimize(..., "
+            "tracer=...)); or give a GraphModule that torch.export or make_fx made"
         ) from error
     name = (
         type(model).__name__ if isinstance(model, torch.nn.Module) else getattr(model, "__name__", "function")

@@ -321,8 +321,8 @@ def _ellipsis_widths(text: str, inputs: list[list[Hashable]], ranks: Sequence[in
         width = 0 if ranks is None else ranks[position] - named
         if width < 0 or (width and not has_ellipsis):
             raise OperandError(
-                f"einsum {text!r}: operand {position} has {named + width} dimension(s), but the equation gives "
-                f"it {'at least ' if has_ellipsis else ''}{named} label(s)"
+                f"einsum {text!r}: operand {position} has {named + width} dimension(s), but the equation "
+                f"gives it {'at least ' if has_ellipsis else ''}{named} label(s)"
             )
         widths.append(width)
     return widths

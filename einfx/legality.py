@@ -232,7 +232,7 @@ def _name_of(target: Any) -> str:
 
 
 def is_known_function(node: fx.Node) -> bool:
-    """Whether ``node`` calls a function or method whose effects einfx knows: torch's and operators."""
+    """Whether einfx knows what ``node`` writes to: calls of torch and of Python's operators."""
     if node.op == "call_method":
         return True
     return node.op == "call_function" and _is_known_target(node.target)

@@ -114,9 +114,8 @@ class Report:
         lines = [
             f"{'# ' if markdown else ''}einfx: {self.name}",
             "",
-            f"FLOPs {self.flops_before:,} -> {self.flops_after:,}{_ratio(self.flops_before, self.flops_after)}",
-            f"peak bytes {self.peak_bytes_before:,} -> {self.peak_bytes_after:,}"
-            f"{_ratio(self.peak_bytes_before, self.peak_bytes_after)}",
+            f"FLOPs {_change(self.flops_before, self.flops_after)}",
+            f"peak bytes {_change(self.peak_bytes_before, self.peak_bytes_after)}",
             "",
             f"{head}Passes",
             "",
@@ -158,10 +157,10 @@ class Report:
 
 
 def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], markdown: bool = False) -> list[str]:
-    """Rows of text in aligned columns, as Markdown on request.
+    r"""Rows of text in aligned columns, as Markdown on request.
 
     Example:
-        >>> print("\\n".join(table(("step", "FLOPs"), [("ij,jk->ik", "48")])))
+        >>> print("\n".join(table(("step", "FLOPs"), [("ij,jk->ik", "48")])))
         step       FLOPs
         ij,jk->ik  48
     """
@@ -218,5 +217,6 @@ def _number(value: int | None) -> str:
     return "?" if value is None else f"{value:,}"
 
 
-def _ratio(before: int, after: int) -> str:
-    return f" ({before / after:.2f}x less)" if before and after and before > after else ""
+def _change(before: int, after: int) -> str:
+    ratio = f" ({before / after:.2f}x less)" if before and after and before > after else ""
+    return f"{before:,} -> {after:,}{ratio}"

@@ -140,7 +140,16 @@ def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
-class _MetaInterpreter(fx.Interpreter):
+class _BoundInterpreter(fx.Interpreter):
+    """An interpreter that takes one value for each placeholder: ``*args`` as a tuple."""
+
+    def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return (
+            next(self.args_iter) if str(target).startswith("*") else super().placeholder(target, args, kwargs)
+        )
+
+
+class _MetaInterpreter(_BoundInterpreter):
     def __init__(self, graph_module: fx.GraphModule, device: torch.device, **options: Any) -> None:
         super().__init__(graph_module, **options)
         self.values: dict[fx.Node, Value] = {}
@@ -173,7 +182,7 @@ class _MetaInterpreter(fx.Interpreter):
         return torch.empty(shape, dtype=dtype, device="meta")
 
 
-class _ShapeInterpreter(fx.Interpreter):
+class _ShapeInterpreter(_BoundInterpreter):
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__(graph_module)
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..rewrite import Pass
 from .capture_matmuls import CaptureMatmuls
 from .choose_paths import ChoosePaths
+from .drop_unit_dimensions import DropUnitDimensions
 from .fold_constants import FoldConstants
 from .fold_scalars import FoldScalars
 from .fuse_einsums import FuseEinsums
@@ -18,6 +19,7 @@ __all__ = [
     "DEFAULT",
     "CaptureMatmuls",
     "ChoosePaths",
+    "DropUnitDimensions",
     "FoldConstants",
     "FoldScalars",
     "FuseEinsums",
@@ -32,6 +34,7 @@ DEFAULT: tuple[Pass, ...] = (
     RemoveUnused(),  # a use that is none would keep values apart
     NormalizeEinsums(),  # one spelling of an einsum, for every pass that follows
     CaptureMatmuls(),  # products in other spellings, where they have a contraction beside them
+    DropUnitDimensions(),  # a broadcast product without its unit dimension is a matrix product
     FoldScalars(),  # numbers go out of the way of fusion
     FoldConstants(),  # what depends on constants alone needs no path
     FuseEinsums(),  # the more a contraction holds, the freer its path

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
+from ..equation import Equation
 from ..estimate import LOWERED, Lowered, contraction_flops
 from ..kernels.real import lower
 from ..legality import is_layout_free, same_floating_dtype
@@ -23,7 +24,7 @@ class LowerKernels(Pass):
     """Replace each einsum of one or two operands by the kernel predicted to be fastest for its shapes.
 
     What is written is right for every size: where a kernel needs equal sizes, it checks them and
-    broadcasts otherwise. A result whose strides somebody may see keeps those of the einsum, or is contiguous.
+    broadcasts otherwise. A result whose strides somebody may see keeps those of the einsum.
 
     Example:
         >>> import torch
@@ -59,33 +60,15 @@ class LowerKernels(Pass):
 
 def _lower(graph: fx.Graph, node: fx.Node, contraction: Contraction, layout_free: bool) -> int:
     values = [value for operand in contraction.operands if (value := value_of(operand)) is not None]
-    strides = [value.strides for value in values]
     wanted = node.meta.get(VISIBLE_STRIDES) or getattr(value_of(node), "strides", None)
-    for contiguous in (False, True):
-        emitted: dict[fx.Node, torch.Tensor] = {}
-        with graph.inserting_before(node):
-            result = lower(
-                _emitter(graph, contraction.operands, emitted),
-                contraction.equation,
-                list(contraction.operands),
-                [value.shape for value in values],
-                values[0].dtype,
-                values[0].device,
-                guarded=True,
-                strides=None if None in strides else [x for x in strides if x is not None],
-                contiguous=contiguous,
-            )
-        for new, tensor in emitted.items():
-            value = Value.of(tensor, values[0].device)
-            if value is not None:
-                new.meta[VALUE] = value
-        if layout_free or contiguous or _looks_the_same(result, wanted):
-            break
-        for new in reversed(list(emitted)):
-            graph.erase_node(new)
-    if any(new.target is torch.functional.einsum for new in emitted) and len(emitted) == 1:
-        for new in emitted:
-            graph.erase_node(new)
+    with graph.inserting_before(node):
+        result, emitted = _emit(graph, contraction, values, contiguous=False)
+        if not layout_free and not _has_strides(result, wanted):
+            for new in reversed(emitted):
+                graph.erase_node(new)
+            result, emitted = _emit_in_order(graph, contraction, values, wanted)
+    if len(emitted) == 1 and result.target is torch.functional.einsum:
+        graph.erase_node(result)
         return 0
     shapes = tuple(value.shape for value in values)
     flops = contraction_flops(contraction.equation, shapes)
@@ -97,16 +80,57 @@ def _lower(graph: fx.Graph, node: fx.Node, contraction: Contraction, layout_free
     return 1
 
 
-def _looks_the_same(result: fx.Node, wanted: Strides | None) -> bool:
+def _emit(
+    graph: fx.Graph, contraction: Contraction, values: Sequence[Value], contiguous: bool
+) -> tuple[fx.Node, list[fx.Node]]:
+    """Write the kernel at the insertion point; returns its result and all nodes written."""
+    emitted: dict[fx.Node, torch.Tensor] = {}
+    strides = [value.strides for value in values]
+    result = lower(
+        _emitter(graph, contraction.operands, emitted),
+        contraction.equation,
+        list(contraction.operands),
+        [value.shape for value in values],
+        values[0].dtype,
+        values[0].device,
+        guarded=True,
+        strides=None if None in strides else [x for x in strides if x is not None],
+        contiguous=contiguous,
+    )
+    for new, tensor in emitted.items():
+        value = Value.of(tensor, values[0].device)
+        if value is not None:
+            new.meta[VALUE] = value
+    return result, list(emitted)
+
+
+def _emit_in_order(
+    graph: fx.Graph, contraction: Contraction, values: Sequence[Value], wanted: Strides | None
+) -> tuple[fx.Node, list[fx.Node]]:
+    """The kernel with a result laid out in the order of the strides ``wanted``: contiguous, then permuted."""
+    equation, operands = contraction
+    rank = len(equation.output)
+    order = sorted(range(rank), key=lambda i: -wanted[i]) if wanted is not None else list(range(rank))
+    laid_out = Equation(equation.inputs, tuple(equation.output[i] for i in order))
+    result, emitted = _emit(graph, Contraction(laid_out, operands), values, contiguous=True)
+    if order != list(range(rank)):
+        written: dict[fx.Node, torch.Tensor] = {}
+        back = tuple(order.index(i) for i in range(rank))
+        result = _emitter(graph, [result], written)(torch.permute, result, back)
+        value = Value.of(written[result], values[0].device)
+        if value is not None:
+            result.meta[VALUE] = value
+        emitted.append(result)
+    return result, emitted
+
+
+def _has_strides(result: fx.Node, wanted: Strides | None) -> bool:
+    """Whether a result is laid out as ``wanted``; dimensions of size 1 may have any stride."""
     got = value_of(result)
-    if got is None or got.strides is None:
+    if got is None or got.strides is None or wanted is None:
         return False
-    seen = [(size, stride) for size, stride in zip(got.shape, got.strides, strict=True) if size != 1]
-    if wanted is not None and seen == [
-        (size, stride) for size, stride in zip(got.shape, wanted, strict=True) if size != 1
-    ]:
-        return True
-    return got.on_meta().is_contiguous()
+    pairs = zip(got.shape, got.strides, wanted, strict=True)
+    return all(have == want for size, have, want in pairs if size != 1)
 
 
 def _emitter(

@@ -9,9 +9,10 @@ from typing import ClassVar
 from torch import fx
 
 from ..legality import Effects, same_floating_dtype, use_count
-from ..nodes import as_contraction, inherit, value_of
+from ..nodes import inherit, value_of
 from ..rewrite import Pass
 from ..scaling import as_scaled, insert_scaled, may_cross_contraction
+from ..spellings import read
 
 
 @dataclass(frozen=True)
@@ -48,39 +49,34 @@ class PlaceScalars(Pass):
             target = _smallest(effects, node, scaled.tensor)
             if target is None:
                 continue
-            contraction, position = target
-            operand = contraction.args[position + 1]
-            if not isinstance(operand, fx.Node):
-                continue
+            contraction, operand = target
             with graph.inserting_before(contraction):
                 new = inherit(insert_scaled(graph, scaled.scale, operand), contraction)
             effects.adopt(new, contraction)
-            arguments = list(contraction.args)
-            arguments[position + 1] = new
-            contraction.args = tuple(arguments)
+            contraction.replace_input_with(operand, new)
             node.replace_all_uses_with(scaled.tensor)
             graph.erase_node(node)
             rewrites += 1
         return rewrites
 
 
-def _smallest(effects: Effects, node: fx.Node, tensor: fx.Node) -> tuple[fx.Node, int] | None:
-    """The contraction and the position of its operand that holds the fewest elements, if fewer than node."""
+def _smallest(effects: Effects, node: fx.Node, tensor: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """The contraction and its operand that holds the fewest elements, if fewer than ``node``."""
     best = _elements(node)
-    found: tuple[fx.Node, int] | None = None
+    found: tuple[fx.Node, fx.Node] | None = None
     pending = [(tensor, node)]
     while pending:
         producer, consumer = pending.pop()
-        contraction = as_contraction(producer)
-        if contraction is None or producer.args[1:] != contraction.operands or len(contraction.operands) < 2:
+        contraction = read(producer)
+        if contraction is None:
             continue
         if use_count(producer) != 1 or effects.is_mutated(producer) or effects.is_mutated(consumer):
             continue
         if not same_floating_dtype([*contraction.operands, node]):
             continue
-        for position, operand in enumerate(contraction.operands):
-            if _elements(operand) < best:
-                best, found = _elements(operand), (producer, position)
+        for operand in contraction.operands:
+            if _elements(operand) < best and contraction.operands.count(operand) == 1:
+                best, found = _elements(operand), (producer, operand)
             pending.append((operand, producer))
     return found
 
