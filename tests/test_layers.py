@@ -19,7 +19,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors", "layout", "sources"),
     ("machine",),
     ("equation", "pattern", "semiring"),
-    ("cost", "paths"),
+    ("cost", "paths", "search"),
     ("planning",),
     ("kernels",),
     ("streaming", "program"),
