@@ -12,7 +12,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from .dispatch import contract
 from .equation import LETTERS, Equation
-from .errors import OperandError, UsageError
+from .errors import OperandError, PlanError, UsageError
 from .expression import contract_expression
 from .planning import Plan, plan
 
@@ -75,7 +75,8 @@ def einsum(equation: Any, *operands: Any, optimize: Any = "auto", **options: Any
     else:
         token, tensors = _interleaved(equation, operands)
     if has_torch_function(tensors):
-        return handle_torch_function(einsum, tensors, equation, *operands, optimize=optimize)
+        keywords = {} if isinstance(optimize, str) and optimize == "auto" else {"optimize": optimize}
+        return handle_torch_function(einsum, tensors, equation, *operands, **keywords)
     if torch.compiler.is_compiling():
         return _compiled(token, tensors, optimize)
     if isinstance(optimize, list):
@@ -207,13 +208,23 @@ def _traced(equation: str, operands: Sequence[Tensor], optimize: str) -> Tensor:
 
 
 _LIBRARY.impl("einsum", _traced, "CompositeImplicitAutograd")
+_LIBRARY.impl("einsum", _traced, "FuncTorchBatched")
 
 
 def _compiled(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Tensor:
     """One operator in the captured graph; it's taken apart with sizes as symbols, after the capture."""
     if not isinstance(token, str):
-        sublists, output = token
-        token = str(Equation.from_sublists(sublists, output, [x.dim() for x in tensors]))
-    return torch.ops.einfx.einsum(  # type: ignore[no-any-return]
-        token, list(tensors), optimize if isinstance(optimize, str) else str([tuple(x) for x in optimize])
-    )
+        token = _text(*token)
+    if not isinstance(optimize, (str, list, tuple)):
+        raise PlanError(f"in a compiled function optimize is a name or a path, not {optimize!r}")
+    chosen = optimize if isinstance(optimize, str) else str(tuple([tuple(x) for x in optimize]))
+    return torch.ops.einfx.einsum(token, list(tensors), chosen)  # type: ignore[no-any-return]
+
+
+def _text(sublists: Sequence[Sequence[Any]], output: Sequence[Any] | None) -> str:
+    """The text of an interleaved equation, whose letters are in the order of its labels."""
+    labels = sorted({x for part in sublists for x in part if x is not Ellipsis})
+    letter = dict(zip(labels, sorted(LETTERS), strict=False))
+    letter[...] = "..."
+    text = ",".join(["".join([letter[x] for x in part]) for part in sublists])
+    return text if output is None else text + "->" + "".join([letter[x] for x in output])

@@ -269,7 +269,10 @@ class _Situation(NamedTuple):
         for batch, rows, columns, summed, swapped in orders:
             copied = views = 0
             seconds = arithmetic
-            for operand, first, second in ((a, rows, summed), (b, columns, summed)):
+            forms = ((a, rows, summed), (b, summed, columns))
+            if swapped:
+                forms = ((a, summed, rows), (b, columns, summed))
+            for operand, first, second in forms:
                 if not operand.is_matrix(batch, first, second):
                     copied += operand.elements
                     seconds += machine.copy(operand.elements, dtype)

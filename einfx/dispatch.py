@@ -102,7 +102,7 @@ def _by_magnitude(family: Any, token: Any, tensors: Sequence[Tensor], optimize: 
         _remember(_programs, key, program)
     else:
         read_equation(token, [x.dim() for x in tensors]).sizes([x.shape for x in tensors])
-    return program(*tensors)  # type: ignore[no-any-return]
+    return program(*tensors)
 
 
 def _magnitude(size: int) -> int:
@@ -141,7 +141,7 @@ def _plan(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Plan:
     for position, tensor in enumerate(tensors):
         if not isinstance(tensor, Tensor):
             raise OperandError(
-                f"einsum: operand {position} is a {type(tensor).__name__}, not a torch.Tensor; convert it with "
+                f"einsum: operand {position} is a {type(tensor).__name__}, not a torch.Tensor; convert it by "
                 "torch.as_tensor"
             )
     equation = read_equation(token, [x.dim() for x in tensors])

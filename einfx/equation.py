@@ -165,6 +165,8 @@ class Equation:
                     f"dimension(s), but the equation gives it {len(labels)} label(s) "
                     f"({label_text(labels)!r})"
                 )
+            if len(set(labels)) < len(labels):
+                self._check_diagonals(position, shape)
             for label, size in zip(labels, shape, strict=True):
                 known = sizes.setdefault(label, size)
                 if known == size or size == 1:
@@ -178,6 +180,16 @@ class Equation:
                     )
                 sizes[label] = size
         return sizes
+
+    def _check_diagonals(self, position: int, shape: Sequence[int]) -> None:
+        labels = self.inputs[position]
+        for i, label in enumerate(labels):
+            first = shape[labels.index(label)]
+            if shape[i] != first:
+                raise OperandError(
+                    f"einsum {str(self)!r}: label {label_text((label,))!r} is repeated in operand {position}, whose "
+                    f"shape {tuple(shape)} gives it the sizes {first} and {shape[i]}; a diagonal needs equal sizes"
+                )
 
     def output_shape(self, shapes: Sequence[Sequence[int]]) -> tuple[int, ...]:
         """The shape of the output for operands of these shapes; raises as :meth:`sizes` does."""

@@ -6,6 +6,7 @@ Paths are lists of tuples of value numbers: operands are 0 to n-1, step i gives 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from .equation import Equation, label_text
 from .errors import PlanError
 from .layout import Loops
 from .machine import Machine, item_bytes, machine_for
+from .search import Tree, greedy_tree, improve
 
 __all__ = ["find_paths", "paths_from"]
 
@@ -29,7 +31,10 @@ MAX_ENUMERATED = 4
 """Up to this many operands every path is a candidate."""
 
 MAX_CANDIDATES = 5
-"""How many of them are looked at with every copy of every operand counted."""
+"""How many of them are looked at with every copy of every operand counted, ..."""
+
+WORTH_A_LOOK = 30e-6
+"""... where they take less seconds than this; of slower ones all are."""
 
 MAX_EXHAUSTIVE = 8
 """Up to this many operands the search is exhaustive (dynamic programming over all subsets)."""
@@ -45,12 +50,23 @@ def find_paths(
     if len(others) <= 1:
         paths: list[Path] = [[]]
     elif len(others) <= MAX_ENUMERATED:
-        paths = network.all_within(1.5, constants)[:MAX_CANDIDATES]
-    elif len(others) <= MAX_EXHAUSTIVE:
-        paths = [network.optimal(constants)]
+        paths = network.all_within(1.5, constants)
     else:
-        paths = [_ask(equation, shapes, others, "auto-hq")]
+        asked = [_ask(equation, shapes, others, "auto-hq")] if len(others) <= MAX_ASKED else []
+        paths = [_pairwise(path, len(others)) for path in asked]
+        if len(others) <= MAX_EXHAUSTIVE:
+            paths.append(network.optimal(constants))
+        else:
+            paths.append(network.search(paths))
     return [_with_scalars(equation, shapes, scalars, others, path) for path in paths]
+
+
+MAX_ASKED = 14
+"""Up to this many operands opt_einsum's path, which is then found in milliseconds, is improved too."""
+
+GREEDY_TRIALS = 32
+IMPROVED_TREES = 4
+IMPROVED_SIZE = 6
 
 
 class Network:
@@ -73,6 +89,7 @@ class Network:
             self.masks.append(mask)
         self.output = sum(1 << x for x in equation.output if self.sizes[x] != 1)
         self._counts: dict[int, int] = {0: 1}
+        self._seconds: dict[tuple[int, int, int], float] = {}
 
     def count(self, mask: int) -> int:
         """Number of elements of a tensor with these labels."""
@@ -115,6 +132,46 @@ class Network:
         del best
         return self._path(len(choice) - 1, lambda subset: choice[subset])
 
+    def search(self, start: Sequence[Path] = ()) -> Path:
+        """A good path for many operands: the given and greedy trees, improved part by part."""
+        trees = []
+        for path in start:
+            trees.append(self._tree([(a, b) for a, b in path]))
+        for seed in range(GREEDY_TRIALS):
+            noise = 0.15 * (seed % 8)
+            trees.append(self._tree(greedy_tree(self.masks, self.output, self.count, noise, seed)))
+        trees.sort(key=lambda tree: tree.total)
+        for tree in trees[:IMPROVED_TREES]:
+            improve(tree, self.solve, IMPROVED_SIZE, rounds=4)
+        return [*min(trees, key=lambda tree: tree.total).path()]
+
+    def _tree(self, path: list[tuple[int, int]]) -> Tree:
+        return Tree(self.masks, path, self.output, self.seconds)
+
+    def seconds(self, left: int, right: int, result: int) -> float:
+        """:meth:`pair_seconds`, remembered."""
+        key = (left, right, result)
+        known = self._seconds.get(key)
+        if known is None:
+            known = self._seconds[key] = self.pair_seconds(left, right, result)
+        return known
+
+    def solve(self, masks: Sequence[int], output: int) -> tuple[list[tuple[int, int]], list[int], float]:
+        """The best path for tensors with these labels: its steps, their labels and their seconds."""
+        part = Network.__new__(Network)
+        part.__dict__.update(self.__dict__)
+        part.masks, part.members, part.output = list(masks), list(range(len(masks))), output
+        best, choice = part._table((), math.inf)
+        full = len(choice) - 1
+        path = [(a, b) for a, b in part._path(full, lambda subset: choice[subset])]
+        results = part._results()
+        subsets = [1 << i for i in range(len(masks))]
+        labels = []
+        for a, b in path:
+            subsets.append(subsets[a] | subsets[b])
+            labels.append(results[subsets[-1]])
+        return path, labels, best[full]
+
     def all_within(self, ratio: float, constants: Sequence[int] = ()) -> list[Path]:
         """Every path predicted to take at most ``ratio`` times what the best one takes."""
         full = (1 << len(self.masks)) - 1
@@ -136,6 +193,8 @@ class Network:
                         trees[subset].append((first + second + seconds, {**one, **two, subset: part}))
         limit = ratio * min(seconds for seconds, _ in trees[full])
         kept = sorted((x for x in trees[full] if x[0] <= limit), key=lambda x: x[0])
+        if limit < WORTH_A_LOOK:
+            kept = kept[:MAX_CANDIDATES]
         return [self._path(full, tree.__getitem__) for _, tree in kept]
 
     def _results(self) -> list[int]:
@@ -162,10 +221,10 @@ class Network:
             for part in _parts(subset):
                 other = subset ^ part
                 seconds = best[part] + best[other]
-                if seconds >= best[subset]:
+                if seconds + self.machine.op_seconds * bool(subset & varying) >= best[subset]:
                     continue
                 if subset & varying:
-                    seconds += self.pair_seconds(result[other], result[part], result[subset])
+                    seconds += self.seconds(result[other], result[part], result[subset])
                 if seconds < best[subset]:
                     best[subset], choice[subset] = seconds, part
         return best, choice
@@ -204,10 +263,14 @@ def _ask(equation: Equation, shapes: Shapes, members: Sequence[int], strategy: A
         finder = opt_einsum.paths.get_path_fn(strategy) if isinstance(strategy, str) else strategy
     except KeyError as error:
         raise PlanError(
-            f"optimize={strategy!r} isn't a strategy; choose 'auto', 'greedy', 'optimal', 'dp' or 'auto-hq', or "
-            "give a path"
+            f"optimize={strategy!r} isn't a strategy; choose 'auto', 'greedy', 'optimal', 'dp' or 'auto-hq', "
+            "or give a path"
         ) from error
-    linear = finder(list(sets), output, {names[x]: n for x, n in sizes.items()}, None)
+    state = random.getstate()  # opt_einsum's random strategies seed the global generator
+    try:
+        linear = finder(list(sets), output, {names[x]: n for x, n in sizes.items()}, None)
+    finally:
+        random.setstate(state)
     return linear_to_ssa(linear, len(members))
 
 
@@ -236,8 +299,12 @@ def paths_from(equation: Equation, shapes: Shapes, optimize: Any) -> list[Path]:
         path = linear_to_ssa(optimize.get_path(), count)
     elif isinstance(optimize, (tuple, list)):
         path = linear_to_ssa(optimize, count)
-    else:
+    elif isinstance(optimize, str) or callable(optimize):
         path = _ask(equation, shapes, everyone, optimize)
+    else:
+        raise PlanError(
+            f"optimize={optimize!r} is no strategy's name, path, opt_einsum optimizer or cotengra tree"
+        )
     return [_pairwise(path, count)]
 
 

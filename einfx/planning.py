@@ -22,6 +22,7 @@ import torch
 from .cost import choose_kernel
 from .equation import Equation
 from .errors import PlanError
+from .layout import contiguous_strides
 from .machine import item_bytes
 from .paths import find_paths, paths_from
 
@@ -241,7 +242,9 @@ def _plan(
     else:
         paths = paths_from(equation, shapes, optimize)
     plans = [_evaluate(equation, shapes, dtype, device, _steps(equation, path), constants) for path in paths]
-    return min(plans, key=lambda p: p.seconds)
+    best = min(plans, key=lambda p: p.seconds)
+    arranged = _evaluate(equation, shapes, dtype, device, _arranged(best), constants)
+    return min(best, arranged, key=lambda p: p.seconds)
 
 
 def _steps(equation: Equation, path: Sequence[tuple[int, ...]]) -> list[Step]:
@@ -261,6 +264,66 @@ def _steps(equation: Equation, path: Sequence[tuple[int, ...]]) -> list[Step]:
     return [Step(chosen, Equation(inputs, output)) for chosen, inputs, output in steps]
 
 
+def _arranged(plan: Plan) -> list[Step]:
+    """The steps with the labels of intermediates in orders that spare copies and permutations.
+
+    A GEMM writes batch, rows, columns, or batch, columns, rows; which of both is better is seen from what
+    it and the step that reads the result cost together.
+    """
+    steps = list(plan.steps)
+    count = len(plan.shapes)
+    reader = {x: i for i, step in enumerate(steps) for x in step.operands}
+    shapes, strides = list(plan.value_shapes), [contiguous_strides(s) for s in plan.value_shapes]
+    for i, step in enumerate(steps):
+        inputs = ([shapes[x] for x in step.operands], [strides[x] for x in step.operands])
+        options = [(step, steps[reader[count + i]])] if count + i in reader else [(step, None)]
+        if options[0][1] is not None and len(step.operands) == 2:
+            options += [_reordered(*options[0], count + i, order) for order in _natural_orders(step.equation)]
+        best = None
+        for made, read in options:
+            kernel = choose_kernel(made.equation, inputs[0], plan.dtype, plan.device, strides=inputs[1])
+            seconds = kernel.cost.seconds
+            shapes[count + i] = made.equation.output_shape(inputs[0])
+            strides[count + i] = kernel.strides
+            if read is not None:
+                seconds += choose_kernel(
+                    read.equation,
+                    [shapes[x] for x in read.operands],
+                    plan.dtype,
+                    plan.device,
+                    strides=[strides[x] for x in read.operands],
+                ).cost.seconds
+            if best is None or seconds < best[0]:
+                best = (seconds, made, read, shapes[count + i], strides[count + i])
+        assert best is not None
+        _, steps[i], read, shapes[count + i], strides[count + i] = best
+        if read is not None:
+            steps[reader[count + i]] = read
+    return steps
+
+
+def _natural_orders(equation: Equation) -> list[tuple[int, ...]]:
+    a, b = equation.inputs
+    batch = tuple(x for x in equation.output if x in a and x in b)
+    rows = tuple(x for x in equation.output if x in a and x not in b)
+    columns = tuple(x for x in equation.output if x in b and x not in a)
+    orders = [batch + rows + columns, batch + columns + rows]
+    return [order for order in dict.fromkeys(orders) if order != equation.output]
+
+
+def _reordered(step: Step, reader: Step, value: int, order: tuple[int, ...]) -> tuple[Step, Step]:
+    """Both steps with the labels of the value between them in another order."""
+    positions = [step.equation.output.index(x) for x in order]
+    inputs = [
+        tuple(labels[p] for p in positions) if x == value else labels
+        for x, labels in zip(reader.operands, reader.equation.inputs, strict=True)
+    ]
+    return (
+        Step(step.operands, Equation(step.equation.inputs, order)),
+        Step(reader.operands, Equation(tuple(inputs), reader.equation.output)),
+    )
+
+
 def _evaluate(
     equation: Equation,
     shapes: Shapes,
@@ -273,12 +336,17 @@ def _evaluate(
     item = item_bytes(dtype)
     alive: dict[int, int] = {}
     values = dict(enumerate(shapes))
+    strides = {i: contiguous_strides(shape) for i, shape in values.items()}
     fixed = set(constants)
     flops = peak = 0
     seconds = 0.0
     for i, step in enumerate(steps):
         operand_shapes = [values[x] for x in step.operands]
-        cost = choose_kernel(step.equation, operand_shapes, dtype, device).cost
+        kernel = choose_kernel(
+            step.equation, operand_shapes, dtype, device, strides=[strides[x] for x in step.operands]
+        )
+        cost = kernel.cost
+        strides[len(shapes) + i] = kernel.strides
         values[len(shapes) + i] = step.equation.output_shape(operand_shapes)
         written = item * math.prod(values[len(shapes) + i])
         flops += cost.flops
