@@ -13,6 +13,7 @@ from .errors import CaptureError, UsageError
 from .optimized import OptimizedModule
 from .rewrite import copied_graph
 from .sources import deepest_user_line
+from .tracing import record_writes, restore_arithmetic
 
 __all__ = ["bind_arguments", "capture"]
 
@@ -96,11 +97,13 @@ def _traced(
         trace = tracer()
         trace.record_stack_traces = record_stacks
         trace.proxy_buffer_attributes = proxied
+        record_writes(trace)
         try:
             graph = trace.trace(model, concrete_args=concrete)
         except Exception as error:
             failure = failure or error
             continue
+        restore_arithmetic(graph)
         frozen = any(n.op == "get_attr" and "_tensor_constant" in str(n.target) for n in graph.nodes)
         if failure is None or not frozen:
             return trace.root, graph

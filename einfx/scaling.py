@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any, NamedTuple
 
@@ -26,7 +27,9 @@ class Scale(NamedTuple):
 
     @property
     def factor(self) -> Any:
-        """The factor as one number."""
+        """The factor as one number; infinite where the denominator underflowed."""
+        if self.denominator == 0:
+            return math.inf
         return self.numerator if self.denominator == 1 else self.numerator / self.denominator
 
     def times(self, other: Scale) -> Scale:

@@ -70,7 +70,7 @@ class FoldScalars(Pass):
             if scaled is None or use_count(node) != 1:
                 continue
             user = next(iter(node.users))
-            if user.op == "output" or effects.is_mutated(node) or effects.is_mutated(user):
+            if user.op == "output" or any(effects.is_mutated(x) for x in (node, user, scaled.tensor)):
                 continue
             if not effects.may_move_reads([scaled.tensor], node, user):
                 decline(node, f"something writes to {scaled.tensor} before {user} reads it")

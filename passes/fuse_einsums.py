@@ -79,12 +79,12 @@ class FuseEinsums(Pass):
         if not same_floating_dtype(involved) and (known or not self.assume_same_dtype):
             decline(node, "its operands aren't all known to be of one floating dtype on one device")
             return False
-        if effects.is_mutated(node):
-            decline(node, "something writes to its result")
+        if any(effects.is_mutated(x) for x in (node, *producer.operands)):
+            decline(node, "something writes to its result or its operands")
             return False
         for user in users:
-            if not effects.may_move_reads(producer.operands, node, user):
-                decline(node, f"something writes to its operands before {user} reads it")
+            if _takes_diagonal(_contraction(user), node, producer):
+                decline(node, f"{user} takes a diagonal of it, and its operands may broadcast there")
                 return False
             if len(_substituted(_contraction(user), node, producer).equation.labels) > len(LETTERS):
                 decline(node, f"fused with {user} it would have more than {len(LETTERS)} labels")
@@ -106,6 +106,19 @@ def _substituted(consumer: Contraction, node: fx.Node, producer: Contraction) ->
         equation = equation.substitute(position, producer.equation)
         operands = (*operands[:position], *producer.operands, *operands[position + 1 :])
     return Contraction(equation, operands)
+
+
+def _takes_diagonal(consumer: Contraction, node: fx.Node, producer: Contraction) -> bool:
+    """Whether fusion would make one label of two dimensions of an operand, of which one may have size 1."""
+    for labels, operand in zip(consumer.equation.inputs, consumer.operands, strict=True):
+        if operand is not node or len(set(labels)) == len(labels):
+            continue
+        name = dict(zip(producer.equation.output, labels, strict=True))
+        for inner in producer.equation.inputs:
+            merged = [name[x] for x in set(inner) if x in name]
+            if len(set(merged)) < len(merged):
+                return True
+    return False
 
 
 def _inline(graph: fx.Graph, effects: Effects, user: fx.Node, node: fx.Node, producer: Contraction) -> None:

@@ -19,6 +19,8 @@ from ..spellings import read
 class PlaceScalars(Pass):
     """Move a factor of a contraction's result to the operand with the fewest elements, if it has fewer.
 
+    A factor of 1 is dropped.
+
     Example:
         >>> import torch
         >>> from einfx.rewrite import readable_code
@@ -44,6 +46,15 @@ class PlaceScalars(Pass):
         rewrites = 0
         for node in list(graph.nodes):
             scaled = as_scaled(node)
+            if (
+                scaled is not None
+                and scaled.scale.factor == 1
+                and _is_passed_on(effects, node, scaled.tensor)
+            ):
+                node.replace_all_uses_with(scaled.tensor)
+                graph.erase_node(node)
+                rewrites += 1
+                continue
             if scaled is None or not may_cross_contraction(scaled.scale, node):
                 continue
             target = _smallest(effects, node, scaled.tensor)
@@ -58,6 +69,11 @@ class PlaceScalars(Pass):
             graph.erase_node(node)
             rewrites += 1
         return rewrites
+
+
+def _is_passed_on(effects: Effects, node: fx.Node, tensor: fx.Node) -> bool:
+    """Whether ``tensor`` is memory of its own that nothing but ``node`` uses, so it can take its place."""
+    return use_count(tensor) == 1 and effects.memory_of(tensor) == {tensor} and not effects.is_mutated(node)
 
 
 def _smallest(effects: Effects, node: fx.Node, tensor: fx.Node) -> tuple[fx.Node, fx.Node] | None:

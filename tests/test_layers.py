@@ -36,7 +36,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "shapes",
         "spellings",
     ),
-    ("report",),
+    ("report", "tracing"),
     ("optimized",),
     ("passes",),
     ("capture", "optimize"),
