@@ -91,7 +91,7 @@ def jitable(graph_module_or_graph: GraphOrModule) -> GraphOrModule:
 
 
 def _rewrite(graph: fx.Graph) -> int:
-    count = _name_its_source(graph) + _types_from_text(graph)
+    count = _name_its_source(graph) + _types_of_torchscript(graph)
     for node in list(graph.nodes):
         count += sum(rule(node) for rule in _RULES)
     graph.lint()
@@ -110,15 +110,26 @@ def _name_its_source(graph: fx.Graph) -> int:
 _TYPE_NAMES = {**vars(typing), **vars(builtins), "torch": torch, "typing": typing, "Tensor": torch.Tensor}
 
 
-def _types_from_text(graph: fx.Graph) -> int:
-    """Annotations that ``from __future__ import annotations`` left as text become types, or go."""
-    annotated = [node for node in graph.nodes if isinstance(node.type, str)]
-    for node in annotated:
-        try:
-            node.type = eval(str(node.type), _TYPE_NAMES)
-        except (NameError, AttributeError, TypeError, SyntaxError):
-            node.type = None
-    return len(annotated)
+def _types_of_torchscript(graph: fx.Graph) -> int:
+    """Annotations left as text become types; those that TorchScript can't use, ``Any`` among them, go."""
+    count = 0
+    for node in graph.nodes:
+        usable = _usable_type(node.type)
+        if usable is not node.type:
+            node.type = usable
+            count += 1
+    return count
+
+
+def _usable_type(annotation: Any) -> Any:
+    if annotation is None or annotation is torch.Tensor:
+        return annotation
+    try:
+        resolved = eval(annotation, _TYPE_NAMES) if isinstance(annotation, str) else annotation
+        known = torch.jit.annotations.try_ann_to_type(resolved, None)
+    except Exception:  # whatever evaluating somebody's annotation, or compiling their class, raises
+        return None
+    return None if known is None or known.kind() == "AnyType" else resolved
 
 
 _SUBLIST_LETTERS = string.ascii_uppercase + string.ascii_lowercase

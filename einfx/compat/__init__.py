@@ -47,11 +47,15 @@ def install(*names: str) -> None:
         CompatError: the peer itself is imported already; then nothing is installed, for none of the names.
 
     Example:
-        >>> install("opt_einsum_fx")
-        >>> import opt_einsum_fx
-        >>> opt_einsum_fx.__name__
-        'einfx.compat.opt_einsum_fx'
-        >>> uninstall("opt_einsum_fx")
+        >>> program = '''
+        ... import einfx.compat
+        ... einfx.compat.install("opt_einsum_fx")
+        ... import opt_einsum_fx  # or anything that imports it
+        ... print(opt_einsum_fx.__name__)
+        ... '''
+        >>> import subprocess, sys
+        >>> print(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout)
+        einfx.compat.opt_einsum_fx
     """
     if not names:
         raise UsageError(f"install needs the name of a package: {', '.join(PEERS)}")

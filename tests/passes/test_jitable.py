@@ -132,7 +132,7 @@ def program(text: str) -> Callable[..., torch.Tensor]:
 
 
 def traced_function(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return a.sum(axis=0) + b  # type: ignore[call-overload, no-any-return]
+    return a.sum(axis=0) + b[call-overload, no-any-return]
 
 
 def saved(module: torch.jit.ScriptModule) -> bytes:
@@ -246,7 +246,7 @@ def test_graph_modules_inside_are_rewritten_too() -> None:
             self.inner = fx.symbolic_trace(traced_function)
 
         def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-            return self.inner(a, b)  # type: ignore[no-any-return]
+            return self.inner(a, b)
 
     class Tracer(fx.Tracer):
         def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -258,16 +258,24 @@ def test_graph_modules_inside_are_rewritten_too() -> None:
     assert torch.equal(torch.jit.script(outer)(*tensors()), traced_function(*tensors()))
 
 
-def test_annotations_that_are_text_become_types() -> None:
-    def scaled(a: torch.Tensor, b: Tensor, factor: float, count: NoSuchType = 2) -> Optional[Tensor]:  # type: ignore[name-defined] # noqa: F821
-        return a + b * factor * count
+def test_annotations_that_are_text_become_types_and_unusable_ones_go() -> None:
+    def scaled(
+        a: torch.Tensor,
+        b: Tensor,  # type: ignore[name-defined] # noqa: F821
+        factor: float,
+        count: NoSuchType = 2,  # type: ignore[name-defined] # noqa: F821
+        other: Any = 3,
+    ) -> Optional[Tensor]:  # type: ignore[name-defined] # noqa: F821
+        return a + b * factor * count * other
 
     graph = jitable(fx.symbolic_trace(scaled).graph)
     types = [node.type for node in graph.nodes if node.op in ("placeholder", "output")]
-    assert types == [torch.Tensor, torch.Tensor, float, None, torch.Tensor | None]
-    a, b = tensors()
+    assert types == [torch.Tensor, torch.Tensor, float, None, None, torch.Tensor | None]
+
+
+def test_a_function_of_a_file_with_postponed_annotations_scripts() -> None:
     traced = jitable(fx.symbolic_trace(traced_function))
-    assert torch.equal(torch.jit.script(traced)(a, b), traced_function(a, b))
+    assert torch.equal(torch.jit.script(traced)(*tensors()), traced_function(*tensors()))
 
 
 def test_a_parameter_trains_through_the_scripted_graph_as_through_the_original() -> None:
