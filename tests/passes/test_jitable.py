@@ -132,7 +132,7 @@ def program(text: str) -> Callable[..., torch.Tensor]:
 
 
 def traced_function(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return a.sum(axis=0) + b[call-overload, no-any-return]
+    return a.sum(axis=0) + b  # type: ignore[call-overload]
 
 
 def saved(module: torch.jit.ScriptModule) -> bytes:
