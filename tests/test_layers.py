@@ -39,7 +39,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("report", "tracing"),
     ("optimized",),
     ("passes",),
-    ("capture", "optimize", "tracing"),
+    ("capture", "optimize"),
     ("explain",),
     ("draw",),
     ("compat",),
