@@ -62,6 +62,8 @@ def capture(
         raise CaptureError(
             "a TorchScript module can't be traced again: optimise the module it was scripted from"
         )
+    if not isinstance(model, torch.nn.Module) and not inspect.isfunction(model):
+        model = _as_function(model)
     attributes = set(vars(model)) if isinstance(model, torch.nn.Module) else set()
     try:
         root, graph = _traced(model, tracer, _concrete(model, arguments, keywords or {}), record_stacks)
@@ -108,6 +110,30 @@ def _traced(
         if failure is None or not frozen:
             return trace.root, graph
     raise failure or AssertionError("unreachable")
+
+
+def _as_function(model: Any) -> Any:
+    """A function with the signature of a bound method, a partial or a callable object, which calls it."""
+    signature = _signature(model)
+    if signature is None:
+        return model
+    marks = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    parameters, arguments, defaults = [], [], {}
+    for name, parameter in signature.parameters.items():
+        keyword_only = parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        if keyword_only and not any(x.startswith("*") for x in parameters):
+            parameters.append("*")
+        text = marks.get(parameter.kind, "") + name
+        if parameter.default is not inspect.Parameter.empty:
+            defaults[f"default_{name}"] = parameter.default
+            text += f"=default_{name}"
+        parameters.append(text)
+        arguments.append(f"{name}={name}" if keyword_only else marks.get(parameter.kind, "") + name)
+    namespace: dict[str, Any] = {"call": model, **defaults}
+    exec(f"def function({', '.join(parameters)}):\n    return call({', '.join(arguments)})", namespace)
+    function = namespace["function"]
+    function.__name__ = getattr(model, "__name__", type(model).__name__)
+    return function
 
 
 def _signature(model: Any) -> inspect.Signature | None:

@@ -35,12 +35,12 @@ class FoldedConstant:
         self.sources: tuple[str, ...] = tuple(
             dict.fromkeys(str(node.target) for node in graph.nodes if node.op == "get_attr")
         )
-        self._seen: Sequence[tuple[int, int]] = ()
+        self._seen: Sequence[tuple[int, int, int]] = ()
 
     def refresh(self, module: torch.nn.Module) -> None:
         """Compute the value again if a source was replaced, moved, converted or written to."""
         sources = [attribute(module, path) for path in self.sources]
-        seen = [(id(t), -1 if t.is_inference() else t._version) for t in sources]
+        seen = [(id(t), t.data_ptr(), -1 if t.is_inference() else t._version) for t in sources]
         if seen == self._seen:
             return
         with torch.no_grad():

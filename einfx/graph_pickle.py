@@ -57,6 +57,7 @@ def write_graph(graph: fx.Graph) -> GraphData:
             stored(node.args),
             stored(node.kwargs),
             {key: node.meta[key] for key in _KEPT_METADATA if key in node.meta},
+            node.type,
         )
         for node in graph.nodes
     )
@@ -86,8 +87,10 @@ def read_graph(data: GraphData) -> fx.Graph:
             return slice(restored(argument.start), restored(argument.stop), restored(argument.step))
         return argument
 
-    for op, name, target, args, kwargs, meta in data.nodes:
-        node = graph.create_node(op, _target(target), restored(args), restored(kwargs), name=name)
+    for op, name, target, args, kwargs, meta, kind in data.nodes:
+        node = graph.create_node(
+            op, _target(target), restored(args), restored(kwargs), name=name, type_expr=kind
+        )
         node.meta.update(meta)
         by_name[name] = node
     if data.codegen is not None:

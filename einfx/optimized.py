@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -39,10 +39,7 @@ class OptimizedModule(fx.GraphModule):
 
     # TorchScript compiles the forward pass alone.
     __jit_ignored_attributes__ = ("report", "original_graph", "original_code", "_folded", "_original_forward")
-    __jit_unused_properties__: ClassVar[list[str]] = [
-        *fx.GraphModule.__jit_unused_properties__,
-        "original_code",
-    ]
+    __jit_unused_properties__ = [*fx.GraphModule.__jit_unused_properties__, "original_code"]  # noqa: RUF012
 
     def __init__(self, root: torch.nn.Module, graph: fx.Graph, class_name: str = "OptimizedModule") -> None:
         super().__init__(root, graph, class_name)

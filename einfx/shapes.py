@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from .errors import EinfxError, OperandError
 from .folding import attribute
 from .legality import FRESH, function_name, is_known_function, writes_in_place
-from .nodes import VALUE, Value, as_contraction, is_einsum
+from .nodes import VALUE, Value, as_contraction, is_einsum, value_of
 from .sources import source_line
 
 __all__ = ["propagate"]
@@ -213,6 +213,9 @@ class _ShapeInterpreter(_BoundInterpreter):
         return self._fake_modules[id(module)]
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        for module in self.fetch_module(target).modules():
+            if module._forward_hooks or module._forward_pre_hooks:
+                raise NotImplementedError("its hooks may change what it returns")
         return self._fake_module(self.fetch_module(target))(*args, **kwargs)
 
     def fetch_module(self, target: str) -> torch.nn.Module:
@@ -225,6 +228,7 @@ class _ShapeInterpreter(_BoundInterpreter):
         if any(self.env.get(x) is _UNKNOWN for x in n.all_input_nodes):
             return _UNKNOWN
         try:
+            _check_sizes(n)
             with self.mode:
                 value = super().run_node(n)
         except EinfxError as error:
@@ -264,6 +268,15 @@ class _ShapeInterpreter(_BoundInterpreter):
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         self.unknown.append(f"{node.name}: its shape depends on data ({type(error).__name__}: {reason})")
         return _UNKNOWN
+
+
+def _check_sizes(node: fx.Node) -> None:
+    contraction = as_contraction(node)
+    if contraction is not None:
+        values = [value_of(operand) for operand in contraction.operands]
+        shapes = [value.shape for value in values if value is not None]
+        if len(shapes) == len(values):
+            contraction.equation.sizes(shapes)
 
 
 def _is_torch(node: fx.Node) -> bool:
