@@ -117,8 +117,10 @@ def _as_function(model: Any) -> Any:
     signature = _signature(model)
     if signature is None:
         return model
-    marks = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-    parameters, arguments, defaults = [], [], {}
+    marks: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    parameters: list[str] = []
+    arguments: list[str] = []
+    defaults: dict[str, Any] = {}
     for name, parameter in signature.parameters.items():
         keyword_only = parameter.kind is inspect.Parameter.KEYWORD_ONLY
         if keyword_only and not any(x.startswith("*") for x in parameters):

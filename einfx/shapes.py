@@ -190,6 +190,7 @@ class _ShapeInterpreter(_BoundInterpreter):
         self._fake_modules: dict[int, torch.nn.Module] = {}
         self._memo: dict[int, Any] = {}
         self._alive: list[Any] = []
+        self.extra_traceback = False
         self._mutates_metadata = any(
             n.op == "call_method" and str(n.target).endswith("_") for n in graph_module.graph.nodes
         )

@@ -28,10 +28,11 @@ def source_line(node: fx.Node) -> str:
         return f"node {node.name!r}"
     lines = [line.strip() for line in str(stack).strip().splitlines()]
     frames = [i for i, line in enumerate(lines) if line.startswith("File ")]
-    if not frames:
+    own = [i for i in frames if not lines[i].removeprefix('File "').startswith((_TORCH, _EINFX))]
+    if not own:
         return f"node {node.name!r}"
-    code = lines[frames[-1] + 1] if frames[-1] + 1 < len(lines) else ""
-    where = lines[frames[-1]].removeprefix("File ").replace('"', "").replace(", line ", ":").split(", in ")[0]
+    code = lines[own[-1] + 1] if own[-1] + 1 < len(lines) else ""
+    where = lines[own[-1]].removeprefix("File ").replace('"', "").replace(", line ", ":").split(", in ")[0]
     return f"{where}: {code}" if code else where
 
 
