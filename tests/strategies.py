@@ -1,4 +1,4 @@
-"""Hypothesis strategies that make whole programs: chains and trees of contractions and what is around them."""
+"""Hypothesis strategies that make whole programs: contractions in chains and trees, and all around them."""
 
 from __future__ import annotations
 
