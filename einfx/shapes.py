@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from .errors import EinfxError, OperandError
 from .folding import attribute
-from .legality import FRESH, function_name, is_known_function, writes_in_place
+from .legality import FRESH, Effects, function_name, is_known_function, writes_in_place
 from .nodes import VALUE, Value, as_contraction, is_einsum, value_of
 from .sources import source_line
 
@@ -75,7 +75,27 @@ def propagate(graph_module: fx.GraphModule, arguments: Sequence[Any]) -> list[st
     with interpreter.mode:
         fakes = pytree.tree_map_only(torch.Tensor, interpreter.fake, tuple(arguments))
     interpreter.run(*fakes)
+    _forget_reshaped(graph_module)
     return interpreter.unknown
+
+
+_RESHAPING_WRITES = frozenset(
+    "transpose_ t_ swapaxes_ swapdims_ unsqueeze_ squeeze_ resize_ resize_as_ set_ as_strided_ data".split()
+)
+
+
+def _forget_reshaped(graph_module: fx.GraphModule) -> None:
+    """Drop the values of tensors whose shape a method changes in place: they differ from use to use."""
+    graph = graph_module.graph
+    writers = [n for n in graph.nodes if n.op == "call_method" and n.target in _RESHAPING_WRITES]
+    if not writers:
+        return
+    effects = Effects(graph, graph_module)
+    changed = frozenset().union(*(effects.memory_of(n) for n in writers))
+    for node in graph.nodes:
+        if effects.memory_of(node) & changed:
+            for key in ("val", VALUE):
+                node.meta.pop(key, None)
 
 
 _SHAPE_ONLY = frozenset(
