@@ -111,10 +111,15 @@ _TYPE_NAMES = {**vars(typing), **vars(builtins), "torch": torch, "typing": typin
 
 
 def _types_of_torchscript(graph: fx.Graph) -> int:
-    """Annotations left as text become types; those that TorchScript can't use, ``Any`` among them, go."""
+    """Annotations left as text become types; those that TorchScript can't use, ``Any`` among them, go.
+
+    An argument without one has the type of its default.
+    """
     count = 0
     for node in graph.nodes:
         usable = _usable_type(node.type)
+        if usable is None and node.op == "placeholder" and node.args:
+            usable = _type_of_default(node.args[0])
         if usable is not node.type:
             node.type = usable
             count += 1
@@ -130,6 +135,12 @@ def _usable_type(annotation: Any) -> Any:
     except Exception:  # whatever evaluating somebody's annotation, or compiling their class, raises
         return None
     return None if known is None or known.kind() == "AnyType" else resolved
+
+
+def _type_of_default(value: Any) -> Any:
+    if value is None:
+        return typing.Optional[torch.Tensor]  # noqa: UP045  (this form prints as TorchScript reads it)
+    return type(value) if isinstance(value, bool | int | float | complex | str) else None
 
 
 _SUBLIST_LETTERS = string.ascii_uppercase + string.ascii_lowercase
@@ -268,6 +279,29 @@ def number_of_elements(sizes: list[int]) -> int:
     return result
 
 
+def _none_by_scriptable_check(node: fx.Node) -> bool:
+    """The check of an argument that was None in the trace becomes one that TorchScript compiles."""
+    if not _calls(node, fx._symbolic_trace._assert_is_none):
+        return False
+    node.target = check_none
+    for argument in node.all_input_nodes:
+        argument.type = typing.Optional[torch.Tensor]  # noqa: UP045
+    return True
+
+
+def check_none(value: torch.Tensor | None, message: str) -> None:
+    """Refuse an argument for which the program was traced with None.
+
+    Raises:
+        AssertionError: ``value`` is something, with ``message``.
+
+    Example:
+        >>> check_none(None, "scale must be None")
+    """
+    if value is not None:
+        raise AssertionError(message)
+
+
 def _number_second(node: fx.Node) -> bool:
     """``x.item() * y`` → ``y * x.item()``: a number of no known type may stand on the right only."""
     if not (_calls(node, operator.mul) or _calls(node, operator.add)):
@@ -305,6 +339,7 @@ _RULES: tuple[Callable[[fx.Node], bool], ...] = (
     _functions_for_methods,
     _torch_abs,
     _meshgrid_of_a_list,
+    _none_by_scriptable_check,
     _number_second,
     _overload_by_arguments,
     _nan_from_text,

@@ -280,7 +280,7 @@ def _path(contract_kwargs: Mapping[str, Any]) -> Any:
     if limit in (None, -1) and strategy is not False:
         return strategy
 
-    def find(inputs: list[Any], output: Any, sizes: dict[str, int], _: Any) -> Any:
+    def find(inputs: list[Any], output: Any, sizes: dict[str, int], _: Any = None) -> Any:
         if strategy is False:
             return [tuple(range(len(inputs)))]
         most = max(_elements(x, sizes) for x in [*inputs, output]) if limit == "max_input" else limit

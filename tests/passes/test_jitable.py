@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+import einfx
 from einfx.passes.jitable import Jitable, jitable, number_of_elements
 from einfx.rewrite import readable_code
-from tests.rewriting import check_rewrite
+from tests.rewriting import assert_same, check_rewrite
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The TorchScript type system doesn't support instance-level"),
@@ -263,8 +264,8 @@ def test_annotations_that_are_text_become_types_and_unusable_ones_go() -> None:
         a: torch.Tensor,
         b: Tensor,  # type: ignore[name-defined] # noqa: F821
         factor: float,
-        count: NoSuchType = 2,  # type: ignore[name-defined] # noqa: F821
-        other: Any = 3,
+        count: NoSuchType,  # type: ignore[name-defined] # noqa: F821
+        other: Any,
     ) -> Optional[Tensor]:  # type: ignore[name-defined] # noqa: F821
         return a + b * factor * count * other
 
@@ -276,6 +277,31 @@ def test_annotations_that_are_text_become_types_and_unusable_ones_go() -> None:
 def test_a_function_of_a_file_with_postponed_annotations_scripts() -> None:
     traced = jitable(fx.symbolic_trace(traced_function))
     assert torch.equal(torch.jit.script(traced)(*tensors()), traced_function(*tensors()))
+
+
+def test_arguments_with_defaults_script_with_the_type_of_their_default() -> None:
+    namespace: dict[str, Any] = {}
+    exec("def scaled(a, b, power=2, factor=0.5):\n    return (a * b * factor) ** power", namespace)
+    scripted: Any = torch.jit.script(jitable(fx.symbolic_trace(namespace["scaled"])))
+    a, b = tensors()
+    assert torch.equal(scripted(a, b), (a * b * 0.5) ** 2)
+    assert torch.equal(scripted(a, b, 3, factor=2.0), (a * b * 2.0) ** 3)
+
+
+def test_arguments_that_the_trace_fixed_are_checked_in_the_script_too() -> None:
+    namespace: dict[str, Any] = {}
+    exec("def scaled(a, b, bias=None, flag=True, mode='sum'):\n    return a * b if flag else a", namespace)
+    fixed = {"bias": None, "flag": True, "mode": "sum"}
+    traced = fx.symbolic_trace(namespace["scaled"], concrete_args=fixed)
+    a, b = tensors()
+    assert torch.equal(jitable(traced)(a, b), a * b)
+    scripted: Any = torch.jit.script(traced)
+    assert torch.equal(scripted(a, b), a * b)
+    for wrong in ({"bias": a}, {"flag": False}, {"mode": "mean"}):
+        with pytest.raises(AssertionError):
+            traced(a, b, **{f"{name}_1": value for name, value in wrong.items()})
+        with pytest.raises(torch.jit.Error, match="specialized"):
+            scripted(a, b, **{f"{name}_1": value for name, value in wrong.items()})
 
 
 def test_a_parameter_trains_through_the_scripted_graph_as_through_the_original() -> None:
@@ -333,3 +359,39 @@ def test_saved_programs_run_in_a_process_that_has_only_torch(tmp_path: Path) -> 
     scripted = [torch.jit.script(jitable(fx.symbolic_trace(program(text)))) for text in REFUSED]
     expected = [program(text)(*tensors()) for text in REFUSED]
     assert run_with_torch_alone(tmp_path, scripted, tensors(), expected) == str(len(REFUSED))
+
+
+def row_sums(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.einsum("ijk,ijk->i", a, b)
+
+
+def batched_products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.einsum("ijk,ilk->ijl", 2.0 * a, b) / 3
+
+
+def chain_of_four(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.einsum("ijk,ilk,imk,ijm->jl", a, b, a, torch.einsum("ijk,ilk->ijl", a, b))
+
+
+def outer_products_with_a_diagonal(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.einsum("iij,kkl->jkil", a[:, :2], b[:, :2]) * torch.matmul(a[0], b[0].T).sum()
+
+
+LOWERED = (row_sums, batched_products, chain_of_four, outer_products_with_a_diagonal)
+
+
+def test_optimised_programs_take_the_functions_that_they_call_along(tmp_path: Path) -> None:
+    optimized = [jitable(einfx.optimize(function, tensors())) for function in LOWERED]
+    assert any("einfx" in module.code for module in optimized)
+    scripted = [torch.jit.script(module) for module in optimized]
+    expected = [module(*tensors()) for module in optimized]
+    for function, value in zip(LOWERED, expected, strict=True):
+        assert_same(value, function(*tensors()))
+    assert run_with_torch_alone(tmp_path, scripted, tensors(), expected) == str(len(LOWERED))
+
+
+def test_an_optimised_program_scripts_for_sizes_other_than_those_of_the_example() -> None:
+    scripted: Any = torch.jit.script(jitable(einfx.optimize(batched_products, tensors())))
+    for batch in (0, 1, 5):
+        a, b = torch.rand(batch, 2, 6, dtype=torch.float64), torch.rand(batch, 3, 6, dtype=torch.float64)
+        assert_same(scripted(a, b), batched_products(a, b))
