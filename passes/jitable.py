@@ -93,8 +93,10 @@ def jitable(graph_module_or_graph: GraphOrModule) -> GraphOrModule:
 def _rewrite(graph: fx.Graph) -> int:
     count = _name_its_source(graph) + _types_of_torchscript(graph)
     for node in list(graph.nodes):
-        count += sum(rule(node) for rule in _RULES)
-    graph.lint()
+        if node.op in ("call_function", "call_method"):
+            count += sum(rule(node) for rule in _RULES)
+    if count:
+        graph.lint()
     return count
 
 
@@ -117,6 +119,8 @@ def _types_of_torchscript(graph: fx.Graph) -> int:
     """
     count = 0
     for node in graph.nodes:
+        if node.type is None and node.op != "placeholder":
+            continue
         usable = _usable_type(node.type)
         if usable is None and node.op == "placeholder" and node.args:
             usable = _type_of_default(node.args[0])
@@ -198,7 +202,7 @@ _NUMPY_NAMES = {
 
 def _torch_argument_names(node: fx.Node) -> bool:
     """``x.sum(axis=0, keepdims=True)`` → ``x.sum(dim=0, keepdim=True)``."""
-    if node.op not in ("call_method", "call_function") or not _NUMPY_NAMES.keys() & node.kwargs.keys():
+    if not _NUMPY_NAMES.keys() & node.kwargs.keys():
         return False
     known = _argument_names(str(getattr(node.target, "__name__", node.target)))
     renamed = {}
