@@ -15,6 +15,7 @@ sizes that are symbols           code that is right for any sizes, planned for t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -165,6 +166,10 @@ def _hint(size: Any) -> int:
     if isinstance(size, torch.SymInt):
         hint = size.node.hint
         return 64 if hint is None else int(hint)
+    if isinstance(size, Tensor):  # under torch.jit.trace; only the order of the steps depends on it
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return int(size)
     return int(size)
 
 

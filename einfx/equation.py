@@ -187,9 +187,9 @@ class Equation:
             first = shape[labels.index(label)]
             if shape[i] != first:
                 raise OperandError(
-                    f"einsum {str(self)!r}: label {label_text((label,))!r} is repeated in operand {position}, "
-                    f"whose shape {tuple(shape)} gives it the sizes {first} and {shape[i]}; a diagonal needs "
-                    "equal sizes"
+                    f"einsum {str(self)!r}: label {label_text((label,))!r} is repeated in operand "
+                    f"{position}, whose shape {tuple(shape)} gives it the sizes {first} and {shape[i]}; a "
+                    "diagonal needs equal sizes"
                 )
 
     def output_shape(self, shapes: Sequence[Sequence[int]]) -> tuple[int, ...]:

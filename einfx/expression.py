@@ -102,7 +102,7 @@ def contract_expression(
             contraction stays.
         constants: operands that never change. Either a mapping from positions to tensors (``shapes`` may then
             leave these out), or a sequence of positions at which ``shapes`` has the tensors. What depends on
-            constants alone is computed here, once, without a graph for gradients.
+            constants alone is computed here, once, without a graph for gradients; don't change them later.
         optimize: as in :func:`einfx.einsum`.
         dtype: to plan for; by default that of the first tensor given here, or float32.
         device: to plan for; by default that of the first tensor given here, or the CPU.

@@ -101,7 +101,6 @@ class Layout(NamedTuple):
             return rows == columns or row_step + column_step >= 1
         return (column_step == 1 and row_step >= columns) or (row_step == 1 and column_step >= rows)
 
-
 def iteration_order(operands: Sequence[Layout], order: Labels, sizes: Mapping[int, int]) -> Labels:
     """The order, outermost first, in which torch's elementwise kernels walk and lay out a new result.
 

@@ -159,7 +159,7 @@ class Machine:
     def copy(self, elements: int, dtype: torch.dtype) -> float:
         """Seconds to copy a tensor into another order of its dimensions."""
         moved = 2 * item_bytes(dtype) * elements
-        return self.op_seconds + 3.0 * self.stream(moved, moved / 2)
+        return self.op_seconds + 2.0 * self.stream(moved) + self.stream(moved, moved / 2)
 
     def _workers(self, elements: float) -> int:
         return self.threads if elements > 32768 else 1

@@ -31,7 +31,7 @@ MAX_ENUMERATED = 4
 """Up to this many operands every path is a candidate."""
 
 MAX_CANDIDATES = 5
-"""How many of them are looked at with every copy of every operand counted, ..."""
+"""How many of them are looked at with every copy counted, which the search doesn't see, ..."""
 
 WORTH_A_LOOK = 30e-6
 """... where they take less seconds than this; of slower ones all are."""
@@ -50,7 +50,7 @@ def find_paths(
     if len(others) <= 1:
         paths: list[Path] = [[]]
     elif len(others) <= MAX_ENUMERATED:
-        paths = network.all_within(1.5, constants)
+        paths = network.every(constants)
     else:
         asked = [_ask(equation, shapes, others, "auto-hq")] if len(others) <= MAX_ASKED else []
         paths = [_pairwise(path, len(others)) for path in asked]
@@ -172,8 +172,8 @@ class Network:
             labels.append(results[subsets[-1]])
         return path, labels, best[full]
 
-    def all_within(self, ratio: float, constants: Sequence[int] = ()) -> list[Path]:
-        """Every path predicted to take at most ``ratio`` times what the best one takes."""
+    def every(self, constants: Sequence[int] = ()) -> list[Path]:
+        """Every path, the fastest first; of paths so fast that planning would take longer only some."""
         full = (1 << len(self.masks)) - 1
         trees: dict[int, list[tuple[float, dict[int, int]]]] = {}
         varying = sum(1 << i for i, x in enumerate(self.members) if x not in constants)
@@ -191,9 +191,8 @@ class Network:
                 for first, one in trees[other]:
                     for second, two in trees[part]:
                         trees[subset].append((first + second + seconds, {**one, **two, subset: part}))
-        limit = ratio * min(seconds for seconds, _ in trees[full])
-        kept = sorted((x for x in trees[full] if x[0] <= limit), key=lambda x: x[0])
-        if limit < WORTH_A_LOOK:
+        kept = sorted(trees[full], key=lambda x: x[0])
+        if kept[0][0] < WORTH_A_LOOK:
             kept = kept[:MAX_CANDIDATES]
         return [self._path(full, tree.__getitem__) for _, tree in kept]
 
@@ -268,7 +267,7 @@ def _ask(equation: Equation, shapes: Shapes, members: Sequence[int], strategy: A
         ) from error
     state = random.getstate()  # opt_einsum's random strategies seed the global generator
     try:
-        linear = finder(list(sets), output, {names[x]: n for x, n in sizes.items()}, None)
+        linear = finder(list(sets), output, {names[x]: n for x, n in sizes.items()})
     finally:
         random.setstate(state)
     return linear_to_ssa(linear, len(members))

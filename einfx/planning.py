@@ -24,7 +24,7 @@ from .equation import Equation
 from .errors import PlanError
 from .layout import contiguous_strides
 from .machine import item_bytes
-from .paths import find_paths, paths_from
+from .paths import WORTH_A_LOOK, find_paths, paths_from
 
 __all__ = ["Plan", "Step", "plan"]
 
@@ -242,9 +242,11 @@ def _plan(
     else:
         paths = paths_from(equation, shapes, optimize)
     plans = [_evaluate(equation, shapes, dtype, device, _steps(equation, path), constants) for path in paths]
-    best = min(plans, key=lambda p: p.seconds)
-    arranged = _evaluate(equation, shapes, dtype, device, _arranged(best), constants)
-    return min(best, arranged, key=lambda p: p.seconds)
+    plans.sort(key=lambda p: p.seconds)
+    limit = 1.5 * plans[0].seconds
+    arranged = [p for p in plans if p.seconds < limit] if limit > WORTH_A_LOOK else plans[:1]
+    plans += [_evaluate(equation, shapes, dtype, device, _arranged(p), constants) for p in arranged]
+    return min(plans, key=lambda p: p.seconds)
 
 
 def _steps(equation: Equation, path: Sequence[tuple[int, ...]]) -> list[Step]:

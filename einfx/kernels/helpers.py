@@ -148,7 +148,7 @@ def unrolled_multiply_sum(a: Tensor, b: Tensor, dim: int) -> Tensor:
     others = b.unbind(dim)
     result = torch.mul(parts[0], others[0])
     for k in range(1, count):
-        result.addcmul_(parts[k], others[k])
+        result = torch.addcmul(result, parts[k], others[k])
     return result
 
 
