@@ -10,7 +10,10 @@ from torch import fx
 
 from .graph_pickle import GraphData, read_graph, write_graph
 
-__all__ = ["FoldedConstant", "attribute"]
+__all__ = ["PLAIN_TENSORS", "FoldedConstant", "attribute"]
+
+PLAIN_TENSORS = "einfx_plain_tensors"
+"""The key of a module's ``meta`` for the names of its tensors that the model didn't register as state."""
 
 
 def attribute(module: torch.nn.Module, path: str) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from .folding import FoldedConstant
+from .folding import PLAIN_TENSORS, FoldedConstant
 from .graph_pickle import GraphData, read_graph, write_graph
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _compiled(graph: fx.Graph) -> Callable[..., Any]:
     return forward
 
 
-def _adopt_state(module: torch.nn.Module, root: torch.nn.Module) -> None:
+def _adopt_state(module: OptimizedModule, root: torch.nn.Module) -> None:
     """Give ``module`` every parameter and buffer of ``root`` that its graph doesn't use."""
     kept: dict[str, torch.Tensor] = dict(root.named_parameters(remove_duplicate=False))
     kept.update(root.named_buffers(remove_duplicate=False))
@@ -177,6 +177,9 @@ def _adopt_state(module: torch.nn.Module, root: torch.nn.Module) -> None:
             owner._non_persistent_buffers_set.discard(name)
         else:
             owner._non_persistent_buffers_set.add(name)
+    plain = {path for path, _ in module.named_buffers(remove_duplicate=False)} - set(kept)
+    if plain:
+        module.meta[PLAIN_TENSORS] = plain
 
 
 def _persistent_buffers(root: torch.nn.Module) -> set[str]:

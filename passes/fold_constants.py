@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from ..folding import FoldedConstant, attribute
+from ..folding import PLAIN_TENSORS, FoldedConstant, attribute
 from ..legality import Effects, function_name, is_known_function
 from ..nodes import inherit, value_of
 from ..rewrite import Pass, decline
@@ -26,8 +26,8 @@ _SMALL = 1 << 20
 class FoldConstants(Pass):
     """Replace computations on constants by their value.
 
-    Constants are tensors that the program itself makes, and the attributes named in ``constants``. Other
-    parameters and buffers are state, which may change between calls. A folded value is computed again when
+    Constants are tensors that the program itself makes or holds as plain attributes, and the attributes
+    named in ``constants``. Parameters and buffers are state, which may change between calls. A folded value is computed again when
     one of its sources is replaced, converted or written to.
 
     Args:
@@ -93,9 +93,8 @@ class FoldConstants(Pass):
         if node.op != "get_attr":
             return False
         path = str(node.target)
-        made_by_program = _TRACED_CONSTANT.fullmatch(path) or path in graph_module.__dict__.get(
-            "plain_tensors", ()
-        )
+        plain = graph_module.meta.get(PLAIN_TENSORS, ())
+        made_by_program = _TRACED_CONSTANT.fullmatch(path) or path in plain
         if path not in self.constants and not made_by_program:
             return False
         value = attribute(graph_module, path)
