@@ -178,8 +178,6 @@ class _MetaInterpreter(_BoundInterpreter):
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "get_attr":
             result = _on_meta(attribute(self.module, str(n.target)))
-        elif is_einsum(n) and len(n.all_input_nodes) > 2:
-            result = self._contracted(n)
         else:
             result = super().run_node(n)
         if isinstance(result, torch.Tensor) and n.op != "output":
@@ -188,18 +186,6 @@ class _MetaInterpreter(_BoundInterpreter):
                 self.values[n] = value
                 n.meta[VALUE] = value
         return result
-
-    def _contracted(self, node: fx.Node) -> Any:
-        """The result of a long einsum, contiguous: its strides would cost a search for a path."""
-        contraction = as_contraction(node)
-        if contraction is None:
-            return super().run_node(node)
-        operands = [self.env[operand] for operand in contraction.operands]
-        dtype = operands[0].dtype
-        for operand in operands[1:]:
-            dtype = torch.promote_types(dtype, operand.dtype)
-        shape = contraction.equation.output_shape([operand.shape for operand in operands])
-        return torch.empty(shape, dtype=dtype, device="meta")
 
 
 class _ShapeInterpreter(_BoundInterpreter):

@@ -9,6 +9,7 @@ from .drop_unit_dimensions import DropUnitDimensions
 from .fold_constants import FoldConstants
 from .fold_scalars import FoldScalars
 from .fuse_einsums import FuseEinsums
+from .jitable import Jitable
 from .lower_kernels import LowerKernels
 from .normalize_einsums import NormalizeEinsums
 from .place_scalars import PlaceScalars
@@ -23,6 +24,7 @@ __all__ = [
     "FoldConstants",
     "FoldScalars",
     "FuseEinsums",
+    "Jitable",
     "LowerKernels",
     "NormalizeEinsums",
     "PlaceScalars",

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
+from ..legality import same_floating_dtype
 from ..nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
 from ..planning import Plan, plan
 from ..rewrite import Pass, decline
@@ -63,8 +64,8 @@ class ChoosePaths(Pass):
             decline(node, "the shapes of its operands aren't known")
             return None
         dtypes = {value.dtype for value in known}
-        if len(dtypes) > 1 or torch.bool in dtypes:
-            decline(node, "its operands are of several dtypes, or bool: their order may change the result")
+        if not same_floating_dtype(contraction.operands):
+            decline(node, f"its operands are {_names(dtypes)}: another order could change the result's dtype")
             return None
         return plan(
             contraction.equation,
@@ -73,6 +74,10 @@ class ChoosePaths(Pass):
             device=str(known[0].device),
             optimize=self.optimize,
         )
+
+
+def _names(dtypes: set[torch.dtype]) -> str:
+    return ", ".join(sorted(str(dtype) for dtype in dtypes))
 
 
 def _write(graph: fx.Graph, node: fx.Node, contraction: Contraction, chosen: Plan) -> fx.Node:

@@ -27,8 +27,8 @@ class FoldConstants(Pass):
     """Replace computations on constants by their value.
 
     Constants are tensors that the program itself makes or holds as plain attributes, and the attributes
-    named in ``constants``. Parameters and buffers are state, which may change between calls. A folded value is computed again when
-    one of its sources is replaced, converted or written to.
+    named in ``constants``. Parameters and buffers are state, which may change between calls. A folded value
+    is computed again when one of its sources is replaced, converted or written to.
 
     Args:
         constants: names of attributes that may be folded.
