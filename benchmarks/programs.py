@@ -77,10 +77,11 @@ class Programs:
         """Rows that count in the geometric means."""
         return [result for result in self.results if result.threads == threads and result.row.target is None]
 
-    def mean_over(self, other: str, threads: int) -> float:
+    def mean_over(self, other: str, threads: int, leave_out_largest: bool = False) -> float:
         """Geometric mean of the speed over another contestant, over the rows that it can do."""
         ratios = [result.speed_over(other) for result in self.counted(threads)]
-        return geometric_mean([ratio.median for ratio in ratios if ratio is not None])
+        speeds = sorted(ratio.median for ratio in ratios if ratio is not None)
+        return geometric_mean(speeds[:-1] if leave_out_largest else speeds)
 
     def missed(self) -> Iterator[str]:
         """One line for each target that was missed."""

@@ -63,7 +63,8 @@ def write(part: str, section: str, path: Path = RESULTS) -> None:
     """
     sections = _sections(path.read_text(encoding="utf-8")) if path.exists() else {}
     today = datetime.datetime.now(tz=datetime.timezone.utc).date()
-    sections[HEADINGS[part]] = f"{today}, {machine()}.\n\n{section.strip()}\n"
+    load = f"load average of the last minutes {os.getloadavg()[1]:.1f}"
+    sections[HEADINGS[part]] = f"{today}, {machine()}; {load}.\n\n{section.strip()}\n"
     text = "# Benchmark results\n\nWritten by `python -m benchmarks --write`.\n"
     for heading in HEADINGS.values():
         if heading in sections:
@@ -109,7 +110,8 @@ def programs_section(programs: Programs) -> str:
         means = ", ".join(
             f"{programs.mean_over(other, threads):.2f} times {other}" for other in (EAGER, PEER)
         )
-        parts.append(f"Geometric means: {means}.\n")
+        trimmed = [f"{programs.mean_over(other, threads, True):.2f}" for other in (EAGER, PEER)]
+        parts.append(f"Geometric means: {means}; without the largest of each {' and '.join(trimmed)}.\n")
         parts.append(f"### {_threads(threads)}, forward and backward\n")
         parts.append(_backward_table(counted))
         single = [result for result in programs.results if result.threads == threads and result.row.equation]
