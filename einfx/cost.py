@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
@@ -82,6 +82,8 @@ class Kernel:
         order: for elementwise kernels all labels, in the order in which operands are aligned.
         strides: of the output, in elements, as far as they can be told beforehand.
         cost: what it costs.
+        narrowed: for each operand the labels of expanded dimensions (their stride is 0), which are narrowed to
+            one element, so that they broadcast.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Kernel:
     order: Labels
     strides: tuple[int, ...]
     cost: StepCost
+    narrowed: tuple[Labels, ...] = ((), ())
 
 
 def step_cost(
@@ -166,7 +169,19 @@ def _choose(
     situation = _Situation(equation, output, sizes, dtype, machine, contiguous)
     if not (dtype.is_floating_point or dtype.is_complex):
         return situation.fallback(operands)
-    return min(situation.candidates(operands), key=lambda kernel: kernel.cost.seconds)
+    narrowed: tuple[Labels, ...] = ((),) * len(operands)
+    if strides is not None and not guarded and len(operands) == 2:
+        operands, narrowed = _without_expanded(*operands)
+    chosen = min(situation.candidates(operands), key=lambda kernel: kernel.cost.seconds)
+    return replace(chosen, narrowed=narrowed) if any(narrowed) else chosen
+
+
+def _without_expanded(a: Layout, b: Layout) -> tuple[list[Layout], tuple[Labels, ...]]:
+    """Both operands without the dimensions along which they repeat themselves and the other has the size."""
+    first = tuple(x for x in a.labels if a.stride[x] == 0 and x in b.size)
+    a = a.narrow(first)
+    second = tuple(x for x in b.labels if b.stride[x] == 0 and x in a.size)
+    return [a, b.narrow(second)], (first, second)
 
 
 class _Situation(NamedTuple):

@@ -64,6 +64,11 @@ class Layout(NamedTuple):
         stride = self.stride
         return tuple(sorted(self.labels, key=lambda x: -stride[x]))
 
+    def narrow(self, labels: Labels) -> Layout:
+        """The layout of the first elements along ``labels``."""
+        kept = tuple(x for x in self.labels if x not in labels)
+        return Layout(kept, {x: self.size[x] for x in kept}, {x: self.stride[x] for x in kept})
+
     def without(self, labels: Labels) -> Layout:
         """The layout after ``labels`` were summed; the sum is contiguous."""
         kept = tuple(x for x in self.labels if x not in labels)
@@ -100,6 +105,7 @@ class Layout(NamedTuple):
         if rows == 1 or columns == 1:
             return rows == columns or row_step + column_step >= 1
         return (column_step == 1 and row_step >= columns) or (row_step == 1 and column_step >= rows)
+
 
 def iteration_order(operands: Sequence[Layout], order: Labels, sizes: Mapping[int, int]) -> Labels:
     """The order, outermost first, in which torch's elementwise kernels walk and lay out a new result.

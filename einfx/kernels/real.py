@@ -85,10 +85,11 @@ def emit_kernel(
         value = emit(torch.functional.einsum, str(equation), *values)
         return emit(helpers.contiguous, value) if contiguous else value
     operands = []
-    for labels, shape, value, own in zip(equation.inputs, shapes, values, kernel.presummed, strict=True):
+    for i, (labels, shape, value) in enumerate(zip(equation.inputs, shapes, values, strict=True)):
         operand = _Operand(emit, value, labels, tuple(shape), guarded)
         operand.take_diagonals()
-        operand.sum(own)
+        operand.narrow(kernel.narrowed[i])
+        operand.sum(kernel.presummed[i])
         operands.append(operand)
     sizes = equation.sizes(shapes)
     lowering = _guarded if guarded else _static
@@ -124,6 +125,13 @@ class _Operand:
             keep = [i for i in range(len(self.labels)) if i not in (first, second)]
             self.shape = (*(self.shape[i] for i in keep), self.shape[first])
             self.labels = (*(self.labels[i] for i in keep), self.labels[first])
+
+    def narrow(self, labels: Labels) -> None:
+        """Leave the first element along these labels, of which all are the same."""
+        for label in labels:
+            dim = self.labels.index(label)
+            self.value = self.emit(torch.narrow, self.value, dim, 0, 1)
+            self.shape = (*self.shape[:dim], 1, *self.shape[dim + 1 :])
 
     def sum(self, own: Labels) -> None:
         """Sum over labels that nothing else has."""

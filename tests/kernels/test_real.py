@@ -226,6 +226,19 @@ class TestCode:
         lower(emit, Equation.parse(text), values, shapes, torch.float32, "cpu", guarded=False)
         assert called == names
 
+    def test_expanded_operands_are_contracted_as_what_they_repeat(self) -> None:
+        called: list[str] = []
+
+        def emit(function: Callable[..., Any], *args: Any) -> Any:
+            called.append(function.__name__)
+            return function(*args)
+
+        values = list(torch.broadcast_tensors(torch.rand(64, 1, 32), torch.rand(1, 48, 32)))
+        shapes, strides = [x.shape for x in values], [x.stride() for x in values]
+        equation = Equation.parse("ijk,ijk->ij")
+        lower(emit, equation, values, shapes, torch.float32, "cpu", guarded=False, strides=strides)
+        assert "mm" in called
+
     def test_no_size_is_baked_into_guarded_code(self) -> None:
         code = graph_of(
             Equation.parse("abij,cijd->acbd"), [torch.rand(11, 13, 17, 19), torch.rand(23, 17, 19, 29)]
