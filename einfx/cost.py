@@ -82,8 +82,8 @@ class Kernel:
         order: for elementwise kernels all labels, in the order in which operands are aligned.
         strides: of the output, in elements, as far as they can be told beforehand.
         cost: what it costs.
-        narrowed: for each operand the labels of expanded dimensions (their stride is 0), which are narrowed to
-            one element, so that they broadcast.
+        narrowed: for each operand the labels of expanded dimensions (their stride is 0), which are narrowed
+            to one element, so that they broadcast.
     """
 
     name: str
@@ -178,9 +178,9 @@ def _choose(
 
 def _without_expanded(a: Layout, b: Layout) -> tuple[list[Layout], tuple[Labels, ...]]:
     """Both operands without the dimensions along which they repeat themselves and the other has the size."""
-    first = tuple(x for x in a.labels if a.stride[x] == 0 and x in b.size)
+    first = tuple(x for x in a.labels if a.stride[x] == 0 and b.size.get(x, 0) > 0)
     a = a.narrow(first)
-    second = tuple(x for x in b.labels if b.stride[x] == 0 and x in a.size)
+    second = tuple(x for x in b.labels if b.stride[x] == 0 and a.size.get(x, 0) > 0)
     return [a, b.narrow(second)], (first, second)
 
 
