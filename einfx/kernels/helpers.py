@@ -147,8 +147,12 @@ def unrolled_multiply_sum(a: Tensor, b: Tensor, dim: int) -> Tensor:
     parts = a.unbind(dim)
     others = b.unbind(dim)
     result = torch.mul(parts[0], others[0])
+    in_place = _may_accumulate()
     for k in range(1, count):
-        result = torch.addcmul(result, parts[k], others[k])
+        if in_place:
+            result.addcmul_(parts[k], others[k])
+        else:
+            result = torch.addcmul(result, parts[k], others[k])
     return result
 
 
@@ -159,6 +163,13 @@ def _rounds_products(a: Tensor) -> bool:
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return torch.is_autocast_cpu_enabled() if a.is_cpu else torch.is_autocast_enabled()
     return a.device.type != "meta" and torch.is_autocast_enabled(a.device.type)
+
+
+def _may_accumulate() -> bool:
+    """Whether sums may be accumulated in place: torch.func.vmap is slow at it, compilers undo it."""
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return True
+    return not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is None
 
 
 def _einsum_aligned(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
