@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
-__all__ = ["contiguous", "contract", "matmul", "mm", "multiply_sum", "unrolled_multiply_sum"]
+__all__ = ["contiguous", "contract", "matmul", "matvec", "mm", "multiply_sum", "unrolled_multiply_sum"]
 
 
 def contiguous(a: Tensor) -> Tensor:
@@ -63,6 +63,21 @@ def matmul(
         else:
             a = a.sum(-1, keepdim=True)
     return torch.matmul(a, b)
+
+
+def matvec(
+    a: Tensor,  # shape: (..., i, k)
+    b: Tensor,  # shape: (..., k)
+) -> Tensor:  # shape: (..., i)
+    """A product of batches of matrices and of vectors, broadcasting as :func:`matmul` does.
+
+    Example:
+        >>> matvec(torch.ones(5, 2, 3), torch.ones(5, 3)).shape
+        torch.Size([5, 2])
+    """
+    if has_torch_function_variadic(a, b):
+        return handle_torch_function(matvec, (a, b), a, b)
+    return matmul(a, b.unsqueeze(-1)).squeeze(-1)
 
 
 def contract(

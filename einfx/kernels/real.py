@@ -286,6 +286,11 @@ def _guarded(
     batch, rows, columns, summed = kernel.batch, kernel.rows, kernel.columns, kernel.summed
     if kernel.swapped:
         a, b, rows, columns = b, a, columns, rows
+    if len(summed) == 1 and len(rows) + len(columns) == 1:
+        matrix, vector = (a, b) if rows else (b, a)
+        matrix.permute((*batch, *rows, *columns, *summed))
+        vector.permute((*batch, *summed))
+        return emit(helpers.matvec, matrix.value, vector.value), (*batch, *rows, *columns)
     a.permute((*batch, *rows, *summed))
     b.permute((*batch, *summed, *columns))
     laid_out = (*batch, *rows, *columns)

@@ -21,6 +21,7 @@ HELPERS = [
     helpers.contiguous,
     helpers.contract,
     helpers.matmul,
+    helpers.matvec,
     helpers.mm,
     helpers.multiply_sum,
     helpers.unrolled_multiply_sum,
