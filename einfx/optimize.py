@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +14,12 @@ from .capture import bind_arguments, capture
 from .errors import OperandError, UsageError
 from .estimate import estimate
 from .folding import attribute
-from .optimized import OptimizedModule
+from .optimized import OptimizedModule, deferred_compilation
 from .passes import DEFAULT
 from .passes.choose_paths import ChoosePaths
 from .passes.fold_constants import FoldConstants, folded_constants
 from .report import Report, contraction_rows
-from .rewrite import Pass, Pipeline, copied_graph, readable_source
+from .rewrite import Pass, PassResult, Pipeline, copied_graph, readable_code, readable_source
 from .shapes import propagate
 
 __all__ = ["optimize"]
@@ -75,9 +76,9 @@ def optimize(
     if isinstance(example_inputs, torch.Tensor):
         raise UsageError("example_inputs is a tuple of arguments; for one tensor write (tensor,)")
     keywords = dict(example_kwargs or {})
-    result = capture(model, example_inputs, keywords, tracer)
+    with deferred_compilation():
+        result = capture(model, example_inputs, keywords, tracer)
     _check_constants(result, constants)
-    original, code_before = copied_graph(result.graph), readable_source(result.code)
     unknown: list[str] = []
     if example_inputs or keywords or not _needs_arguments(result.graph):
         arguments = bind_arguments(result.graph, tuple(example_inputs), keywords)
@@ -86,25 +87,29 @@ def optimize(
         except OperandError:
             propagate(capture(model, example_inputs, keywords, tracer, record_stacks=True), arguments)
             raise
-    contractions = contraction_rows(result.graph)
+    original = copied_graph(result.graph)
     steps = tuple(_with_options(step, path, tuple(constants)) for step in passes)
-    results = Pipeline(steps).run(result)
-    report = Report(
-        name=type(result).__name__,
-        passes=tuple(results),
-        before=results[0].before if results else estimate(result.graph, result),
-        after=results[-1].after if results else estimate(result.graph, result),
-        code_before=code_before,
-        code_after=readable_source(result.code),
-        contractions_before=contractions,
-        contractions_after=contraction_rows(result.graph),
-        unknown=tuple(unknown),
-    )
-    result._finish(original, folded_constants(result), report)
+    results = Pipeline(steps).run(result, original)
+    result._finish(original, folded_constants(result), partial(_report, results, unknown))
     result.refresh_constants()
     if verbose:
-        print(report)
+        print(result.report)
     return result
+
+
+def _report(results: Sequence[PassResult], unknown: Sequence[str], module: OptimizedModule) -> Report:
+    original = module.original_graph
+    return Report(
+        name=type(module).__name__,
+        passes=tuple(results),
+        before=results[0].before if results else estimate(original, module),
+        after=results[-1].after if results else estimate(module.graph, module),
+        code_before=readable_code(original),
+        code_after=readable_source(module.code),
+        contractions_before=contraction_rows(original),
+        contractions_after=contraction_rows(module.graph),
+        unknown=tuple(unknown),
+    )
 
 
 def _needs_arguments(graph: fx.Graph) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
+from .errors import UsageError
 from .folding import PLAIN_TENSORS, FoldedConstant
 from .graph_pickle import GraphData, read_graph, write_graph
 
@@ -25,7 +28,7 @@ class OptimizedModule(fx.GraphModule):
     autocast the original program runs, since autocast casts by operation and would see other operations.
 
     Attributes:
-        report: what was done, see :func:`einfx.explain`.
+        original_graph: the program before it was optimised.
 
     Example:
         >>> import torch, einfx
@@ -35,25 +38,49 @@ class OptimizedModule(fx.GraphModule):
         torch.Size([5, 2])
     """
 
-    report: Report
+    original_graph: fx.Graph
 
     # TorchScript compiles the forward pass alone.
-    __jit_ignored_attributes__ = ("report", "original_graph", "original_code", "_folded", "_original_forward")
-    __jit_unused_properties__ = [*fx.GraphModule.__jit_unused_properties__, "original_code"]  # noqa: RUF012
+    __jit_ignored_attributes__ = ("original_graph", "_report", "_folded", "_original_forward")
+    __jit_unused_properties__ = [  # noqa: RUF012
+        *fx.GraphModule.__jit_unused_properties__,
+        "original_code",
+        "report",
+    ]
 
     def __init__(self, root: torch.nn.Module, graph: fx.Graph, class_name: str = "OptimizedModule") -> None:
         super().__init__(root, graph, class_name)
         _adopt_state(self, root)
         self._finish(graph, (), None)
 
+    def recompile(self) -> fx.graph.PythonCode:
+        """Generate the code of the graph, unless :func:`deferred_compilation` puts it off."""
+        if _deferred.get():
+            return fx.graph.PythonCode("", {}, None, 0)
+        return super().recompile()
+
     def _finish(
-        self, original_graph: fx.Graph, folded: Sequence[FoldedConstant], report: Report | None
+        self,
+        original_graph: fx.Graph,
+        folded: Sequence[FoldedConstant],
+        report: Report | Callable[[OptimizedModule], Report] | None,
     ) -> None:
         object.__setattr__(self, "original_graph", original_graph)
         object.__setattr__(self, "_folded", tuple(folded))
         object.__setattr__(self, "_original_forward", None)
-        if report is not None:
-            object.__setattr__(self, "report", report)
+        object.__setattr__(self, "_report", report)
+
+    @property
+    def report(self) -> Report:
+        """What was done, see :func:`einfx.explain`; written when it is first asked for."""
+        report = self.__dict__["_report"]
+        if report is None:
+            raise UsageError("this module was captured, but not optimised: it has no report")
+        if callable(report):
+            report = report(self)
+            object.__setattr__(self, "_report", report)
+        result: Report = report
+        return result
 
     @property
     def original_code(self) -> str:
@@ -99,13 +126,16 @@ class OptimizedModule(fx.GraphModule):
         result._finish(
             copy.deepcopy(self.__dict__["original_graph"], memo),
             copy.deepcopy(self.__dict__["_folded"], memo),
-            copy.deepcopy(self.__dict__.get("report"), memo),
+            copy.deepcopy(self._written_report(), memo),
         )
         return result
 
+    def _written_report(self) -> Report | None:
+        return None if self.__dict__["_report"] is None else self.report
+
     def __copy__(self) -> OptimizedModule:
         result = OptimizedModule(self, self.graph, type(self).__name__)
-        result._finish(self.__dict__["original_graph"], self.__dict__["_folded"], self.__dict__.get("report"))
+        result._finish(self.__dict__["original_graph"], self.__dict__["_folded"], self._written_report())
         return result
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -115,9 +145,22 @@ class OptimizedModule(fx.GraphModule):
             write_graph(self.graph),
             write_graph(self.__dict__["original_graph"]),
             self.__dict__["_folded"],
-            self.__dict__.get("report"),
+            self._written_report(),
             state,
         )
+
+
+_deferred: ContextVar[bool] = ContextVar("deferred", default=False)
+
+
+@contextmanager
+def deferred_compilation() -> Iterator[None]:
+    """Make modules whose code isn't generated before somebody calls ``recompile``."""
+    token = _deferred.set(True)
+    try:
+        yield
+    finally:
+        _deferred.reset(token)
 
 
 _REBUILT = {
@@ -126,7 +169,7 @@ _REBUILT = {
     "original_graph",
     "_folded",
     "_original_forward",
-    "report",
+    "_report",
     "_lineno_map",
     "_prologue_start",
 }

@@ -93,20 +93,27 @@ class Pipeline:
 
     passes: tuple[Pass, ...]
 
-    def run(self, graph_module: fx.GraphModule) -> list[PassResult]:
+    def run(self, graph_module: fx.GraphModule, original: fx.Graph | None = None) -> list[PassResult]:
         """Apply every pass to ``graph_module`` in place.
+
+        Args:
+            graph_module: what to rewrite.
+            original: an equal graph, if there is one already: a failing pass is run again on a copy, to
+                show what it changed.
 
         Raises:
             PassError: a pass failed, or left a graph that is invalid or computes values of another
                 shape, dtype or device; the message names the pass and shows what it changed.
         """
         with unchanged_graphs() as unchanged:
-            return self._run(graph_module, unchanged)
+            copied = copied_graph(graph_module.graph) if original is None else original
+            return self._run(graph_module, copied, unchanged)
 
-    def _run(self, graph_module: fx.GraphModule, unchanged: dict[fx.Graph, Effects]) -> list[PassResult]:
+    def _run(
+        self, graph_module: fx.GraphModule, original: fx.Graph, unchanged: dict[fx.Graph, Effects]
+    ) -> list[PassResult]:
         results: list[PassResult] = []
         before = estimate(graph_module.graph, graph_module)
-        original = copied_graph(graph_module.graph)
         outputs = _output_values(graph_module.graph)
         for step in self.passes:
             start = time.perf_counter()
@@ -128,7 +135,7 @@ class Pipeline:
     def _difference(self, graph_module: fx.GraphModule, original: fx.Graph, failed: int) -> str:
         """What the failed pass changed: the passes before it run again, on the graph as it was."""
         broken = readable_code(graph_module.graph).splitlines()
-        graph_module.graph = original
+        graph_module.graph = copied_graph(original)
         for step in self.passes[:failed]:
             step.apply(graph_module)
         sound = readable_code(graph_module.graph).splitlines()

@@ -104,6 +104,7 @@ _SHAPE_ONLY = frozenset(
     "broadcast_shapes broadcast_tensors broadcast_to".split()
 )
 _READ_ATTRIBUTES = {"shape", "T", "mT", "ndim", "dtype"}
+_FACTORIES = {"empty", "zeros", "ones", "full"}
 _NEEDS_DEVICE = {"rand_like", "zeros_like", "ones_like", "empty_like", "where", "einsum"}
 
 
@@ -144,6 +145,8 @@ def _is_plain(node: fx.Node) -> bool:
     if is_einsum(node) or node.target is operator.getitem:
         return True
     name = function_name(node)
+    if name in _FACTORIES and node.op == "call_function":
+        return True
     if name == "getattr":
         return len(node.args) == 2 and node.args[1] in _READ_ATTRIBUTES
     if node.op == "call_function" and getattr(node.target, "__module__", "") == "math":
@@ -174,6 +177,14 @@ class _MetaInterpreter(_BoundInterpreter):
         super().__init__(graph_module, **options)
         self.values: dict[fx.Node, Value] = {}
         self._device = device
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if getattr(target, "__name__", "") in _FACTORIES:
+            device = torch.device(kwargs.get("device") or torch.get_default_device())
+            if device != self._device:
+                raise NotImplementedError("a tensor on another device")
+            kwargs = {**kwargs, "device": "meta"}
+        return super().call_function(target, args, kwargs)
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "get_attr":
