@@ -11,10 +11,10 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from einfx.rewrite import Pass, find_problem, readable_code
+from einfx.rewrite import Pass, collect_declined, find_problem, readable_code
 from einfx.shapes import propagate
 
-__all__ = ["assert_same", "check_rewrite", "error_of", "in_double"]
+__all__ = ["assert_same", "check_declined", "check_rewrite", "error_of", "in_double"]
 
 Program = Callable[..., Any]
 
@@ -81,6 +81,27 @@ def check_rewrite(
     )
     assert readable_code(traced.graph) == text
     return traced
+
+
+def check_declined(
+    pass_: Pass, program: Program | fx.GraphModule, example_inputs: Sequence[Any], *reasons: str
+) -> None:
+    """Assert that a pass leaves a program exactly as it is, and what it says about that.
+
+    Args:
+        pass_: the pass to test.
+        program: as for :func:`check_rewrite`.
+        example_inputs: the arguments.
+        reasons: a part of each reason that the pass notes for the report, in order; none where it has no
+            rewrite to decline.
+    """
+    traced = program if isinstance(program, fx.GraphModule) else fx.symbolic_trace(program)
+    with collect_declined() as declined:
+        check_rewrite(pass_, program, readable_code(traced.graph), example_inputs, rewrites=0)
+    said = [entry.reason for entry in declined]
+    assert len(said) == len(reasons), said
+    for got, expected in zip(said, reasons, strict=True):
+        assert expected in got
 
 
 def _comparable(text: str, expected: str) -> str:

@@ -1,0 +1,121 @@
+"""A contraction of many becomes pairs, in the order that is predicted to be fastest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import opt_einsum
+import pytest
+import torch
+from torch import fx
+
+from einfx.errors import PlanError
+from einfx.estimate import estimate
+from einfx.passes import ChoosePaths
+from einfx.rewrite import collect_declined, readable_code
+from einfx.shapes import propagate
+from tests.rewriting import check_declined, check_rewrite
+
+E = torch.einsum
+TALL, SQUARE, THIN = torch.rand(50, 60), torch.rand(60, 70), torch.rand(70, 5)
+
+
+def chain(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+    return E("ij,jk,kl->il", a, b, c)
+
+
+def test_a_chain_starts_at_its_thin_end() -> None:
+    check_rewrite(
+        ChoosePaths(),
+        chain,
+        """
+        einsum_1 = torch.functional.einsum('ab,bc->ac', b, c)
+        einsum_2 = torch.functional.einsum('ab,bc->ac', a, einsum_1)
+        return einsum_2
+        """,
+        (TALL, SQUARE, THIN),
+        rewrites=1,
+    )
+
+
+def test_the_same_chain_starts_at_the_other_end_where_that_is_thin() -> None:
+    check_rewrite(
+        ChoosePaths(),
+        chain,
+        """
+        einsum_1 = torch.functional.einsum('ab,bc->ac', a, b)
+        einsum_2 = torch.functional.einsum('ab,ca->cb', c, einsum_1)
+        return einsum_2
+        """,
+        (THIN.t(), SQUARE.t(), TALL.t()),
+        rewrites=1,
+    )
+
+
+@pytest.mark.parametrize("path", [((0, 1), (0, 1)), [(0, 1), (0, 1)]], ids=["tuple", "list"])
+def test_a_path_that_the_caller_gives_is_taken(path: Any) -> None:
+    rewritten = check_rewrite(
+        ChoosePaths(optimize=path),
+        chain,
+        """
+        einsum_1 = torch.functional.einsum('ab,bc->ac', a, b)
+        einsum_2 = torch.functional.einsum('ab,ca->cb', c, einsum_1)
+        return einsum_2
+        """,
+        (TALL, SQUARE, THIN),
+    )
+    assert estimate(rewritten.graph).flops == 2 * 50 * 60 * 70 + 2 * 50 * 70 * 5
+
+
+@pytest.mark.parametrize("optimize", ["auto", "optimal", "greedy", opt_einsum.paths.DynamicProgramming()])
+def test_strategies_and_optimizers_of_opt_einsum_are_taken(optimize: Any) -> None:
+    traced = fx.symbolic_trace(chain)
+    propagate(traced, (TALL, SQUARE, THIN))
+    assert ChoosePaths(optimize=optimize).apply(traced) == 1
+    assert estimate(traced.graph).flops == 2 * 60 * 70 * 5 + 2 * 50 * 60 * 5
+
+
+def test_a_path_that_is_none_is_refused() -> None:
+    traced = fx.symbolic_trace(chain)
+    propagate(traced, (TALL, SQUARE, THIN))
+    with pytest.raises(PlanError):
+        ChoosePaths(optimize=((0, 5),)).apply(traced)
+
+
+def test_contractions_of_one_or_two_have_no_path() -> None:
+    check_declined(ChoosePaths(), lambda a, b: E("ij,jk->ik", a, b).sum() + E("ij->", a), (TALL, SQUARE))
+
+
+def test_each_step_keeps_only_the_labels_that_are_still_needed() -> None:
+    n = 30
+    a, b, c, d = (torch.rand(n, n) for _ in range(4))
+    traced = fx.symbolic_trace(lambda a, b, c, d: E("ij,jk,kl,lm->im", a, b, c, d))
+    propagate(traced, (a, b, c, d))
+    ChoosePaths().apply(traced)
+    equations = [node.args[0] for node in traced.graph.nodes if node.op == "call_function"]
+    assert len(equations) == 3
+    assert all(equation.count(",") == 1 and len(set(equation) - set(",->")) == 3 for equation in equations)
+
+
+def test_operands_of_several_dtypes_are_left_with_the_reason() -> None:
+    mask = torch.ones(3, dtype=torch.int64)
+    check_declined(
+        ChoosePaths(), lambda x, m, y: E("i,i,i->i", x, m, y), (torch.rand(3), mask, torch.rand(3)), "dtype"
+    )
+
+
+def test_without_shapes_nothing_is_chosen_and_the_reason_is_said() -> None:
+    traced = fx.symbolic_trace(chain)
+    before = readable_code(traced.graph)
+    with collect_declined() as declined:
+        assert ChoosePaths().apply(traced) == 0
+    assert declined[0].reason == "the shapes of its operands aren't known"
+    assert readable_code(traced.graph) == before
+
+
+def test_steps_say_which_line_they_come_from() -> None:
+    traced = fx.symbolic_trace(chain)
+    propagate(traced, (TALL, SQUARE, THIN))
+    next(node for node in traced.graph.nodes if node.name == "einsum").meta["stack_trace"] = "here"
+    ChoosePaths().apply(traced)
+    assert [n.meta["stack_trace"] for n in traced.graph.nodes if n.op == "call_function"] == ["here", "here"]
