@@ -66,6 +66,9 @@ class Value(NamedTuple):
 VALUE = "einfx_value"
 """The metadata key of a node's :class:`Value`, where no tensor under ``"val"`` tells it."""
 
+_READ = "einfx_read"
+"""The metadata key of what :func:`as_contraction` read, with the arguments it was read from."""
+
 VISIBLE_STRIDES = "einfx_visible_strides"
 """The metadata key of the strides that the node had in the original program whose place a node takes."""
 
@@ -168,7 +171,13 @@ def as_contraction(node: Any) -> Contraction | None:
     """
     if not isinstance(node, fx.Node) or not is_einsum(node):
         return None
-    return _read(node)
+    arguments, contraction = node.meta.get(_READ, (None, None))
+    if arguments is not node.args or node.kwargs:
+        contraction = _read(node)
+        if contraction is not None:
+            node.meta[_READ] = node.args, contraction
+    result: Contraction | None = contraction
+    return result
 
 
 def _read(node: fx.Node) -> Contraction | None:

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from .errors import EinfxError, OperandError
 from .folding import attribute
+from .kernels.results import Dense, result_of
 from .legality import FRESH, Effects, function_name, is_known_function, writes_in_place
 from .nodes import VALUE, Value, as_contraction, is_einsum, value_of
 from .sources import source_line
@@ -104,6 +105,7 @@ _SHAPE_ONLY = frozenset(
     "broadcast_shapes broadcast_tensors broadcast_to".split()
 )
 _READ_ATTRIBUTES = {"shape", "T", "mT", "ndim", "dtype"}
+_ELEMENTWISE = {"add", "sub", "mul", "truediv", "div", "multiply"}
 _FACTORIES = {"empty", "zeros", "ones", "full"}
 _NEEDS_DEVICE = {"rand_like", "zeros_like", "ones_like", "empty_like", "where", "einsum"}
 
@@ -179,7 +181,12 @@ class _MetaInterpreter(_BoundInterpreter):
         self._device = device
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if getattr(target, "__name__", "") in _FACTORIES:
+        name = getattr(target, "__name__", "")
+        if name in _ELEMENTWISE and not kwargs:
+            result = _elementwise(args)
+            if result is not None:
+                return result
+        if name in _FACTORIES:
             device = torch.device(kwargs.get("device") or torch.get_default_device())
             if device != self._device:
                 raise NotImplementedError("a tensor on another device")
@@ -197,6 +204,22 @@ class _MetaInterpreter(_BoundInterpreter):
                 self.values[n] = value
                 n.meta[VALUE] = value
         return result
+
+
+def _elementwise(arguments: Sequence[Any]) -> torch.Tensor | None:
+    """The result of an arithmetic operation on tensors of one floating dtype, and numbers."""
+    tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
+    if len(arguments) != 2 or not tensors or not tensors[0].dtype.is_floating_point:
+        return None
+    if not all(isinstance(x, torch.Tensor | int | float) for x in arguments):
+        return None
+    if any(x.dtype != tensors[0].dtype for x in tensors):
+        return None
+    operands = [
+        Dense(tuple(x.shape), x.stride()) if isinstance(x, torch.Tensor) else Dense((), ()) for x in arguments
+    ]
+    shape, strides = result_of(torch.mul, *operands)
+    return torch.empty_strided(shape, strides, dtype=tensors[0].dtype, device="meta")
 
 
 class _ShapeInterpreter(_BoundInterpreter):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -130,20 +131,26 @@ def _inline(graph: fx.Graph, effects: Effects, user: fx.Node, node: fx.Node, pro
     graph.erase_node(user)
 
 
+_WORTH_PLANNING = 50e-6
+"""Seconds of computation below which another plan can't save what it costs to look for it."""
+
+
 def _recomputing_is_faster(producer: Contraction, node: fx.Node, users: list[fx.Node]) -> bool:
-    kept = _seconds(producer)
-    fused: float | None = 0.0
+    apart = [_seconds(producer), *(_seconds(_contraction(user)) for user in users)]
+    known = [seconds for seconds in apart if seconds is not None]
+    if len(known) < len(apart):
+        return False
+    if sum(known) < _WORTH_PLANNING:
+        decline(node, "it has several uses, and takes too little time to look for a better plan")
+        return False
+    together = 0.0
     for user in users:
-        consumer = _contraction(user)
-        apart, together = _seconds(consumer), _seconds(_substituted(consumer, node, producer))
-        if kept is None or fused is None or apart is None or together is None:
-            return False
-        kept += apart
-        fused += together
-    faster = kept is not None and fused is not None and fused < 0.95 * kept
-    if not faster:
-        decline(node, "it has several uses, and computing it again for each is not predicted to be faster")
-    return faster
+        seconds = _seconds(_substituted(_contraction(user), node, producer))
+        together += math.inf if seconds is None else seconds
+    if together < 0.95 * sum(known):
+        return True
+    decline(node, "it has several uses, and computing it again for each is not predicted to be faster")
+    return False
 
 
 def _seconds(contraction: Contraction) -> float | None:

@@ -12,6 +12,7 @@ from torch import fx
 from ..equation import Equation
 from ..estimate import LOWERED, Lowered, contraction_flops
 from ..kernels.real import lower
+from ..kernels.results import Dense, result_of
 from ..legality import is_layout_free, same_floating_dtype
 from ..nodes import VALUE, VISIBLE_STRIDES, Contraction, Value, as_contraction, inherit, value_of
 from ..rewrite import Pass, decline
@@ -84,7 +85,7 @@ def _emit(
     graph: fx.Graph, contraction: Contraction, values: Sequence[Value], contiguous: bool
 ) -> tuple[fx.Node, list[fx.Node]]:
     """Write the kernel at the insertion point; returns its result and all nodes written."""
-    emitted: dict[fx.Node, torch.Tensor] = {}
+    emitted: dict[fx.Node, Dense] = {}
     strides = [value.strides for value in values]
     result = lower(
         _emitter(graph, contraction.operands, emitted),
@@ -97,10 +98,8 @@ def _emit(
         strides=None if None in strides else [x for x in strides if x is not None],
         contiguous=contiguous,
     )
-    for new, tensor in emitted.items():
-        value = Value.of(tensor, values[0].device)
-        if value is not None:
-            new.meta[VALUE] = value
+    for new, dense in emitted.items():
+        new.meta[VALUE] = Value(*dense, values[0].dtype, values[0].device)
     return result, list(emitted)
 
 
@@ -114,12 +113,10 @@ def _emit_in_order(
     laid_out = Equation(equation.inputs, tuple(equation.output[i] for i in order))
     result, emitted = _emit(graph, Contraction(laid_out, operands), values, contiguous=True)
     if order != list(range(rank)):
-        written: dict[fx.Node, torch.Tensor] = {}
+        written: dict[fx.Node, Dense] = {}
         back = tuple(order.index(i) for i in range(rank))
         result = _emitter(graph, [result], written)(torch.permute, result, back)
-        value = Value.of(written[result], values[0].device)
-        if value is not None:
-            result.meta[VALUE] = value
+        result.meta[VALUE] = Value(*written[result], values[0].dtype, values[0].device)
         emitted.append(result)
     return result, emitted
 
@@ -134,14 +131,20 @@ def _has_strides(result: fx.Node, wanted: Strides | None) -> bool:
 
 
 def _emitter(
-    graph: fx.Graph, operands: Sequence[fx.Node], emitted: dict[fx.Node, torch.Tensor]
+    graph: fx.Graph, operands: Sequence[fx.Node], emitted: dict[fx.Node, Dense]
 ) -> Callable[..., fx.Node]:
-    """Calls that become nodes of ``graph``, and run on the meta device to tell their strides."""
-    tensors = {operand: value.on_meta() for operand in operands if (value := value_of(operand)) is not None}
+    """Calls that become nodes of ``graph``; ``emitted`` gets what each returns."""
+    known = {operand: _dense(value) for operand in operands if (value := value_of(operand)) is not None}
 
     def emit(function: Callable[..., Any], *arguments: Any) -> fx.Node:
         node = graph.call_function(function, arguments)
-        tensors[node] = emitted[node] = function(*fx.map_arg(arguments, tensors.__getitem__))
+        known[node] = emitted[node] = result_of(
+            function, *(known[x] if isinstance(x, fx.Node) else x for x in arguments)
+        )
         return node
 
     return emit
+
+
+def _dense(value: Value) -> Dense:
+    return Dense.contiguous(value.shape) if value.strides is None else Dense(value.shape, value.strides)
