@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors", "layout", "sources"),
     ("machine",),
+    ("accumulators", "domains"),
+    ("algebra",),
     ("equation", "pattern", "semiring"),
     ("cost", "paths", "search"),
     ("planning",),

@@ -1,0 +1,205 @@
+"""Over which algebra a contraction runs: the semirings by name.
+
+    >>> get("max_plus").multiplication(torch.tensor(2.0), torch.tensor(3.0))
+    tensor(5.)
+
+One's own is a few lines, and works wherever these do:
+
+    >>> bottleneck = register_semiring(
+    ...     Semiring("bottleneck", torch.minimum, torch.maximum, zero=math.inf, one=-math.inf, selective=True)
+    ... )
+    >>> get("bottleneck").sum(torch.tensor([3.0, 1.0, 2.0]), 0)
+    tensor(1.)
+
+Integers and bool have no infinities: their smallest and largest numbers stand for them, and annihilate as
+infinities do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import accumulators
+from .accumulators import Accumulator
+from .algebra import Semiring
+from .domains import require_non_negative
+from .errors import UsageError
+
+__all__ = ["Semiring", "get", "register_semiring", "semirings"]
+
+Law = Callable[[Tensor, Tensor], Tensor]
+Identity = Callable[[torch.dtype], Any]
+
+_REGISTERED: dict[str, Semiring] = {}
+
+
+def register_semiring(semiring: Semiring, *aliases: str) -> Semiring:
+    """Make a semiring known by its name.
+
+    Args:
+        semiring: a semiring whose name and aliases aren't taken by another one.
+        aliases: further names.
+
+    Returns:
+        The semiring.
+
+    Raises:
+        UsageError: a name is taken.
+
+    Example:
+        >>> mine = Semiring("most", torch.maximum, torch.minimum, zero=-math.inf, one=math.inf)
+        >>> register_semiring(mine) is get("most")
+        True
+    """
+    for name in (semiring.name, *aliases):
+        if _REGISTERED.get(name, semiring) != semiring:
+            raise UsageError(f"there's another semiring {name!r} already; choose a different name")
+    for name in (semiring.name, *aliases):
+        _REGISTERED[name] = semiring
+    return semiring
+
+
+def semirings() -> dict[str, Semiring]:
+    """The registered semirings by name, aliases included."""
+    return dict(_REGISTERED)
+
+
+def get(semiring: str | Semiring) -> Semiring:
+    """A semiring by its name; one that's given as such is returned.
+
+    Raises:
+        UsageError: nobody registered that name.
+
+    Example:
+        >>> get("viterbi").name
+        'max_plus'
+    """
+    if isinstance(semiring, Semiring):
+        return semiring
+    try:
+        return _REGISTERED[semiring]
+    except KeyError:
+        known = ", ".join(_REGISTERED)
+        raise UsageError(f"there's no semiring {semiring!r}; registered are {known}") from None
+
+
+def _lowest(dtype: torch.dtype) -> Any:
+    """What stands for -inf."""
+    if dtype.is_floating_point:
+        return -math.inf
+    return False if dtype == torch.bool else torch.iinfo(dtype).min
+
+
+def _highest(dtype: torch.dtype) -> Any:
+    """What stands for +inf."""
+    if dtype.is_floating_point:
+        return math.inf
+    return True if dtype == torch.bool else torch.iinfo(dtype).max
+
+
+def _plus(infinity: Identity) -> Law:
+    """Addition of numbers; integers have an infinity too, which nothing changes."""
+
+    def plus(x: Tensor, y: Tensor) -> Tensor:
+        total = torch.add(x, y)
+        if total.dtype.is_floating_point:
+            return total
+        none = infinity(total.dtype)
+        return torch.where((x == none) | (y == none), torch.full_like(total, none), total)
+
+    return plus
+
+
+_NUMBERS = ("floating", "integer")
+_ORDERED = ("floating", "integer", "unsigned", "bool")
+_CHOICE: dict[str, Any] = {"idempotent": True, "selective": True}
+
+
+def _best(law: Law, zero: Identity) -> Accumulator:
+    reduce = torch.amax if law is torch.maximum else torch.amin
+    return accumulators.folded(law, zero, reduce)
+
+
+register_semiring(
+    Semiring(
+        "real",
+        torch.add,
+        torch.mul,
+        zero=0,
+        one=1,
+        dtypes=("floating", "complex", "integer", "unsigned"),
+        accumulator=accumulators.folded(
+            torch.add, lambda dtype: 0, lambda x, dim: torch.sum(x, dim, dtype=x.dtype)
+        ),
+    )
+)
+register_semiring(
+    Semiring("log", torch.logaddexp, torch.add, zero=-math.inf, one=0, accumulator=accumulators.LOG)
+)
+register_semiring(
+    Semiring(
+        "max_plus",
+        torch.maximum,
+        _plus(_lowest),
+        zero=_lowest,
+        one=0,
+        dtypes=_NUMBERS,
+        accumulator=_best(torch.maximum, _lowest),
+        **_CHOICE,
+    ),
+    "viterbi",
+)
+register_semiring(
+    Semiring(
+        "min_plus",
+        torch.minimum,
+        _plus(_highest),
+        zero=_highest,
+        one=0,
+        dtypes=(*_NUMBERS, "unsigned"),
+        accumulator=_best(torch.minimum, _highest),
+        **_CHOICE,
+    )
+)
+register_semiring(
+    Semiring(
+        "max_times",
+        torch.maximum,
+        torch.mul,
+        zero=0,
+        one=1,
+        dtypes=_ORDERED,
+        domain=require_non_negative,
+        accumulator=_best(torch.maximum, lambda dtype: 0),
+        **_CHOICE,
+    )
+)
+register_semiring(
+    Semiring(
+        "max_min",
+        torch.maximum,
+        torch.minimum,
+        zero=_lowest,
+        one=_highest,
+        dtypes=_ORDERED,
+        accumulator=_best(torch.maximum, _lowest),
+        **_CHOICE,
+    )
+)
+register_semiring(
+    Semiring(
+        "boolean",
+        torch.logical_or,
+        torch.logical_and,
+        zero=False,
+        one=True,
+        dtypes=("bool",),
+        accumulator=accumulators.folded(torch.logical_or, lambda dtype: False, torch.any),
+        **_CHOICE,
+    )
+)
