@@ -293,7 +293,10 @@ def change(b: Builder) -> str | None:
              f"{name}.zero_()", f"{name}.fill_({c})", f"{name}.tanh_()"]  # fmt: skip
     if b.values[other].shape == value.shape:
         texts += [f"torch.mul({other}, {other}, out={name})", f"torch.neg({other}, out={name})"]
+    if "." not in name:
+        texts += [f"{name} += {other}", f"{name} *= {c}", f"{name} -= {c}", f"{name} /= 4"]
     if value.ndim >= 1:
+        texts += [f"{name}[0] = {c}", f"{name}[..., 0] *= {c}", f"{name}[0] += {c}"]
         texts += [f"{name}[0].mul_({c})", f"{name}[..., 0].add_({c})", f"operator.setitem({name}, 0, {c})",
                   f"{name}.view(-1).mul_({c})", f"operator.setitem({name}, (Ellipsis, slice(0, 1)), {c})",
                   f"{name}.unsqueeze(0).add_({other})"]  # fmt: skip

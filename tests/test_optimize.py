@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -263,6 +264,25 @@ def test_a_tracer_with_leaf_modules_of_its_own_is_used() -> None:
 
     optimised = check_optimised(Model(), A, B, gradients=True, tracer=Leaf)
     assert [node.target for node in optimised.graph.nodes if node.op == "call_module"] == ["inner"]
+
+
+@pytest.mark.parametrize(
+    "context",
+    [lambda: torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad, torch.inference_mode],
+    ids=["autocast", "no_grad", "inference_mode"],
+)
+def test_what_surrounds_the_optimisation_does_not_change_it(context: Callable[[], Any]) -> None:
+    def program(x: torch.Tensor, y: torch.Tensor) -> Any:
+        return 2 * E("bii,ij,jk->bk", x, y, y) / 3, E("aib,aib->b", x, x)
+
+    x, y = tensor((4, 3, 3), torch.float32, seed=1), tensor((3, 3), torch.float32, seed=2)
+    outside = einfx.optimize(program, (x, y))
+    with context():
+        inside = einfx.optimize(program, (x, y))
+    assert inside.code == outside.code
+    x.requires_grad_()
+    assert_same(inside(x, y), program(x, y))
+    assert inside(x, y)[0].requires_grad
 
 
 def test_verbose_prints_the_report(capsys: pytest.CaptureFixture[str]) -> None:
