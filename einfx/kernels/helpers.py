@@ -12,10 +12,19 @@ counted from the right (-1 is the last), so that a missing leading dimension cha
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import _VF, Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary, has_torch_function_variadic
 
-__all__ = ["contiguous", "contract", "matmul", "matvec", "mm", "multiply_sum", "unrolled_multiply_sum"]
+__all__ = [
+    "contiguous",
+    "contract",
+    "matmul",
+    "matvec",
+    "mm",
+    "multiply_sum",
+    "tensordot",
+    "unrolled_multiply_sum",
+]
 
 
 def contiguous(a: Tensor) -> Tensor:
@@ -62,6 +71,8 @@ def matmul(
             b = b.sum(-2, keepdim=True)
         else:
             a = a.sum(-1, keepdim=True)
+    if a.dim() == 3 and b.dim() == 3 and a.shape[0] == b.shape[0]:
+        return torch.bmm(a, b)
     return torch.matmul(a, b)
 
 
@@ -77,6 +88,8 @@ def matvec(
     """
     if has_torch_function_variadic(a, b):
         return handle_torch_function(matvec, (a, b), a, b)
+    if a.dim() == 2 and b.dim() == 1 and a.shape[1] == b.shape[0]:
+        return torch.mv(a, b)
     return matmul(a, b.unsqueeze(-1)).squeeze(-1)
 
 
@@ -101,25 +114,34 @@ def contract(
     if has_torch_function_variadic(a, b):
         return handle_torch_function(contract, (a, b), a, b, batch, summed)
     first = a.dim() - summed
-    rows = 1
-    for size in a.shape[batch:first]:
-        rows = rows * size
-    columns = 1
-    for size in b.shape[batch + summed :]:
-        columns = columns * size
-    inner = 1
     for i in range(summed):
         if a.shape[first + i] != b.shape[batch + i]:
             if a.shape[first + i] == 1:
                 b = b.sum(batch + i, keepdim=True)
             else:
                 a = a.sum(first + i, keepdim=True)
-        inner = inner * a.shape[first + i]
-    left = a.reshape(list(a.shape[:batch]) + [rows, inner])  # noqa: RUF005  TorchScript has no unpacking
-    right = b.reshape(list(b.shape[:batch]) + [inner, columns])  # noqa: RUF005
-    result = torch.matmul(left, right)
-    shape = list(result.shape[:batch]) + list(a.shape[batch:first]) + list(b.shape[batch + summed :])
-    return result.reshape(shape)
+    left = a.flatten(first) if summed > 1 else a
+    right = b.flatten(batch, batch + summed - 1) if summed > 1 else b
+    left = left.unsqueeze(batch) if first == batch else left.flatten(batch, first - 1)
+    right = right.unsqueeze(-1) if b.dim() == batch + summed else right.flatten(batch + 1)
+    if batch == 1 and a.shape[0] == b.shape[0]:
+        result = torch.bmm(left, right)
+    else:
+        result = torch.matmul(left, right)
+    return result.view(result.shape[:batch] + a.shape[batch:first] + b.shape[batch + summed :])
+
+
+def tensordot(a: Tensor, b: Tensor, summed_of_a: list[int], summed_of_b: list[int]) -> Tensor:
+    """The sum over pairs of dimensions of ``a`` and ``b``; sizes of a pair are equal, or one of them is 1.
+
+    Example:
+        >>> tensordot(torch.ones(3, 2, 4), torch.ones(5, 3, 1), [0, 2], [1, 2]).shape
+        torch.Size([2, 5])
+    """
+    if has_torch_function_variadic(a, b):
+        return handle_torch_function(tensordot, (a, b), a, b, summed_of_a, summed_of_b)
+    result: Tensor = _VF.tensordot(a, b, summed_of_a, summed_of_b)  # type: ignore[attr-defined]
+    return result
 
 
 def multiply_sum(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:

@@ -291,9 +291,16 @@ def _guarded(
         matrix.permute((*batch, *rows, *columns, *summed))
         vector.permute((*batch, *summed))
         return emit(helpers.matvec, matrix.value, vector.value), (*batch, *rows, *columns)
+    laid_out = (*batch, *rows, *columns)
+    if not batch and not len(rows) == len(columns) == len(summed) == 1:
+        dims = []
+        for operand, own in ((a, rows), (b, columns)):
+            if tuple(x for x in operand.labels if x not in summed) != own:
+                operand.permute((*own, *summed))
+            dims.append(tuple(operand.labels.index(x) for x in summed))
+        return emit(helpers.tensordot, a.value, b.value, *dims), laid_out
     a.permute((*batch, *rows, *summed))
     b.permute((*batch, *summed, *columns))
-    laid_out = (*batch, *rows, *columns)
     if len(rows) == len(columns) == len(summed) == 1:
         return emit(helpers.matmul if batch else helpers.mm, a.value, b.value), laid_out
     return emit(helpers.contract, a.value, b.value, len(batch), len(summed)), laid_out

@@ -103,6 +103,11 @@ def _contract(a: Dense, b: Dense, batch: int, summed: int) -> Dense:
     return Dense.contiguous((*lead, *rows, *b.shape[batch + summed :]))
 
 
+def _tensordot(a: Dense, b: Dense, summed_of_a: Sequence[int], summed_of_b: Sequence[int]) -> Dense:
+    rows = [n for i, n in enumerate(a.shape) if i not in summed_of_a]
+    return Dense.contiguous((*rows, *(n for i, n in enumerate(b.shape) if i not in summed_of_b)))
+
+
 def _matmul(a: Dense, b: Dense) -> Dense:
     lead = _broadcast(a.shape[:-2], b.shape[:-2])
     return Dense.contiguous((*lead, a.shape[-2], b.shape[-1]))
@@ -129,6 +134,7 @@ _RULES: dict[Any, Callable[..., Dense]] = {
     helpers.matmul: _matmul,
     helpers.matvec: _matvec,
     helpers.contract: _contract,
+    helpers.tensordot: _tensordot,
     helpers.multiply_sum: _multiply_sum,
     helpers.unrolled_multiply_sum: _unrolled,
     helpers.contiguous: lambda a: Dense.contiguous(a.shape),
