@@ -1,0 +1,163 @@
+"""A number times a tensor is read in every spelling, and only where it is exactly that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import fx
+
+from einfx.rewrite import readable_code
+from einfx.scaling import Scale, as_scaled, insert_scaled, is_factor, may_cross_contraction
+from einfx.shapes import propagate
+
+X = torch.rand(3)
+Program = Callable[..., torch.Tensor]
+
+
+def last_node(program: Program, x: torch.Tensor = X) -> fx.Node:
+    traced = fx.symbolic_trace(program)
+    propagate(traced, (x,))
+    return list(traced.graph.nodes)[-2]
+
+
+@pytest.mark.parametrize(
+    ("program", "numerator", "denominator"),
+    [
+        (lambda x: 2 * x, 2, 1),
+        (lambda x: x * 2.5, 2.5, 1),
+        (lambda x: x.mul(2), 2, 1),
+        (lambda x: x.mul(other=2), 2, 1),
+        (lambda x: x.multiply(2), 2, 1),
+        (lambda x: torch.mul(x, 2), 2, 1),
+        (lambda x: torch.mul(2, x), 2, 1),
+        (lambda x: torch.mul(input=x, other=2), 2, 1),
+        (lambda x: torch.mul(x, other=2), 2, 1),
+        (lambda x: torch.multiply(x, 2), 2, 1),
+        (lambda x: x / 2, 1, 2),
+        (lambda x: x.div(2), 1, 2),
+        (lambda x: x.divide(other=2), 1, 2),
+        (lambda x: x.true_divide(2), 1, 2),
+        (lambda x: torch.div(x, 2), 1, 2),
+        (lambda x: torch.div(x, 2, rounding_mode=None), 1, 2),
+        (lambda x: torch.true_divide(x, 2), 1, 2),
+        (lambda x: -x, -1, 1),
+        (lambda x: x.neg(), -1, 1),
+        (lambda x: torch.neg(x), -1, 1),
+        (lambda x: torch.negative(input=x), -1, 1),
+    ],
+)
+def test_every_spelling_of_a_factor_is_read(program: Program, numerator: float, denominator: float) -> None:
+    scaled = as_scaled(last_node(program))
+    assert scaled is not None
+    assert scaled.scale == Scale(numerator, denominator)
+    assert scaled.tensor.name == "x"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda x: 2 / x,
+        lambda x: x * x,
+        lambda x: x + 2,
+        lambda x: x**2,
+        lambda x: x // 2,
+        lambda x: x.div(2, rounding_mode="floor"),
+        lambda x: torch.mul(x, 2, out=torch.empty(3)),
+        lambda x: x * True,
+        lambda x: x * 0,
+        lambda x: x * 0.0,
+        lambda x: x / float("inf"),
+        lambda x: x * float("nan"),
+        lambda x: x * 1e40,
+        lambda x: x * 1e-40,
+        lambda x: x * 2j,
+        lambda x: x.mul_(2),
+        lambda x: x.abs(),
+    ],
+)
+def test_what_is_no_factor_is_not_read(program: Program) -> None:
+    assert as_scaled(last_node(program)) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool])
+def test_integers_are_never_scaled(dtype: torch.dtype) -> None:
+    assert as_scaled(last_node(lambda x: 2 * x, torch.ones(3, dtype=dtype))) is None
+    assert as_scaled(last_node(lambda x: x / 2, torch.ones(3, dtype=dtype))) is None
+
+
+def test_complex_numbers_scale_complex_tensors() -> None:
+    scaled = as_scaled(last_node(lambda x: x * 2j, torch.ones(3, dtype=torch.complex64)))
+    assert scaled is not None
+    assert scaled.scale.factor == 2j
+
+
+def test_without_shapes_a_factor_is_read_only_where_the_caller_says_that_it_may() -> None:
+    node = list(fx.symbolic_trace(lambda x: 2 * x).graph.nodes)[1]
+    assert as_scaled(node) is None
+    assert as_scaled(node, assume_floating=True) is not None
+
+
+def test_factors_multiply_with_their_denominators_apart() -> None:
+    product = Scale(3, 7).times(Scale(2, 5))
+    assert product == Scale(6, 35)
+    assert product.factor == 6 / 35
+    assert Scale(6, 1).factor == 6
+    assert Scale(1, 0.0).factor == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype", "expected"),
+    [
+        (Scale(2, 3), torch.float32, True),
+        (Scale(1e30, 1), torch.float32, True),
+        (Scale(1e30, 1e-30), torch.float32, False),
+        (Scale(1e30, 1e-30), torch.float64, True),
+        (Scale(1e5, 1), torch.float16, False),
+        (Scale(1e5, 1), torch.bfloat16, True),
+        (Scale(1, 0.0), torch.float64, False),
+        (Scale(10**400, 1), torch.float64, False),
+    ],
+)
+def test_a_factor_must_be_a_normal_number_of_the_dtype_in_all_its_parts(
+    scale: Scale, dtype: torch.dtype, expected: bool
+) -> None:
+    assert is_factor(scale, dtype) is expected
+
+
+@pytest.mark.parametrize(
+    ("factor", "dtype", "expected"),
+    [
+        (1000.0, torch.float32, True),
+        (1e12, torch.float32, False),
+        (1e-12, torch.float32, False),
+        (1e12, torch.float64, True),
+        (1e100, torch.float64, False),
+        (1000.0, torch.bfloat16, True),
+        (2.0, torch.float16, False),
+        (1000.0, torch.complex64, True),
+        (1e12, torch.complex64, False),
+        (1e12, torch.complex128, True),
+    ],
+)
+def test_a_factor_crosses_a_contraction_only_far_from_the_ends_of_the_range(
+    factor: float, dtype: torch.dtype, expected: bool
+) -> None:
+    node = last_node(lambda x: x.exp(), torch.ones(3, dtype=dtype))
+    assert may_cross_contraction(Scale(factor, 1), node) is expected
+
+
+@pytest.mark.parametrize(
+    ("scale", "text"), [(Scale(3, 1), "exp * 3"), (Scale(1, 3), "exp / 3"), (Scale(3, 4), "exp * 0.75")]
+)
+def test_a_division_is_written_as_one_where_only_that_is_exact(scale: Scale, text: str) -> None:
+    node = last_node(lambda x: x.exp())
+    output = next(iter(node.users))
+    with node.graph.inserting_before(output):
+        new = insert_scaled(node.graph, scale, node)
+    output.args = (new,)
+    assert text in readable_code(node.graph)
+    scaled = as_scaled(new)
+    assert scaled is not None
+    assert scaled.scale.factor == scale.factor
