@@ -27,6 +27,7 @@ import einfx
 from einfx import compat
 from einfx.demo.run import Comparison, ModelError, compare, describe, first_line, run_demo
 from einfx.errors import EinfxError, UsageError
+from einfx.kernels import native
 
 __all__ = ["main"]
 
@@ -270,6 +271,7 @@ def _info(options: argparse.Namespace) -> int:
         ("gpu", torch.cuda.get_device_name() if torch.cuda.is_available() else "none"),
         ("semirings", "real"),
         ("kernels", ", ".join(KERNELS)),
+        ("extension", native.describe()),
     ]
     for name, value in rows:
         print(f"{name:12}{value}")
