@@ -1,0 +1,191 @@
+"""One reader of contractions, one writer, one accessor of values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import einfx
+from einfx.equation import Equation
+from einfx.nodes import (
+    VALUE,
+    Value,
+    as_contraction,
+    inherit,
+    insert_contraction,
+    is_einsum,
+    set_value,
+    value_of,
+)
+from einfx.shapes import propagate
+
+E = torch.einsum
+A, B = torch.rand(2, 3), torch.rand(3, 4)
+
+
+def call(program: Callable[..., Any], *operands: torch.Tensor) -> fx.Node:
+    """The last call of a traced program; its shapes are known if there are operands."""
+    traced = fx.symbolic_trace(program)
+    if operands:
+        propagate(traced, operands)
+    return list(traced.graph.nodes)[-2]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda a, b: E("ij,jk->ik", a, b),
+        lambda a, b: E("ij,jk", a, b),
+        lambda a, b: E(" x y, y z -> x z", [a, b]),
+        lambda a, b: E("...y,yz->...z", a, b),
+        lambda a, b: E(a, [0, 1], b, [1, 2]),
+        lambda a, b: E(a, [5, 1], b, [1, 2], [5, 2]),
+        lambda a, b: einfx.einsum("ij,jk->ik", a, b),
+        lambda a, b: einfx.einsum("ij,jk->ik", a, b, optimize="auto"),
+        lambda a, b: torch.ops.aten.einsum("ij,jk->ik", [a, b]),
+        lambda a, b: torch.ops.aten.einsum.default("ij,jk->ik", [a, b], path=None),
+    ],
+)
+def test_every_style_of_einsum_is_read_alike(program: Callable[..., Any]) -> None:
+    contraction = as_contraction(call(program, A, B))
+    assert contraction is not None
+    assert str(contraction.equation) == "ab,bc->ac"
+    assert [operand.name for operand in contraction.operands] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda a, b: a @ b,
+        lambda a, b: E("ij,jk->iz", a, b),
+        lambda a, b: E("i?,jk->ik", a, b),
+        pytest.param(
+            lambda a, b: E("ij,jk,kl->il", a, b),
+            marks=pytest.mark.xfail(strict=False, reason="operands aren't counted where shapes are unknown"),
+        ),
+        lambda a, b: E("...y,yz->...z", a, b),
+        lambda a, b: einfx.einsum("ij,jk->ik", a, b, optimize="greedy"),
+    ],
+)
+def test_what_is_no_einsum_or_no_valid_one_is_not_read(program: Callable[..., Any]) -> None:
+    assert as_contraction(call(program)) is None
+
+
+def test_things_that_are_no_nodes_are_no_contractions() -> None:
+    assert as_contraction(3) is None
+    assert as_contraction(None) is None
+    assert value_of("x") is None
+
+
+def test_einsums_are_known_whoever_made_the_graph() -> None:
+    graph = make_fx(lambda a, b: torch.ops.aten.mm(a, b))(A, B).graph
+    assert not any(is_einsum(node) for node in graph.nodes)
+    assert is_einsum(call(lambda a: E("ii", a)))
+    assert is_einsum(call(lambda a: einfx.einsum("ii", a)))
+
+
+def test_a_contraction_is_written_in_the_canonical_form_with_its_value() -> None:
+    traced = fx.symbolic_trace(lambda a, b: (a, b))
+    propagate(traced, (A, B))
+    a, b, output = traced.graph.nodes
+    with traced.graph.inserting_before(output):
+        node = insert_contraction(traced.graph, Equation.parse("xy,yz->zx"), (a, b))
+    assert node.target is torch.functional.einsum
+    assert node.args == ("ab,bc->ca", a, b)
+    assert node.kwargs == {}
+    assert value_of(node) == Value((4, 2), (2, 1), torch.float32, torch.device("cpu"))
+    contraction = as_contraction(node)
+    assert contraction is not None
+    assert contraction.operands == (a, b)
+
+
+def test_a_contraction_of_unknown_operands_has_an_unknown_value() -> None:
+    graph = fx.Graph()
+    node = insert_contraction(graph, Equation.parse("ij->ji"), [graph.placeholder("a")])
+    assert value_of(node) is None
+
+
+@pytest.mark.parametrize("key", ["val", "example_value", "tensor_meta"])
+def test_values_are_read_from_every_key_that_front_ends_use(key: str) -> None:
+    node = fx.Graph().placeholder("x")
+    node.meta[key] = torch.empty(2, 3, dtype=torch.float64)
+    value = value_of(node)
+    assert value is not None
+    assert (value.shape, value.dtype) == ((2, 3), torch.float64)
+
+
+def test_einfxs_own_key_goes_before_those_of_others() -> None:
+    node = fx.Graph().placeholder("x")
+    node.meta["val"] = torch.empty(2, 3)
+    node.meta[VALUE] = Value((5,), (1,), torch.float32, torch.device("cpu"))
+    assert value_of(node) == node.meta[VALUE]
+
+
+def test_symbolic_sizes_are_read_by_their_hint_and_get_no_guard() -> None:
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+    environment = ShapeEnv()
+    mode = FakeTensorMode(shape_env=environment)
+    context: Any = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC, DimDynamic.STATIC])
+    fake = mode.from_tensor(torch.ones(7, 3), symbolic_context=context)
+    node = fx.Graph().placeholder("x")
+    node.meta["val"] = fake
+    value = value_of(node)
+    assert value is not None
+    assert value.shape == (7, 3)
+    assert all(type(size) is int for size in value.shape)
+    assert isinstance(fake.shape[0], torch.SymInt)
+    assert environment.guards == []
+
+
+def test_values_that_are_no_tensors_are_unknown() -> None:
+    node = fx.Graph().placeholder("x")
+    node.meta["val"] = (torch.ones(2), 3)
+    assert value_of(node) is None
+
+
+def test_bytes_count_dense_elements() -> None:
+    device = torch.device("cpu")
+    assert Value((2, 3), (3, 1), torch.float64, device).bytes == 48
+    assert Value((2, 3), (0, 1), torch.int8, device).bytes == 6
+    assert Value((), (), torch.complex64, device).bytes == 8
+    assert Value((0, 3), (3, 1), torch.float32, device).bytes == 0
+
+
+def test_a_value_makes_a_tensor_without_data_that_looks_like_it() -> None:
+    tensor = torch.ones(4, 6, dtype=torch.float64)[:, ::2].t()
+    value = Value.of(tensor)
+    assert value is not None
+    twin = value.on_meta()
+    assert twin.is_meta
+    assert (twin.shape, twin.stride(), twin.dtype) == (tensor.shape, tensor.stride(), tensor.dtype)
+
+
+def test_a_recorded_value_is_contiguous_and_takes_dtype_and_device_of_another() -> None:
+    graph = fx.Graph()
+    x, y, unknown = (graph.placeholder(name) for name in "xyz")
+    x.meta["val"] = torch.empty(3, dtype=torch.float16)
+    set_value(y, (2, 0, 3), x)
+    assert value_of(y) == Value((2, 0, 3), (3, 3, 1), torch.float16, torch.device("cpu"))
+    set_value(unknown, (2,), unknown)
+    assert value_of(unknown) is None
+
+
+def test_a_node_inherits_metadata_but_keeps_its_own_value() -> None:
+    graph = fx.Graph()
+    old, new = graph.placeholder("old"), graph.placeholder("new")
+    old.meta.update(val=torch.empty(2, 3), stack_trace="here", mine="old")
+    new.meta.update(mine="new")
+    new.meta[VALUE] = Value((6,), (1,), torch.float32, torch.device("cpu"))
+    assert inherit(new, old) is new
+    assert (new.meta["stack_trace"], new.meta["mine"]) == ("here", "new")
+    assert "val" not in new.meta
+    value = value_of(new)
+    assert value is not None
+    assert value.shape == (6,)
