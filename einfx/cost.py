@@ -228,6 +228,7 @@ class _Situation(NamedTuple):
         matching = all(a.size[x] == b.size[x] for x in batch + summed)
         if summed and (matching or self.dtype in REDUCED_PRECISION):
             yield from self._matrix(a, b, roles)
+            yield from self._broadcast(a, b, roles)
         if not summed or self.dtype not in REDUCED_PRECISION:
             yield from self._elementwise(a, b, roles)
 
@@ -246,13 +247,22 @@ class _Situation(NamedTuple):
         elements = self.count(self.output)
         if self.contiguous:
             moved = 2 * item_bytes(self.dtype) * elements
-            cost = StepCost(0, moved, self.machine.copy(elements, self.dtype), moved // 2)
+            cost = StepCost(0, moved, self._copy(elements, laid_out, self.output), moved // 2)
             return cost, contiguous_strides([self.sizes[x] for x in self.equation.output])
         strides = dict(zip(laid_out, contiguous_strides([self.sizes[x] for x in laid_out]), strict=True))
         return (
             StepCost(0, 0, self.machine.view_seconds, 0),
             tuple(strides.get(x, 1) for x in self.equation.output),
         )
+
+    def _copy(self, elements: int, before: Labels, after: Labels) -> float:
+        """Seconds to copy a tensor from one order of its labels in memory into another."""
+        run = 1
+        for first, second in zip(reversed(before), reversed(after), strict=False):
+            if first != second:
+                break
+            run *= self.sizes[first]
+        return self.machine.copy(elements, self.dtype, run)
 
     def _alone(self, operand: Layout, presummed: list[Labels], base: StepCost) -> Kernel:
         name = "sum" if presummed[0] else "view"
@@ -290,7 +300,7 @@ class _Situation(NamedTuple):
             for operand, first, second in forms:
                 if not operand.is_matrix(batch, first, second):
                     copied += operand.elements
-                    seconds += machine.copy(operand.elements, dtype)
+                    seconds += self._copy(operand.elements, operand.physical, batch + first + second)
                 views += operand.labels != batch + first + second
                 views += len(operand.labels) != (3 if name == "bmm" else len((*first, *second)[:2]))
             laid_out = batch + (columns + rows if swapped else rows + columns)
@@ -303,6 +313,19 @@ class _Situation(NamedTuple):
                 name, roles.presummed, batch, rows, columns, summed, swapped, (), strides,
                 roles.base + cost + finish,
             )  # fmt: skip
+
+    def _broadcast(self, a: Layout, b: Layout, roles: _Roles) -> Iterator[Kernel]:
+        """The output's first label as a batch over which the operand that lacks it is broadcast.
+
+        What would be columns apart from each other in memory is then written where it belongs.
+        """
+        if roles.batch or not self.output:
+            return
+        first = self.output[0]
+        rows = tuple(x for x in roles.rows if x != first)
+        columns = tuple(x for x in roles.columns if x != first)
+        if rows and columns:
+            yield from self._matrix(a, b, roles._replace(batch=(first,), rows=rows, columns=columns))
 
     def _elementwise(self, a: Layout, b: Layout, roles: _Roles) -> Iterator[Kernel]:
         large, small = (a, b) if a.elements >= b.elements else (b, a)

@@ -156,10 +156,22 @@ class Machine:
             + 2 * rows * self.row_seconds / self._workers(read)
         )
 
-    def copy(self, elements: int, dtype: torch.dtype) -> float:
-        """Seconds to copy a tensor into another order of its dimensions."""
+    def copy(self, elements: int, dtype: torch.dtype, run: int = 1) -> float:
+        """Seconds to copy a tensor into another order of its dimensions.
+
+        Args:
+            elements: its number of elements.
+            dtype: its dtype.
+            run: how many neighbours in memory stay neighbours.
+        """
         moved = 2 * item_bytes(dtype) * elements
-        return self.op_seconds + 2.0 * self.stream(moved) + self.stream(moved, moved / 2)
+        seconds = self.op_seconds + self.stream(moved, moved / 2)
+        if self.gpu:
+            return seconds + 2 * self.stream(moved)
+        each = min(0.65e-9, 4e-9 / run)
+        if moved > self.cache_bytes and run < 16:
+            each *= 2.5
+        return seconds + elements * each / self._workers(elements)
 
     def _workers(self, elements: float) -> int:
         return self.threads if elements > 32768 else 1

@@ -310,6 +310,10 @@ def _natural_orders(equation: Equation) -> list[tuple[int, ...]]:
     rows = tuple(x for x in equation.output if x in a and x not in b)
     columns = tuple(x for x in equation.output if x in b and x not in a)
     orders = [batch + rows + columns, batch + columns + rows]
+    if not batch:
+        for first in (*rows, *columns):
+            rest = tuple(x for x in rows + columns if x != first)
+            orders.append((first, *rest))
     return [order for order in dict.fromkeys(orders) if order != equation.output]
 
 

@@ -149,6 +149,16 @@ class _Operand:
             self.shape = tuple(self.shape[i] for i in order)
             self.labels = labels
 
+    def batched(self, batch: Labels, labels: Labels) -> None:
+        """Bring the dimensions into the order of ``batch``, then ``labels``; a batch it lacks gets size 1."""
+        present = tuple(x for x in batch if x in self.labels)
+        self.permute((*present, *labels))
+        for position, label in enumerate(batch):
+            if label not in present:
+                self.value = self.emit(torch.unsqueeze, self.value, position)
+                self.shape = (*self.shape[:position], 1, *self.shape[position:])
+                self.labels = (*self.labels[:position], label, *self.labels[position:])
+
     def reshape(self, shape: Shape) -> Any:
         """The value with another shape, as far as static sizes tell."""
         if shape != self.shape:
@@ -218,9 +228,11 @@ def _static(
         lead = (batch,) if kernel.name == "bmm" else ()
         if kernel.swapped:
             a, b, rows, columns = b, a, columns, rows
-        left = a.as_groups((*lead, rows, summed), sizes)
-        right = b.as_groups((*lead, summed, columns), sizes)
-        value = emit(torch.bmm if lead else torch.mm, left, right)
+        broadcast = [x for x in (a, b) if not set(batch) <= set(x.labels)]
+        left = a.as_groups((() if a in broadcast else batch, rows, summed)[1 - len(lead) :], sizes)
+        right = b.as_groups((() if b in broadcast else batch, summed, columns)[1 - len(lead) :], sizes)
+        multiply = torch.matmul if broadcast else torch.bmm if lead else torch.mm
+        value = emit(multiply, left, right)
         laid_out = (*batch, *rows, *columns)
         if not (rows and columns and len(laid_out) == len(lead) + 2):
             value = emit(torch.reshape, value, tuple(sizes[x] for x in (*laid_out, *unit)))
@@ -299,8 +311,8 @@ def _guarded(
                 operand.permute((*own, *summed))
             dims.append(tuple(operand.labels.index(x) for x in summed))
         return emit(helpers.tensordot, a.value, b.value, *dims), laid_out
-    a.permute((*batch, *rows, *summed))
-    b.permute((*batch, *summed, *columns))
+    a.batched(batch, (*rows, *summed))
+    b.batched(batch, (*summed, *columns))
     if len(rows) == len(columns) == len(summed) == 1:
         return emit(helpers.matmul if batch else helpers.mm, a.value, b.value), laid_out
     return emit(helpers.contract, a.value, b.value, len(batch), len(summed)), laid_out
