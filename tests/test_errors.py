@@ -77,8 +77,8 @@ MESSAGES: list[tuple[Callable[[], Any], str, str]] = [
     (
         lambda: einfx.einsum("ij,jk->ik", A, A),
         "OperandError",
-        "has size 2 in operand 1, but 3 before it (shapes: (2, 3), (2, 3)); sizes of one label must be equal, "
-        "or 1 to broadcast",
+        "has size 2 in operand 1, but 3 before it (shapes: (2, 3), (2, 3)); sizes of one label must be "
+        "equal, or 1 to broadcast",
     ),
     (
         lambda: einfx.einsum("ii->i", A),
