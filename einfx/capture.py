@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -86,6 +87,19 @@ def capture(
     return result
 
 
+def _remember_lines(tracer: fx.Tracer) -> None:
+    """Let ``tracer`` record where nodes come from in functions too; torch does so below a ``forward``."""
+    create_node = tracer.create_node
+
+    def remembering(*arguments: Any, **keywords: Any) -> fx.Node:
+        node = create_node(*arguments, **keywords)
+        if not node.meta.get("stack_trace"):
+            node.meta["stack_trace"] = "".join(traceback.format_stack())
+        return node
+
+    tracer.create_node = remembering  # type: ignore[method-assign]
+
+
 def _traced(
     model: Any, tracer: Callable[[], fx.Tracer], concrete: dict[str, Any] | None, record_stacks: bool
 ) -> tuple[torch.nn.Module, fx.Graph]:
@@ -100,6 +114,8 @@ def _traced(
         trace.record_stack_traces = record_stacks
         trace.proxy_buffer_attributes = proxied
         record_writes(trace)
+        if record_stacks:
+            _remember_lines(trace)
         try:
             graph = trace.trace(model, concrete_args=concrete)
         except Exception as error:

@@ -168,7 +168,7 @@ class Machine:
         seconds = self.op_seconds + self.stream(moved, moved / 2)
         if self.gpu:
             return seconds + 2 * self.stream(moved)
-        each = min(0.65e-9, 4e-9 / run)
+        each = min(0.65e-9, 4e-9 / max(run, 1))
         if moved > self.cache_bytes and run < 16:
             each *= 2.5
         return seconds + elements * each / self._workers(elements)

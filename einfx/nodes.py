@@ -197,7 +197,8 @@ def _read(node: fx.Node) -> Contraction | None:
                 operands = list(operands[0])
             if not operands or not all(isinstance(x, fx.Node) for x in operands):
                 return None
-            return Contraction(_parse(arguments[0], operands), tuple(operands))
+            equation = _parse(arguments[0], operands)
+            return Contraction(equation, tuple(operands)) if len(equation.inputs) == len(operands) else None
         operands, sublists = arguments[0::2], arguments[1::2]
         output = operands.pop() if len(arguments) % 2 else None
         if not operands or not all(isinstance(x, fx.Node) for x in operands):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -75,7 +76,22 @@ def optimize(
     """
     if isinstance(example_inputs, torch.Tensor):
         raise UsageError("example_inputs is a tuple of arguments; for one tensor write (tensor,)")
-    keywords = dict(example_kwargs or {})
+    with _without_autocast():
+        return _optimized(
+            model, example_inputs, dict(example_kwargs or {}), passes, path, constants, tracer, verbose
+        )
+
+
+def _optimized(
+    model: Any,
+    example_inputs: Sequence[Any],
+    keywords: dict[str, Any],
+    passes: Sequence[Pass],
+    path: Any,
+    constants: Sequence[str],
+    tracer: Callable[[], fx.Tracer],
+    verbose: bool,
+) -> OptimizedModule:
     with deferred_compilation():
         result = capture(model, example_inputs, keywords, tracer)
     _check_constants(result, constants)
@@ -95,6 +111,19 @@ def optimize(
     if verbose:
         print(result.report)
     return result
+
+
+@contextmanager
+def _without_autocast() -> Iterator[None]:
+    """Optimise for the dtypes that the program has by itself; under autocast the original runs."""
+    enabled = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
+    for device in enabled:
+        torch.set_autocast_enabled(device, False)
+    try:
+        yield
+    finally:
+        for device in enabled:
+            torch.set_autocast_enabled(device, True)
 
 
 def _report(results: Sequence[PassResult], unknown: Sequence[str], module: OptimizedModule) -> Report:

@@ -317,7 +317,11 @@ def _check_sizes(node: fx.Node) -> None:
         values = [value_of(operand) for operand in contraction.operands]
         shapes = [value.shape for value in values if value is not None]
         if len(shapes) == len(values):
-            contraction.equation.sizes(shapes)
+            try:
+                contraction.equation.sizes(shapes)
+            except OperandError as error:
+                written = node.args[0] if isinstance(node.args[0], str) else "the sublist form"
+                raise OperandError(f"{written!r}, read as {str(error).removeprefix('einsum ')}") from error
 
 
 def _is_torch(node: fx.Node) -> bool:

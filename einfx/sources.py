@@ -32,6 +32,7 @@ def source_line(node: fx.Node) -> str:
     if not own:
         return f"node {node.name!r}"
     code = lines[own[-1] + 1] if own[-1] + 1 < len(lines) else ""
+    code = "" if code.startswith("File ") else code
     where = lines[own[-1]].removeprefix("File ").replace('"', "").replace(", line ", ":").split(", in ")[0]
     return f"{where}: {code}" if code else where
 

@@ -1,4 +1,4 @@
-"""Read operands of contractions without the dimensions of size 1 that were inserted into them."""
+"""Read operands of contractions as they were before dimensions were inserted or expanded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ class DropUnitDimensions(Pass):
     """Take ``x`` instead of ``x.unsqueeze(d)`` or ``x[:, None]``, and leave the label out.
 
     A dimension that was inserted has size 1 for every input, so its label only says where the others
-    broadcast. Without it a broadcast product is often a matrix product.
+    broadcast. Without it a broadcast product is often a matrix product. Results of
+    ``torch.broadcast_tensors`` that meet in one contraction, with the same labels, are taken as they were
+    before: a contraction broadcasts by itself.
 
     Example:
         >>> import torch
@@ -55,6 +57,9 @@ def _without_one(graph: fx.Graph, effects: Effects, node: fx.Node) -> fx.Node | 
     contraction = as_contraction(node)
     if contraction is None:
         return None
+    narrow = _before_broadcasting(contraction)
+    if narrow is not None and effects.may_move_reads(narrow.operands, contraction.operands[0], node):
+        return _replaced(graph, effects, node, narrow)
     for position, operand in enumerate(contraction.operands):
         inserted = _inserted_dimensions(operand)
         if inserted is None:
@@ -63,14 +68,50 @@ def _without_one(graph: fx.Graph, effects: Effects, node: fx.Node) -> fx.Node | 
         smaller = _dropped(contraction, position, source, dims)
         if smaller is None or not effects.may_move_reads([source], operand, node):
             continue
-        with graph.inserting_before(node):
-            new = inherit(insert_contraction(graph, smaller.equation, smaller.operands), node)
-        effects.adopt(new, node)
-        node.replace_all_uses_with(new)
-        graph.erase_node(node)
-        if not operand.users:
-            graph.erase_node(operand)
-        return new
+        return _replaced(graph, effects, node, smaller)
+    return None
+
+
+def _replaced(graph: fx.Graph, effects: Effects, node: fx.Node, smaller: Contraction) -> fx.Node:
+    with graph.inserting_before(node):
+        new = inherit(insert_contraction(graph, smaller.equation, smaller.operands), node)
+    effects.adopt(new, node)
+    node.replace_all_uses_with(new)
+    unused = [node]
+    while unused:
+        old = unused.pop()
+        inputs = old.all_input_nodes
+        graph.erase_node(old)
+        unused += [x for x in inputs if not x.users and x.op == "call_function" and x not in unused]
+    return new
+
+
+def _before_broadcasting(contraction: Contraction) -> Contraction | None:
+    """The contraction on the arguments of one ``broadcast_tensors``, all of whose results it takes alike."""
+    equation, operands = contraction
+    sources = {x.args[0] for x in operands if x.target is operator.getitem and isinstance(x.args[0], fx.Node)}
+    for source in sources:
+        if source.op != "call_function" or function_name(source) != "broadcast_tensors" or source.kwargs:
+            continue
+        given = source.args[0] if isinstance(source.args[0], list | tuple) else source.args
+        positions = [
+            i for i, x in enumerate(operands) if x.target is operator.getitem and x.args[0] is source
+        ]
+        taken = {operands[i].args[1] for i in positions}
+        labels = {equation.inputs[i] for i in positions}
+        values = [value_of(x) for x in given]
+        if taken != set(range(len(given))) or len(labels) != 1 or None in values:
+            continue
+        (together,) = labels
+        if len(set(together)) < len(together):
+            continue
+        inputs, narrow = list(equation.inputs), list(operands)
+        for i in positions:
+            which = operands[i].args[1]
+            rank = len(values[which].shape)  # type: ignore[index, union-attr]
+            narrow[i] = given[which]  # type: ignore[index, assignment]
+            inputs[i] = together[len(together) - rank :]
+        return Contraction(Equation(tuple(inputs), equation.output), tuple(narrow))
     return None
 
 

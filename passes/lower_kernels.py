@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
-from ..equation import Equation
+from ..cost import choose_kernel
+from ..equation import Equation, label_text
 from ..estimate import LOWERED, Lowered, contraction_flops
+from ..kernels import helpers
 from ..kernels.real import lower
 from ..kernels.results import Dense, result_of
 from ..legality import is_layout_free, same_floating_dtype
@@ -18,6 +20,9 @@ from ..nodes import VALUE, VISIBLE_STRIDES, Contraction, Value, as_contraction, 
 from ..rewrite import Pass, decline
 
 Strides = tuple[int, ...]
+
+_EINSUM_SECONDS = 15e-6
+"""What a call of torch.einsum takes apart from its arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +68,17 @@ def _lower(graph: fx.Graph, node: fx.Node, contraction: Contraction, layout_free
     values = [value for operand in contraction.operands if (value := value_of(operand)) is not None]
     wanted = node.meta.get(VISIBLE_STRIDES) or getattr(value_of(node), "strides", None)
     with graph.inserting_before(node):
-        result, emitted = _emit(graph, contraction, values, contiguous=False)
-        if not layout_free and not _has_strides(result, wanted):
-            for new in reversed(emitted):
-                graph.erase_node(new)
-            result, emitted = _emit_in_order(graph, contraction, values, wanted)
+        squeezed = _squeezed(contraction, values)
+        if squeezed is not None:
+            result, emitted = _emit_squeezed(
+                graph, contraction, values, squeezed, None if layout_free else wanted
+            )
+        else:
+            result, emitted = _emit(graph, contraction, values, contiguous=False)
+            if not layout_free and not _has_strides(result, wanted):
+                for new in reversed(emitted):
+                    graph.erase_node(new)
+                result, emitted = _emit_in_order(graph, contraction, values, wanted)
     if len(emitted) == 1 and result.target is torch.functional.einsum:
         graph.erase_node(result)
         return 0
@@ -79,6 +90,64 @@ def _lower(graph: fx.Graph, node: fx.Node, contraction: Contraction, layout_free
     node.replace_all_uses_with(result)
     graph.erase_node(node)
     return 1
+
+
+Squeezed = tuple[Equation, list[tuple[int, ...]]]
+
+
+def _squeezed(contraction: Contraction, values: Sequence[Value]) -> Squeezed | None:
+    """The contraction without dimensions of size 1 that broadcast, and which they are, if that is faster."""
+    equation = contraction.equation
+    if len(values) != 2:
+        return None
+    shapes = [value.shape for value in values]
+    sizes = equation.sizes(shapes)
+    inputs, dims = [], []
+    for labels, shape in zip(equation.inputs, shapes, strict=True):
+        unit = tuple(i for i, x in enumerate(labels) if shape[i] == 1 != sizes[x] and labels.count(x) == 1)
+        dims.append(unit)
+        inputs.append(tuple(x for i, x in enumerate(labels) if i not in unit))
+    if not any(dims):
+        return None
+    small = Equation(tuple(inputs), equation.output)
+    dense = [tuple(n for i, n in enumerate(s) if i not in unit) for s, unit in zip(shapes, dims, strict=True)]
+    dtype, device = values[0].dtype, values[0].device
+    before = choose_kernel(equation, shapes, dtype, device, guarded=True).cost.seconds
+    after = choose_kernel(small, dense, dtype, device).cost.seconds
+    return (small, dims) if after + _EINSUM_SECONDS < 0.7 * before else None
+
+
+def _emit_squeezed(
+    graph: fx.Graph,
+    contraction: Contraction,
+    values: Sequence[Value],
+    squeezed: Squeezed,
+    wanted: Strides | None,
+) -> tuple[fx.Node, list[fx.Node]]:
+    equation, operands = contraction
+    letters = {x: label_text((x,)) for x in equation.labels}
+    written = [
+        "".join(letters[x] for i, x in enumerate(labels) if i not in unit)
+        for labels, unit in zip(equation.inputs, squeezed[1], strict=True)
+    ]
+    output = "".join(letters[x] for x in equation.output)
+    emitted: dict[fx.Node, Dense] = {}
+    emit = _emitter(graph, operands, emitted)
+    result = emit(
+        helpers.squeezed_einsum, *operands, str(equation), *squeezed[1], f"{','.join(written)}->{output}"
+    )
+    _record(emitted, values[0])
+    if wanted is not None and not _has_strides(result, wanted):
+        order = tuple(sorted(range(len(wanted)), key=lambda i: -wanted[i]))
+        result = emit(helpers.contiguous, emit(torch.permute, result, order))
+        result = emit(torch.permute, result, tuple(order.index(i) for i in range(len(order))))
+        _record(emitted, values[0])
+    return result, list(emitted)
+
+
+def _record(emitted: dict[fx.Node, Dense], like: Value) -> None:
+    for new, dense in emitted.items():
+        new.meta[VALUE] = Value(*dense, like.dtype, like.device)
 
 
 def _emit(
@@ -98,8 +167,7 @@ def _emit(
         strides=None if None in strides else [x for x in strides if x is not None],
         contiguous=contiguous,
     )
-    for new, dense in emitted.items():
-        new.meta[VALUE] = Value(*dense, values[0].dtype, values[0].device)
+    _record(emitted, values[0])
     return result, list(emitted)
 
 
@@ -116,7 +184,7 @@ def _emit_in_order(
         written: dict[fx.Node, Dense] = {}
         back = tuple(order.index(i) for i in range(rank))
         result = _emitter(graph, [result], written)(torch.permute, result, back)
-        result.meta[VALUE] = Value(*written[result], values[0].dtype, values[0].device)
+        _record(written, values[0])
         emitted.append(result)
     return result, emitted
 

@@ -22,6 +22,7 @@ __all__ = [
     "matvec",
     "mm",
     "multiply_sum",
+    "squeezed_einsum",
     "tensordot",
     "unrolled_multiply_sum",
 ]
@@ -142,6 +143,39 @@ def tensordot(a: Tensor, b: Tensor, summed_of_a: list[int], summed_of_b: list[in
         return handle_torch_function(tensordot, (a, b), a, b, summed_of_a, summed_of_b)
     result: Tensor = _VF.tensordot(a, b, summed_of_a, summed_of_b)  # type: ignore[attr-defined]
     return result
+
+
+def squeezed_einsum(
+    a: Tensor,
+    b: Tensor,
+    equation: str,
+    unit_of_a: list[int],
+    unit_of_b: list[int],
+    squeezed_equation: str,
+) -> Tensor:
+    """An einsum whose operands have dimensions of size 1, where the other operand has more, left out.
+
+    Without them the einsum often is a matrix product. Where they aren't of size 1, ``equation`` is computed.
+
+    Example:
+        >>> squeezed_einsum(torch.ones(1, 3), torch.ones(5, 3), "ab,ab->a", [0], [], "b,ab->a")
+        tensor([3., 3., 3., 3., 3.])
+    """
+    if has_torch_function_variadic(a, b):
+        arguments = (a, b, equation, unit_of_a, unit_of_b, squeezed_equation)
+        return handle_torch_function(squeezed_einsum, (a, b), *arguments)
+    units = True
+    for dim in unit_of_a:
+        units = units and a.shape[dim] == 1
+    for dim in unit_of_b:
+        units = units and b.shape[dim] == 1
+    if not units:
+        return torch.functional.einsum(equation, [a, b])
+    if len(unit_of_a) > 0:
+        a = a.squeeze(unit_of_a)
+    if len(unit_of_b) > 0:
+        b = b.squeeze(unit_of_b)
+    return torch.functional.einsum(squeezed_equation, [a, b])
 
 
 def multiply_sum(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
