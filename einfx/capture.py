@@ -87,6 +87,15 @@ def capture(
     return result
 
 
+def _restore_names(graph: fx.Graph, concrete: Mapping[str, Any]) -> None:
+    """Give placeholders of fixed arguments the names of the parameters; torch numbers them."""
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            name, _, number = str(node.target).rpartition("_")
+            if name in concrete and number.isdigit():
+                node.target = name
+
+
 def _remember_lines(tracer: fx.Tracer) -> None:
     """Let ``tracer`` record where nodes come from in functions too; torch does so below a ``forward``."""
     create_node = tracer.create_node
@@ -122,6 +131,7 @@ def _traced(
             failure = failure or error
             continue
         restore_arithmetic(graph)
+        _restore_names(graph, concrete or {})
         frozen = any(n.op == "get_attr" and "_tensor_constant" in str(n.target) for n in graph.nodes)
         if failure is None or not frozen:
             return trace.root, graph

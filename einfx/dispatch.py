@@ -102,7 +102,13 @@ def _by_magnitude(family: Any, token: Any, tensors: Sequence[Tensor], optimize: 
         program = _whole_or_pairwise(chosen, tensors) or compile_program(chosen, guarded=True)
         _remember(_programs, key, program)
     else:
-        read_equation(token, [x.dim() for x in tensors]).sizes([x.shape for x in tensors])
+        equation = read_equation(token, [x.dim() for x in tensors])
+        try:
+            equation.sizes([x.shape for x in tensors])
+        except OperandError as error:
+            if not isinstance(token, str) or token == str(equation):
+                raise
+            raise OperandError(f"einsum {token!r}, read as {str(error).removeprefix('einsum ')}") from None
     return program(*tensors)
 
 

@@ -12,7 +12,7 @@ from torch import fx
 from .equation import Equation
 from .legality import OUTSIDE, Effects
 from .nodes import Contraction, value_of
-from .spellings import read
+from .spellings import read_with_bias
 
 __all__ = ["LOWERED", "Estimate", "Lowered", "contraction_flops", "estimate"]
 
@@ -62,7 +62,7 @@ def estimate(graph: fx.Graph, owner: torch.nn.Module | None = None) -> Estimate:
                 counted.add(lowered.key)
                 flops += lowered.flops
             continue
-        contraction = read(node)
+        contraction, _ = read_with_bias(node)
         if contraction is not None:
             flops += _flops(contraction)
     return Estimate(flops, _peak_bytes(graph, Effects.of(graph, owner)))

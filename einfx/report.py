@@ -11,7 +11,7 @@ from torch import fx
 from .estimate import LOWERED, Estimate, contraction_flops
 from .nodes import value_of
 from .rewrite import PassResult
-from .spellings import read
+from .spellings import read_with_bias
 
 __all__ = ["ContractionRow", "Report", "contraction_rows"]
 
@@ -190,7 +190,7 @@ def contraction_rows(graph: fx.Graph) -> tuple[ContractionRow, ...]:
                 kernel = ", ".join(_called(part) for part in parts)
                 rows.append(ContractionRow(parts[-1].name, whole.equation, whole.shapes, kernel, whole.flops))
             continue
-        contraction = read(node)
+        contraction, _ = read_with_bias(node)
         if contraction is None or len(contraction.operands) == 1:
             continue
         values = [value_of(operand) for operand in contraction.operands]

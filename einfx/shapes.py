@@ -22,7 +22,7 @@ from .errors import EinfxError, OperandError
 from .folding import attribute
 from .kernels.results import Dense, result_of
 from .legality import FRESH, Effects, function_name, is_known_function, writes_in_place
-from .nodes import VALUE, Value, as_contraction, is_einsum, value_of
+from .nodes import VALUE, Value, as_contraction, is_einsum
 from .sources import source_line
 
 __all__ = ["propagate"]
@@ -193,17 +193,41 @@ class _MetaInterpreter(_BoundInterpreter):
             kwargs = {**kwargs, "device": "meta"}
         return super().call_function(target, args, kwargs)
 
+    def _product(self, node: fx.Node) -> torch.Tensor | None:
+        """The result of an einsum that multiplies two operands and sums nothing: torch.mul lays it out."""
+        contraction = as_contraction(node)
+        if contraction is None or len(contraction.operands) != 2 or contraction.equation.summed:
+            return None
+        operands = [self.env[x] for x in contraction.operands]
+        inputs, output = contraction.equation.inputs, contraction.equation.output
+        if any(len(set(labels)) < len(labels) for labels in inputs):
+            return None
+        if operands[0].dtype != operands[1].dtype:
+            return None
+        dense = [_operand_layout(x, tensor, output) for x, tensor in zip(inputs, operands, strict=True)]
+        shape, strides = result_of(torch.mul, *dense)
+        return torch.empty_strided(shape, strides, dtype=operands[0].dtype, device="meta")
+
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "get_attr":
             result = _on_meta(attribute(self.module, str(n.target)))
         else:
-            result = super().run_node(n)
+            result = self._product(n)
+            if result is None:
+                result = super().run_node(n)
         if isinstance(result, torch.Tensor) and n.op != "output":
             value = Value.of(result, self._device)
             if value is not None:
                 self.values[n] = value
                 n.meta[VALUE] = value
         return result
+
+
+def _operand_layout(labels: tuple[int, ...], tensor: torch.Tensor, output: tuple[int, ...]) -> Dense:
+    """How torch.einsum looks at an operand: the output's dimensions, those that it lacks having size 1."""
+    at = {label: i for i, label in enumerate(labels)}
+    shape = [tensor.shape[at[x]] if x in at else 1 for x in output]
+    return Dense(tuple(shape), tuple(tensor.stride(at[x]) if x in at else 0 for x in output))
 
 
 def _elementwise(arguments: Sequence[Any]) -> torch.Tensor | None:
@@ -269,7 +293,7 @@ class _ShapeInterpreter(_BoundInterpreter):
         if any(self.env.get(x) is _UNKNOWN for x in n.all_input_nodes):
             return _UNKNOWN
         try:
-            _check_sizes(n)
+            _check_sizes(n, self.env)
             with self.mode:
                 value = super().run_node(n)
         except EinfxError as error:
@@ -311,11 +335,11 @@ class _ShapeInterpreter(_BoundInterpreter):
         return _UNKNOWN
 
 
-def _check_sizes(node: fx.Node) -> None:
+def _check_sizes(node: fx.Node, environment: dict[fx.Node, Any]) -> None:
     contraction = as_contraction(node)
     if contraction is not None:
-        values = [value_of(operand) for operand in contraction.operands]
-        shapes = [value.shape for value in values if value is not None]
+        values = [environment.get(operand) for operand in contraction.operands]
+        shapes = [value.shape for value in values if isinstance(value, torch.Tensor)]
         if len(shapes) == len(values):
             try:
                 contraction.equation.sizes(shapes)

@@ -16,7 +16,7 @@ from .equation import Equation
 from .legality import function_name, is_known_function
 from .nodes import Contraction, as_contraction, value_of
 
-__all__ = ["PRODUCTS", "REDUCTIONS", "VIEWS", "broadcast_product", "read"]
+__all__ = ["PRODUCTS", "REDUCTIONS", "VIEWS", "broadcast_product", "read", "read_with_bias"]
 
 Labels = tuple[int, ...]
 Arguments = dict[str, Any]
@@ -54,6 +54,24 @@ def read(node: Any) -> Contraction | None:
         return None
     arguments = _bind(node, _PARAMETERS.get(name, ("input",)))
     return None if arguments is None else reader(arguments)
+
+
+def read_with_bias(node: fx.Node) -> tuple[Contraction | None, fx.Node | None]:
+    """The contraction that ``linear`` or ``bilinear`` computes, and the bias that it adds to it.
+
+    For every other node the contraction that :func:`read` gives, and no bias.
+    """
+    name = function_name(node) if node.op in ("call_function", "call_method") else ""
+    parameters = _PARAMETERS.get(name, ())
+    if "bias" not in parameters or not is_known_function(node):
+        return read(node), None
+    arguments = _bind(node, parameters)
+    if arguments is None:
+        return None, None
+    bias = arguments.pop("bias", None)
+    if bias is not None and not isinstance(bias, fx.Node):
+        return None, None
+    return PRODUCTS[name](arguments), bias
 
 
 def broadcast_product(left: Any, right: Any) -> Contraction | None:

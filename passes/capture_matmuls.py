@@ -13,7 +13,7 @@ from ..legality import Effects, function_name, is_known_function, same_floating_
 from ..nodes import Contraction, as_contraction, inherit, insert_contraction, is_einsum, value_of
 from ..rewrite import Pass, decline
 from ..scaling import as_scaled
-from ..spellings import PRODUCTS, VIEWS, broadcast_product, read
+from ..spellings import PRODUCTS, VIEWS, broadcast_product, read, read_with_bias
 
 _ALONE = {"tensordot", "bilinear", "inner"}
 """Products that gain by being lowered even with no contraction beside them."""
@@ -80,7 +80,10 @@ def _candidate(node: fx.Node) -> tuple[Contraction | None, fx.Node | None]:
         return None, None
     name = function_name(node)
     if name in ("linear", "bilinear"):
-        return _with_bias(node, name)
+        contraction, bias = read_with_bias(node)
+        if bias is not None and not same_floating_dtype([node, bias]):
+            return None, None
+        return contraction, bias
     if name in PRODUCTS:
         return read(node), None
     if name == "sum" and node.users:
@@ -90,23 +93,6 @@ def _candidate(node: fx.Node) -> tuple[Contraction | None, fx.Node | None]:
     if name in ("mul", "multiply"):
         return _elementwise(node), None
     return None, None
-
-
-def _with_bias(node: fx.Node, name: str) -> tuple[Contraction | None, fx.Node | None]:
-    position = 2 if name == "linear" else 3
-    bias = node.args[position] if len(node.args) > position else node.kwargs.get("bias")
-    if not isinstance(bias, fx.Node):
-        return read(node), None
-    weight = value_of(node.args[position - 1] if len(node.args) >= position else node.kwargs.get("weight"))
-    if weight is None or value_of(bias) is None or not same_floating_dtype([node, bias]):
-        return None, None
-    saved = node.args, node.kwargs
-    try:
-        node.args = node.args[:position]
-        node.kwargs = {key: value for key, value in node.kwargs.items() if key != "bias"}
-        return read(node), bias
-    finally:
-        node.args, node.kwargs = saved
 
 
 def _elementwise(node: Any) -> Contraction | None:

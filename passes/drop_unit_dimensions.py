@@ -13,6 +13,8 @@ from ..legality import Effects, function_name, is_known_function
 from ..nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
 from ..rewrite import Pass
 
+_VIEWS = {"unsqueeze", "getitem", "broadcast_tensors"}
+
 
 @dataclass(frozen=True)
 class DropUnitDimensions(Pass):
@@ -82,7 +84,7 @@ def _replaced(graph: fx.Graph, effects: Effects, node: fx.Node, smaller: Contrac
         old = unused.pop()
         inputs = old.all_input_nodes
         graph.erase_node(old)
-        unused += [x for x in inputs if not x.users and x.op == "call_function" and x not in unused]
+        unused += [x for x in inputs if not x.users and function_name(x) in _VIEWS and x not in unused]
     return new
 
 
