@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""What the README shows is what happens, and what CONTRIBUTING.md and CHANGELOG.md list is there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import einfx
+import einfx.passes
 from einfx.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -55,3 +56,19 @@ def test_nothing_that_is_yet_to_come_is_there_already() -> None:
     assert "convolutions" in limits
     assert not hasattr(einfx, "conv"), "the README says that convolutions come next"
     assert not hasattr(einfx, "Semiring"), "the README says that semirings come next"
+
+
+def test_contributing_says_what_every_module_holds() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    listed = [name for row in rows for name in re.findall(r"`([\w.]+/?)`", row)]
+    inside = (ROOT / "einfx").iterdir()
+    tree = [path.name for path in inside if path.suffix == ".py" and path.name != "__init__.py"]
+    tree += [f"{path.name}/" for path in (ROOT / "einfx").iterdir() if (path / "__init__.py").is_file()]
+    assert sorted(listed) == sorted(tree), "the table in CONTRIBUTING.md is not what lies in einfx/"
+
+
+def test_the_changelog_names_everything_that_is_public() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    for name in (*einfx.__all__, *einfx.passes.__all__):
+        assert re.search(rf"\b{name}\b", text), f"CHANGELOG.md says nothing of {name}"
