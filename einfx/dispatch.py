@@ -58,7 +58,10 @@ def contract(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Tensor:
     except (AttributeError, TypeError):  # something that isn't a tensor; a size that is a symbol
         return _uncached(token, tensors, optimize)
     if program is None:
-        return _first(key, token, tensors, optimize)
+        try:
+            return _first(key, token, tensors, optimize)
+        except OperandError as error:
+            raise _as_written(token, error) from None
     if program is _SEEN:
         program = _programs[key] = _compile(token, tensors, optimize)
     return program(*tensors)  # type: ignore[no-any-return]
@@ -72,6 +75,13 @@ def read_equation(token: Any, ranks: Sequence[int]) -> Equation:
         return token
     sublists, output = token
     return Equation.from_sublists(sublists, output, ranks)
+
+
+def _as_written(token: Any, error: OperandError) -> OperandError:
+    """The error with the equation as the user wrote it before the one with einfx's own letters."""
+    if not isinstance(token, str) or repr(token) in str(error):
+        return error
+    return OperandError(f"einsum {token!r}, read as {str(error).removeprefix('einsum ')}")
 
 
 def _SEEN(*operands: Tensor) -> Tensor:
@@ -102,13 +112,7 @@ def _by_magnitude(family: Any, token: Any, tensors: Sequence[Tensor], optimize: 
         program = _whole_or_pairwise(chosen, tensors) or compile_program(chosen, guarded=True)
         _remember(_programs, key, program)
     else:
-        equation = read_equation(token, [x.dim() for x in tensors])
-        try:
-            equation.sizes([x.shape for x in tensors])
-        except OperandError as error:
-            if not isinstance(token, str) or token == str(equation):
-                raise
-            raise OperandError(f"einsum {token!r}, read as {str(error).removeprefix('einsum ')}") from None
+        read_equation(token, [x.dim() for x in tensors]).sizes([x.shape for x in tensors])
     return program(*tensors)
 
 

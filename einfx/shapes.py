@@ -212,9 +212,8 @@ class _MetaInterpreter(_BoundInterpreter):
         if n.op == "get_attr":
             result = _on_meta(attribute(self.module, str(n.target)))
         else:
-            result = self._product(n)
-            if result is None:
-                result = super().run_node(n)
+            product = self._product(n)
+            result = super().run_node(n) if product is None else product
         if isinstance(result, torch.Tensor) and n.op != "output":
             value = Value.of(result, self._device)
             if value is not None:
