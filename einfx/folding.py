@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import fx
 
 from .graph_pickle import GraphData, read_graph, write_graph
 
-__all__ = ["PLAIN_TENSORS", "FoldedConstant", "attribute"]
+__all__ = ["PLAIN_TENSORS", "FoldedConstant", "attribute", "is_constant"]
 
 PLAIN_TENSORS = "einfx_plain_tensors"
 """The key of a module's ``meta`` for the names of its tensors that the model didn't register as state."""
@@ -22,6 +23,25 @@ def attribute(module: torch.nn.Module, path: str) -> Any:
     for name in path.split("."):
         value = getattr(value, name)
     return value
+
+
+_MADE_BY_THE_PROGRAM = re.compile(r"_(tensor|folded)_constant_?\d+")
+
+
+def is_constant(graph_module: fx.GraphModule, node: fx.Node, names: Sequence[str] = ()) -> bool:
+    """Whether ``node`` reads a tensor that may be folded.
+
+    That is one that the program itself makes, one that the model holds without registering it as state,
+    or one of ``names``; and none that requires gradients.
+    """
+    if node.op != "get_attr":
+        return False
+    path = str(node.target)
+    plain = graph_module.meta.get(PLAIN_TENSORS, ())
+    if path not in names and path not in plain and not _MADE_BY_THE_PROGRAM.fullmatch(path):
+        return False
+    value = attribute(graph_module, path)
+    return isinstance(value, torch.Tensor) and not value.requires_grad
 
 
 class FoldedConstant:

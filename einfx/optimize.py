@@ -161,8 +161,9 @@ def _check_constants(module: OptimizedModule, constants: Sequence[str]) -> None:
 
 
 def _with_options(step: Pass, path: Any, constants: tuple[str, ...]) -> Pass:
-    if isinstance(step, ChoosePaths) and path != "auto":
-        return dataclasses.replace(step, optimize=path)
+    if isinstance(step, ChoosePaths):
+        optimize = step.optimize if path == "auto" else path
+        return dataclasses.replace(step, optimize=optimize, constants=constants or step.constants)
     if isinstance(step, FoldConstants) and constants:
         return dataclasses.replace(step, constants=constants)
     return step

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
+from ..folding import is_constant
 from ..legality import same_floating_dtype
 from ..nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
 from ..planning import Plan, plan
@@ -20,6 +21,7 @@ class ChoosePaths(Pass):
 
     Args:
         optimize: a strategy of opt_einsum, or whatever else ``einfx.contract_path`` takes.
+        constants: names of attributes that may be folded, so that contracting them alone costs nothing.
 
     Example:
         >>> import torch
@@ -40,6 +42,7 @@ class ChoosePaths(Pass):
     name: ClassVar[str] = "choose-paths"
 
     optimize: Any = "auto"
+    constants: tuple[str, ...] = ()
 
     def apply(self, graph_module: fx.GraphModule) -> int:
         """Split in place; one rewrite is one einsum that became several."""
@@ -49,7 +52,7 @@ class ChoosePaths(Pass):
             contraction = as_contraction(node)
             if contraction is None or len(contraction.operands) < 3:
                 continue
-            chosen = self._plan(node, contraction)
+            chosen = self._plan(graph_module, node, contraction)
             if chosen is None or len(chosen.steps) < 2:
                 continue
             node.replace_all_uses_with(_write(graph, node, contraction, chosen))
@@ -57,7 +60,7 @@ class ChoosePaths(Pass):
             rewrites += 1
         return rewrites
 
-    def _plan(self, node: fx.Node, contraction: Contraction) -> Plan | None:
+    def _plan(self, graph_module: fx.GraphModule, node: fx.Node, contraction: Contraction) -> Plan | None:
         values = [value_of(operand) for operand in contraction.operands]
         known = [value for value in values if value is not None]
         if len(known) < len(values):
@@ -73,6 +76,9 @@ class ChoosePaths(Pass):
             dtype=known[0].dtype,
             device=str(known[0].device),
             optimize=self.optimize,
+            constants=[
+                i for i, x in enumerate(contraction.operands) if is_constant(graph_module, x, self.constants)
+            ],
         )
 
 

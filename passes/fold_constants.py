@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import fx
 
-from ..folding import PLAIN_TENSORS, FoldedConstant, attribute
+from ..folding import FoldedConstant, is_constant
 from ..legality import Effects, function_name, is_known_function
 from ..nodes import inherit, value_of
 from ..rewrite import Pass, decline
 from ..spellings import read
 
-_TRACED_CONSTANT = re.compile(r"_tensor_constant\d+")
 _POINTWISE = {"add", "sub", "mul", "multiply", "div", "truediv", "true_divide", "neg", "sqrt", "exp", "pow"}
 _RESHAPES = {"reshape", "unsqueeze", "squeeze", "flatten", "contiguous"}
 _GROWTH = 2
@@ -63,7 +60,7 @@ class FoldConstants(Pass):
     def apply(self, graph_module: fx.GraphModule) -> int:
         """Fold in place; one rewrite is one value that is no longer computed in the call."""
         graph = graph_module.graph
-        constant = {node for node in graph.nodes if self._is_source(graph_module, node)}
+        constant = {node for node in graph.nodes if is_constant(graph_module, node, self.constants)}
         if not constant:
             return 0
         effects = Effects.of(graph, graph_module)
@@ -88,17 +85,6 @@ class FoldConstants(Pass):
                 rewrites += 1
         graph.eliminate_dead_code(lambda n: n not in constant)
         return rewrites
-
-    def _is_source(self, graph_module: fx.GraphModule, node: fx.Node) -> bool:
-        if node.op != "get_attr":
-            return False
-        path = str(node.target)
-        plain = graph_module.meta.get(PLAIN_TENSORS, ())
-        made_by_program = _TRACED_CONSTANT.fullmatch(path) or path in plain
-        if path not in self.constants and not made_by_program:
-            return False
-        value = attribute(graph_module, path)
-        return isinstance(value, torch.Tensor) and not value.requires_grad
 
 
 def folded_constants(graph_module: fx.GraphModule) -> list[FoldedConstant]:
