@@ -26,13 +26,15 @@ def einsum(equation: Any, *operands: Any, optimize: Any = "auto", **options: Any
         equation: text such as ``"ij,jk->ik"``, with all that torch.einsum and opt_einsum accept: an implicit
             output, spaces, an ellipsis, repeated labels. Or the first operand of the interleaved form
             ``einsum(a, [0, 1], b, [1, 2], [0, 2])``.
-        operands: tensors, or one list of them. A dimension of size 1 broadcasts.
+        operands: tensors of any dtype, or one list of them, with as many dimensions each as the equation gives
+            it labels. Dimensions with one label have one size; a dimension of size 1 broadcasts.
         optimize: the order of pairwise steps: a strategy's name, a path, an opt_einsum PathOptimizer or a
             cotengra tree; see :func:`einfx.planning.plan`.
         options: none; keywords of opt_einsum that mean something else here are refused with a hint.
 
     Returns:
-        The contraction; differentiable, with the dtype that torch.einsum gives.
+        The contraction: its shape is the sizes of the output's labels, its dtype and device those that
+        torch.einsum gives. Differentiable.
 
     Raises:
         EquationError: the equation can't be read.
@@ -41,28 +43,64 @@ def einsum(equation: Any, *operands: Any, optimize: Any = "auto", **options: Any
         UsageError: an unknown keyword.
 
     Example:
-        A product of matrices, and of batches of matrices with one matrix:
+        A letter is a dimension. Letters on both sides stay, all others are multiplied and summed: a product of
+        matrices, and the same with its result transposed.
 
         >>> a, b, c = torch.ones(2, 3), torch.ones(3, 4), torch.ones(4, 5)
         >>> einsum("ij,jk->ik", a, b).shape
         torch.Size([2, 4])
-        >>> einsum("...ij,jk", torch.ones(7, 2, 3), b).shape
+        >>> einsum("ij,jk->ki", a, b).shape
+        torch.Size([4, 2])
+
+        One operand: a sum, sums of rows, a transpose, a diagonal, a trace.
+
+        >>> m = torch.tensor([[1, 2], [3, 4]])
+        >>> einsum("ij->", m), einsum("ij->i", m)
+        (tensor(10), tensor([3, 7]))
+        >>> einsum("ij->ji", m)[0], einsum("ii->i", m), einsum("ii->", m)
+        (tensor([1, 3]), tensor([1, 4]), tensor(5))
+
+        Two that share no letter, and two that share all of them: an outer product, products of elements, a dot
+        product.
+
+        >>> x, y = torch.tensor([1, 2]), torch.tensor([3, 4])
+        >>> einsum("i,j->ij", x, y)
+        tensor([[3, 4],
+                [6, 8]])
+        >>> einsum("i,i->i", x, y), einsum("i,i->", x, y)
+        (tensor([3, 8]), tensor(11))
+
+        Batches: a letter that both have and the result keeps, or an ellipsis for any number of dimensions.
+        Without ``->`` the result has the ellipsis, then the letters that appear once, in alphabetical order.
+
+        >>> batch = torch.ones(7, 2, 3)
+        >>> einsum("bij,bjk->bik", batch, torch.ones(7, 3, 4)).shape
+        torch.Size([7, 2, 4])
+        >>> einsum("...ij,jk", batch, b).shape
         torch.Size([7, 2, 4])
 
-        A trace, a sum, an outer product:
+        Attention over several heads, h, from queries at t to keys at s:
 
-        >>> einsum("ii", torch.eye(3)).item(), einsum("ij->", a).item()
-        (3.0, 6.0)
-        >>> einsum("i,j->ij", torch.arange(2), torch.arange(3))
-        tensor([[0, 0, 0],
-                [0, 1, 2]])
+        >>> queries, keys = torch.ones(7, 5, 2, 3), torch.ones(7, 6, 2, 3)  # batch, time, heads, features
+        >>> einsum("bthf,bshf->bhts", queries, keys).shape
+        torch.Size([7, 2, 5, 6])
 
-        A chain, in the order that is the fastest; the same with labels that aren't letters:
+        Three or more are contracted in pairs, in the order that is predicted to be the fastest, or in one that
+        is given: here the last two first.
 
         >>> einsum("ij,jk,kl->il", a, b, c)[0, 0].item()
         12.0
+        >>> einsum("ij,jk,kl->il", a, b, c, optimize=[(1, 2), (0, 1)])[0, 0].item()
+        12.0
+
+        Labels that aren't letters, and gradients:
+
         >>> einsum(a, ["row", "x"], b, ["x", "column"], ["column", "row"]).shape
         torch.Size([4, 2])
+        >>> w = torch.ones(3, requires_grad=True)
+        >>> einsum("ij,j->", a, w).backward()
+        >>> w.grad
+        tensor([2., 2., 2.])
     """
     if options:
         _refuse(options)
@@ -103,6 +141,11 @@ def contract_path(
     Returns:
         The plan; ``print`` shows each step with its kernel and its cost.
 
+    Raises:
+        EquationError: the equation can't be read.
+        OperandError: the shapes don't fit it.
+        PlanError: ``optimize`` can't be used.
+
     Example:
         >>> p = contract_path("ij,jk,kl->il", (10, 20), (20, 30), (30, 5))
         >>> p.path, p.flops
@@ -123,6 +166,9 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
         a: the first tensor.
         b: the second tensor.
         dims: how many dimensions, or two sequences of dimensions: of ``a`` and of ``b``.
+
+    Returns:
+        A tensor with the remaining dimensions of ``a``, then those of ``b``.
 
     Raises:
         OperandError: ``dims`` doesn't fit the tensors.

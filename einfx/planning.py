@@ -58,6 +58,12 @@ class Plan:
         peak_bytes: the most that is allocated beside the operands at any time, the result included.
         seconds: predicted time.
         naive_flops: multiplications and additions of a single sum over all labels.
+        device: where it is computed, as text.
+
+    Example:
+        >>> p = plan(Equation.parse("ij,jk,kl->il"), [(10, 20), (20, 30), (30, 5)])
+        >>> [str(step.equation) for step in p.steps], p.flops, p.naive_flops
+        (['ab,bc->ac', 'ab,bc->ac'], 8000, 90000)
     """
 
     equation: Equation
