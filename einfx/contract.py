@@ -26,8 +26,8 @@ def einsum(equation: Any, *operands: Any, optimize: Any = "auto", **options: Any
         equation: text such as ``"ij,jk->ik"``, with all that torch.einsum and opt_einsum accept: an implicit
             output, spaces, an ellipsis, repeated labels. Or the first operand of the interleaved form
             ``einsum(a, [0, 1], b, [1, 2], [0, 2])``.
-        operands: tensors of any dtype, or one list of them, with as many dimensions each as the equation gives
-            it labels. Dimensions with one label have one size; a dimension of size 1 broadcasts.
+        operands: tensors of any dtype, or one list of them, each with as many dimensions as the equation
+            gives it labels. Dimensions with one label have one size; a dimension of size 1 broadcasts.
         optimize: the order of pairwise steps: a strategy's name, a path, an opt_einsum PathOptimizer or a
             cotengra tree; see :func:`einfx.planning.plan`.
         options: none; keywords of opt_einsum that mean something else here are refused with a hint.
@@ -43,8 +43,8 @@ def einsum(equation: Any, *operands: Any, optimize: Any = "auto", **options: Any
         UsageError: an unknown keyword.
 
     Example:
-        A letter is a dimension. Letters on both sides stay, all others are multiplied and summed: a product of
-        matrices, and the same with its result transposed.
+        A letter is a dimension. Letters on both sides stay, all others are multiplied and summed: a product
+        of matrices, and the same with its result transposed.
 
         >>> a, b, c = torch.ones(2, 3), torch.ones(3, 4), torch.ones(4, 5)
         >>> einsum("ij,jk->ik", a, b).shape
@@ -60,8 +60,8 @@ def einsum(equation: Any, *operands: Any, optimize: Any = "auto", **options: Any
         >>> einsum("ij->ji", m)[0], einsum("ii->i", m), einsum("ii->", m)
         (tensor([1, 3]), tensor([1, 4]), tensor(5))
 
-        Two that share no letter, and two that share all of them: an outer product, products of elements, a dot
-        product.
+        Two that share no letter, and two that share all of them: an outer product, products of elements, a
+        dot product.
 
         >>> x, y = torch.tensor([1, 2]), torch.tensor([3, 4])
         >>> einsum("i,j->ij", x, y)
@@ -85,8 +85,8 @@ def einsum(equation: Any, *operands: Any, optimize: Any = "auto", **options: Any
         >>> einsum("bthf,bshf->bhts", queries, keys).shape
         torch.Size([7, 2, 5, 6])
 
-        Three or more are contracted in pairs, in the order that is predicted to be the fastest, or in one that
-        is given: here the last two first.
+        Three or more are contracted in pairs, in the order that is predicted to be the fastest, or in one
+        that is given: here the last two first.
 
         >>> einsum("ij,jk,kl->il", a, b, c)[0, 0].item()
         12.0

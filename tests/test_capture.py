@@ -133,7 +133,6 @@ def test_arguments_on_which_programs_branch_are_fixed_and_checked() -> None:
         captured(X, False)
 
 
-@pytest.mark.xfail(strict=False, reason="an argument that the trace fixes is renamed in the signature")
 def test_arguments_that_are_fixed_keep_their_names() -> None:
     captured = capture(branching, (X,), {"negate": True})
     assert_same(captured(X, negate=True), branching(X, negate=True))
