@@ -15,6 +15,7 @@ from ..estimate import LOWERED, Lowered, contraction_flops
 from ..kernels import helpers
 from ..kernels.real import lower
 from ..kernels.results import Dense, result_of
+from ..layout import contiguous_strides
 from ..legality import is_layout_free, same_floating_dtype
 from ..nodes import VALUE, VISIBLE_STRIDES, Contraction, Value, as_contraction, inherit, value_of
 from ..rewrite import Pass, decline
@@ -61,6 +62,9 @@ class LowerKernels(Pass):
                 decline(node, "no path was chosen for it")
             else:
                 rewrites += _lower(graph, node, contraction, node in free)
+        for node in reversed(list(graph.nodes)):
+            if node.target is torch.permute and LOWERED in node.meta and not node.users:
+                graph.erase_node(node)
         return rewrites
 
 
@@ -69,6 +73,8 @@ def _lower(graph: fx.Graph, node: fx.Node, contraction: Contraction, layout_free
     wanted = node.meta.get(VISIBLE_STRIDES) or getattr(value_of(node), "strides", None)
     with graph.inserting_before(node):
         squeezed = _squeezed(contraction, values)
+        if _is_reshaped(node):
+            wanted = None
         if squeezed is not None:
             result, emitted = _emit_squeezed(
                 graph, contraction, values, squeezed, None if layout_free else wanted
@@ -90,6 +96,18 @@ def _lower(graph: fx.Graph, node: fx.Node, contraction: Contraction, layout_free
     node.replace_all_uses_with(result)
     graph.erase_node(node)
     return 1
+
+
+def _is_reshaped(node: fx.Node) -> bool:
+    """Whether all that sees the strides of ``node`` is a reshape that made a contiguous tensor of it.
+
+    Of a contiguous result it makes one again, without the copy that other strides may cost it.
+    """
+    for user in node.users:
+        value = value_of(user)
+        if user.target != "reshape" or value is None or value.strides != contiguous_strides(value.shape):
+            return False
+    return bool(node.users)
 
 
 Squeezed = tuple[Equation, list[tuple[int, ...]]]
@@ -190,10 +208,12 @@ def _emit_in_order(
 
 
 def _has_strides(result: fx.Node, wanted: Strides | None) -> bool:
-    """Whether a result is laid out as ``wanted``; dimensions of size 1 may have any stride."""
+    """Whether a result is laid out as ``wanted``, or contiguous; dimensions of size 1 may have any stride."""
     got = value_of(result)
-    if got is None or got.strides is None or wanted is None:
+    if got is None or got.strides is None:
         return False
+    if wanted is None:
+        wanted = contiguous_strides(got.shape)
     pairs = zip(got.shape, got.strides, wanted, strict=True)
     return all(have == want for size, have, want in pairs if size != 1)
 
@@ -205,6 +225,10 @@ def _emitter(
     known = {operand: _dense(value) for operand in operands if (value := value_of(operand)) is not None}
 
     def emit(function: Callable[..., Any], *arguments: Any) -> fx.Node:
+        if function is torch.permute:
+            arguments = _composed(*arguments)
+            if arguments[0] not in known:
+                known[arguments[0]] = _dense_of(arguments[0])
         node = graph.call_function(function, arguments)
         known[node] = emitted[node] = result_of(
             function, *(known[x] if isinstance(x, fx.Node) else x for x in arguments)
@@ -212,6 +236,21 @@ def _emitter(
         return node
 
     return emit
+
+
+def _composed(node: fx.Node, dims: Sequence[int]) -> tuple[fx.Node, tuple[int, ...]]:
+    """One permutation for a permutation of what lowering has just permuted."""
+    if node.target is torch.permute and LOWERED in node.meta and isinstance(node.args[0], fx.Node):
+        first: Any = node.args[1]
+        return node.args[0], tuple(first[i] for i in dims)
+    return node, tuple(dims)
+
+
+def _dense_of(node: fx.Node) -> Dense:
+    value = value_of(node)
+    if value is None:
+        raise AssertionError(f"the value of {node} was known when it was lowered")
+    return _dense(value)
 
 
 def _dense(value: Value) -> Dense:

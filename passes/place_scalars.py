@@ -84,6 +84,10 @@ def _smallest(effects: Effects, node: fx.Node, tensor: fx.Node) -> tuple[fx.Node
     while pending:
         producer, consumer = pending.pop()
         contraction = read(producer)
+        if contraction is None and producer.op == "call_method" and producer.target == "reshape":
+            source = producer.args[0]
+            if isinstance(source, fx.Node) and use_count(producer) == 1 and not effects.is_mutated(producer):
+                pending.append((source, producer))
         if contraction is None:
             continue
         if use_count(producer) != 1 or effects.is_mutated(producer) or effects.is_mutated(consumer):
