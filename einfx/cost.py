@@ -325,7 +325,10 @@ class _Situation(NamedTuple):
         rows = tuple(x for x in roles.rows if x != first)
         columns = tuple(x for x in roles.columns if x != first)
         if rows and columns:
-            yield from self._matrix(a, b, roles._replace(batch=(first,), rows=rows, columns=columns))
+            base = roles.base + StepCost(0, 0, 8 * self.machine.view_seconds, 0)  # expand, and what it hides
+            yield from self._matrix(
+                a, b, roles._replace(base=base, batch=(first,), rows=rows, columns=columns)
+            )
 
     def _elementwise(self, a: Layout, b: Layout, roles: _Roles) -> Iterator[Kernel]:
         large, small = (a, b) if a.elements >= b.elements else (b, a)
