@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from .errors import CaptureError, UsageError
+from .model_state import ModelState
 from .optimized import OptimizedModule
 from .rewrite import copied_graph
 from .sources import deepest_user_line
@@ -53,10 +54,10 @@ def capture(
         def forward(self, x):
     """
     if isinstance(model, fx.GraphModule):
-        return OptimizedModule(model, copied_graph(model.graph), type(model).__name__)
+        return OptimizedModule(model, _forgetful_copy(model.graph), type(model).__name__)
     if isinstance(model, fx.Graph):
         owner = model.owning_module
-        return OptimizedModule(owner if owner is not None else torch.nn.Module(), copied_graph(model))
+        return OptimizedModule(owner if owner is not None else torch.nn.Module(), _forgetful_copy(model))
     if not callable(model):
         raise UsageError(f"a model is a module, a function or a graph, not {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
@@ -65,12 +66,12 @@ def capture(
         )
     if not isinstance(model, torch.nn.Module) and not inspect.isfunction(model):
         model = _as_function(model)
-    attributes = set(vars(model)) if isinstance(model, torch.nn.Module) else set()
+    concrete = _concrete(model, arguments, keywords or {})
+    state = ModelState(model)
     try:
-        root, graph = _traced(model, tracer, _concrete(model, arguments, keywords or {}), record_stacks)
-    except UsageError:
-        raise
+        root, graph = _traced(model, tracer, concrete, record_stacks, state)
     except Exception as error:
+        state.restore()
         raise CaptureError(
             f"symbolic tracing can't follow the model at {deepest_user_line(error.__traceback__)} "
             f"({type(error).__name__}: {_first_line(error)}). Keep that part out of the trace with "
@@ -80,11 +81,24 @@ def capture(
     name = (
         type(model).__name__ if isinstance(model, torch.nn.Module) else getattr(model, "__name__", "function")
     )
-    result = OptimizedModule(root, graph, name if name.isidentifier() else "OptimizedModule")
-    if isinstance(model, torch.nn.Module):
-        for added in set(vars(model)) - attributes:
-            delattr(model, added)
-    return result
+    lost = state.lost_assignments()
+    if lost:
+        state.restore()
+        raise CaptureError(
+            f"the model assigns to {', '.join(lost)} while it runs, which a graph can't show; write to a "
+            "buffer in place instead (self.count.add_(1)), or return the value"
+        )
+    constants = {
+        str(node.target): getattr(root, str(node.target))
+        for node in graph.nodes
+        if node.op == "get_attr" and str(node.target).startswith("_tensor_constant")
+    }
+    state.restore()
+    try:
+        root.__dict__.update(constants)
+        return OptimizedModule(root, graph, name if name.isidentifier() else "OptimizedModule")
+    finally:
+        state.restore()
 
 
 def _restore_names(graph: fx.Graph, concrete: Mapping[str, Any]) -> None:
@@ -94,6 +108,15 @@ def _restore_names(graph: fx.Graph, concrete: Mapping[str, Any]) -> None:
             name, _, number = str(node.target).rpartition("_")
             if name in concrete and number.isdigit():
                 node.target = name
+
+
+def _forgetful_copy(graph: fx.Graph) -> fx.Graph:
+    """A copy without what an earlier optimisation noted on the nodes, for other inputs perhaps."""
+    copied = copied_graph(graph)
+    for node in copied.nodes:
+        for key in [key for key in node.meta if str(key).startswith("einfx_")]:
+            del node.meta[key]
+    return copied
 
 
 def _remember_lines(tracer: fx.Tracer) -> None:
@@ -110,7 +133,11 @@ def _remember_lines(tracer: fx.Tracer) -> None:
 
 
 def _traced(
-    model: Any, tracer: Callable[[], fx.Tracer], concrete: dict[str, Any] | None, record_stacks: bool
+    model: Any,
+    tracer: Callable[[], fx.Tracer],
+    concrete: dict[str, Any] | None,
+    record_stacks: bool,
+    state: ModelState,
 ) -> tuple[torch.nn.Module, fx.Graph]:
     """Trace with buffers as values of the graph: what is computed from one must not freeze.
 
@@ -119,6 +146,8 @@ def _traced(
     """
     failure: Exception | None = None
     for proxied in (True, False):
+        if not proxied:  # now a program that writes to a buffer really writes
+            state.keep_buffers()
         trace = tracer()
         trace.record_stack_traces = record_stacks
         trace.proxy_buffer_attributes = proxied
@@ -129,11 +158,13 @@ def _traced(
             graph = trace.trace(model, concrete_args=concrete)
         except Exception as error:
             failure = failure or error
+            state.restore()
+            state.restore_buffers()
             continue
         restore_arithmetic(graph)
         _restore_names(graph, concrete or {})
         frozen = any(n.op == "get_attr" and "_tensor_constant" in str(n.target) for n in graph.nodes)
-        if failure is None or not frozen:
+        if failure is None or not (frozen or state.restore_buffers()):
             return trace.root, graph
     raise failure or AssertionError("unreachable")
 

@@ -21,9 +21,17 @@ from torch import fx
 
 from .nodes import as_contraction, value_of
 
-__all__ = ["FRESH", "Effects", "is_layout_free", "same_floating_dtype", "scalar_factor", "use_count"]
+__all__ = [
+    "FRESH",
+    "IN_PLACE_OPERATORS",
+    "Effects",
+    "is_layout_free",
+    "same_floating_dtype",
+    "scalar_factor",
+    "use_count",
+]
 
-_IN_PLACE_OPERATORS = {
+IN_PLACE_OPERATORS = {
     operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod,
     operator.ipow, operator.iand, operator.ior, operator.ixor, operator.ilshift, operator.irshift,
     operator.imatmul, operator.setitem, operator.delitem, operator.iconcat,
@@ -267,7 +275,7 @@ def may_write(node: fx.Node) -> bool:
 def _never_writes(target: Any) -> bool:
     name = target if isinstance(target, str) else _name_of(target)
     overload = isinstance(target, torch._ops.OpOverload | torch._ops.OpOverloadPacket)
-    return not overload and name in _NEVER_WRITE and target not in _IN_PLACE_OPERATORS
+    return not overload and name in _NEVER_WRITE and target not in IN_PLACE_OPERATORS
 
 
 def writes_in_place(node: fx.Node) -> bool:
@@ -288,7 +296,7 @@ def written_arguments(node: fx.Node) -> Iterator[fx.Node]:
                 yield from _nodes(argument)
         return
     name = function_name(node)
-    in_place = target in _IN_PLACE_OPERATORS or (name.endswith("_") and not name.endswith("__"))
+    in_place = target in IN_PLACE_OPERATORS or (name.endswith("_") and not name.endswith("__"))
     if (
         in_place
         or name in ("__setitem__", "__iadd__", "__imul__", "__isub__", "__itruediv__")

@@ -213,6 +213,7 @@ def _adopt_state(module: OptimizedModule, root: torch.nn.Module) -> None:
                 owner.register_parameter(name, tensor)
             else:
                 owner.register_buffer(name, tensor)
+    _reorder(module, root)
     persistent = _persistent_buffers(root)
     for path, _ in list(module.named_buffers(remove_duplicate=False)):
         owner, name = _owner(module, path, root)
@@ -223,6 +224,24 @@ def _adopt_state(module: OptimizedModule, root: torch.nn.Module) -> None:
     plain = {path for path, _ in module.named_buffers(remove_duplicate=False)} - set(kept)
     if plain:
         module.meta[PLAIN_TENSORS] = plain
+
+
+def _reorder(module: torch.nn.Module, root: torch.nn.Module) -> None:
+    """Bring parameters, buffers and submodules into the order of ``root``, on which optimizers rely."""
+    if module is root:
+        return
+    for own, wanted in (
+        (module._parameters, root._parameters),
+        (module._buffers, root._buffers),
+        (module._modules, root._modules),
+    ):
+        kept: dict[str, Any] = dict(own)
+        own.clear()
+        own.update({name: kept[name] for name in (*wanted, *kept) if name in kept})
+    for name, child in module._modules.items():
+        other = root._modules.get(name)
+        if child is not None and other is not None:
+            _reorder(child, other)
 
 
 def _persistent_buffers(root: torch.nn.Module) -> set[str]:

@@ -70,6 +70,9 @@ def propagate(graph_module: fx.GraphModule, arguments: Sequence[Any]) -> list[st
         >>> value_of(list(traced.graph.nodes)[2]).shape
         (2, 4)
     """
+    for node in graph_module.graph.nodes:
+        for key in (VALUE, "val", "example_value", "tensor_meta"):
+            node.meta.pop(key, None)
     if _propagate_on_meta(graph_module, arguments):
         return []
     interpreter = _ShapeInterpreter(graph_module)
@@ -133,6 +136,8 @@ def _propagate_on_meta(graph_module: fx.GraphModule, arguments: Sequence[Any]) -
     try:
         interpreter.run(*pytree.tree_map_only(torch.Tensor, _on_meta, tuple(arguments)))
     except Exception:
+        for node in interpreter.values:
+            del node.meta[VALUE]
         return False
     for node, value in interpreter.values.items():
         node.meta[VALUE] = value
@@ -181,17 +186,19 @@ class _MetaInterpreter(_BoundInterpreter):
         self._device = device
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        name = getattr(target, "__name__", "")
-        if name in _ELEMENTWISE and not kwargs:
-            result = _elementwise(args)
-            if result is not None:
-                return result
-        if name in _FACTORIES:
+        if getattr(target, "__name__", "") in _FACTORIES:
             device = torch.device(kwargs.get("device") or torch.get_default_device())
             if device != self._device:
                 raise NotImplementedError("a tensor on another device")
             kwargs = {**kwargs, "device": "meta"}
         return super().call_function(target, args, kwargs)
+
+    def _arithmetic(self, node: fx.Node) -> torch.Tensor | None:
+        if node.op not in ("call_function", "call_method") or node.kwargs:
+            return None
+        if function_name(node) not in _ELEMENTWISE:
+            return None
+        return _elementwise([self.env[x] if isinstance(x, fx.Node) else x for x in node.args])
 
     def _product(self, node: fx.Node) -> torch.Tensor | None:
         """The result of an einsum that multiplies two operands and sums nothing: torch.mul lays it out."""
@@ -212,7 +219,7 @@ class _MetaInterpreter(_BoundInterpreter):
         if n.op == "get_attr":
             result = _on_meta(attribute(self.module, str(n.target)))
         else:
-            product = self._product(n)
+            product = self._product(n) if is_einsum(n) else self._arithmetic(n)
             result = super().run_node(n) if product is None else product
         if isinstance(result, torch.Tensor) and n.op != "output":
             value = Value.of(result, self._device)

@@ -32,6 +32,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "folding",
         "graph_pickle",
         "legality",
+        "model_state",
         "nodes",
         "rewrite",
         "scaling",
