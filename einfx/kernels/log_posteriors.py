@@ -53,7 +53,7 @@ def posterior_sums(
     empty_share = 1 / a.shape[2] if grad_of_neg_inf == "uniform" else float(grad_of_neg_inf)
     if is_small(a, b):
         return _all_at_once(a, b, logs, factors, target, zero_annihilates, empty_share)
-    operands = Operands(a, b)
+    operands = Operands(a, b, exact_zeros=True)
     safe = float(sums.amin()) > 0
     shares = sums.reciprocal() if safe else torch.threshold(sums, 0, math.inf).reciprocal_()
     result = _weighted(*operands.exponentials, shares, factors, target)

@@ -3,7 +3,7 @@
 A product of ``exp(a - max of the row)`` and ``exp(b - max of the column)`` underflows where the largest
 elements of a row and of a column don't meet: ``a = [0, -200]``, ``b = [-200, 0]``. Two remedies:
 
-- A power of 2 on both operands puts the largest products at the upper end of the exponents, so that the
+- A power of 2 on one operand puts the largest products at the upper end of the exponents, so that the
   whole range of the dtype serves: sums down to about exp(-60) in float32 and exp(-660) in float64 are right.
 - Rows of ``a`` and columns of ``b`` are peeled into *levels*: a level holds the elements within a window
   below the largest one left, shifted by it. Products of two levels never underflow; elements outside of a
@@ -43,7 +43,7 @@ class Range:
 
     Attributes:
         window: in which distance below.
-        power: the power of 2 that multiplies both operands.
+        power: the power of 2 that multiplies one of them.
         floor: the smallest sum of products that is right to rounding, relative to the maxima.
     """
 
@@ -61,8 +61,8 @@ class Range:
         """
         info = torch.finfo(dtype)
         highest = math.frexp(info.max)[1] - 1  # 127 in float32
-        power = (highest - 1 - math.ceil(math.log2(max(depth, 1)))) // 2
-        window = (power + (highest - 1) / 2) * math.log(2) - 0.5
+        power = highest - 1 - math.ceil(math.log2(max(depth, 1)))
+        window = (power + highest - 1) / 2 * math.log(2) - 1
         return cls(window, power, depth * math.exp(-window) / info.eps)
 
     @classmethod
@@ -82,9 +82,12 @@ def finite_or_zero(x: Tensor) -> Tensor:
     return x.masked_fill(x == -math.inf, 0)
 
 
-def exponentials(x: Tensor, tops: Tensor, window: float) -> Tensor:
-    """exp(x - tops), and 0 where that is below exp(-window)."""
-    return vanishing_exp_(x - finite_or_zero(tops), window)
+def exponentials(x: Tensor, tops: Tensor, window: float, *, exact_zeros: bool = True) -> Tensor:
+    """exp(x - tops); below exp(-window) it is 0, or without ``exact_zeros`` exp(-window - 1)."""
+    distance = x - finite_or_zero(tops)
+    if exact_zeros:
+        return vanishing_exp_(distance, window)
+    return torch.threshold_(distance, -window, -window - 1).exp_()
 
 
 def vanishing_exp_(x: Tensor, window: float | None = None) -> Tensor:
