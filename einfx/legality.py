@@ -109,6 +109,8 @@ class Effects:
         self._position: dict[fx.Node, int] = {}
         self._roots: dict[fx.Node, frozenset[Root]] = {}
         self._writes: list[tuple[int, frozenset[Root]]] = []
+        self._sources: dict[fx.Node, frozenset[Root]] = {}
+        self._written_sources: set[Root] = set()
         self._escaped: set[Root] = set()
         self._mutated: set[Root] = set()
         for position, node in enumerate(graph.nodes):
@@ -117,7 +119,10 @@ class Effects:
             if written:
                 self._writes.append((position, written))
                 self._mutated |= written
+                for argument in written_arguments(node):
+                    self._written_sources |= self._sources[argument]
             self._roots[node] = self._roots_of(node)
+            self._sources[node] = self._sources_of(node)
             for escaping in self._escaping(node):
                 self._escaped |= self._roots[escaping]
 
@@ -134,7 +139,7 @@ class Effects:
         """Treat a new node, which computes new memory, as standing where an old one stood."""
         self._position[node] = self._position[place_of]
         old = self._roots[place_of]
-        self._roots[node] = frozenset({node})
+        self._roots[node] = self._sources[node] = frozenset({node})
         if old & self._escaped:
             self._escaped.add(node)
         if old & self._mutated or ANYTHING in self._mutated:
@@ -155,6 +160,14 @@ class Effects:
         """Whether something writes to the memory of ``node``."""
         return ANYTHING in self._mutated or bool(self._roots[node] & self._mutated)
 
+    def is_written(self, node: fx.Node) -> bool:
+        """Whether the program itself writes to ``node``, or to what it is a view of.
+
+        Unlike :meth:`is_mutated` this takes different inputs and attributes for different memory. It tells
+        whether autograd, having saved ``node`` for the backward pass, would find it changed.
+        """
+        return ANYTHING in self._mutated or bool(self._sources[node] & self._written_sources)
+
     def escapes(self, node: fx.Node) -> bool:
         """Whether the memory of ``node`` is returned, or kept by an operation einfx doesn't know."""
         return bool(self._roots[node] & self._escaped)
@@ -168,6 +181,15 @@ class Effects:
         if self._is_fresh(node):
             return frozenset({node})
         return shared | {node} if self._is_known(node) else shared | {node, OUTSIDE}
+
+    def _sources_of(self, node: fx.Node) -> frozenset[Root]:
+        if node.op == "placeholder":
+            return frozenset({node})
+        if node.op == "get_attr":
+            return frozenset({f"attribute {node.target}"})
+        if self._roots[node] == {node}:
+            return frozenset({node})
+        return frozenset[Root]({node}).union(*(self._sources[x] for x in node.all_input_nodes))
 
     def _is_fresh(self, node: fx.Node) -> bool:
         if may_write(node) and writes_in_place(node):

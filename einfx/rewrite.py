@@ -193,7 +193,9 @@ def find_problem(graph_module: fx.GraphModule, outputs: Sequence[Any] = ()) -> s
 
 def _output_values(graph: fx.Graph) -> list[tuple[Any, ...] | None]:
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
-    values = [value_of(node) for node in output.all_input_nodes]
+    returned: list[fx.Node] = []
+    fx.map_arg(output.args, lambda node: returned.append(node))
+    values = [value_of(node) for node in returned]
     return [None if v is None else (v.shape, v.dtype, v.device) for v in values]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from ..folding import is_constant
-from ..legality import same_floating_dtype
+from ..legality import Effects, same_floating_dtype
 from ..nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
 from ..planning import Plan, plan
 from ..rewrite import Pass, decline
@@ -47,10 +47,14 @@ class ChoosePaths(Pass):
     def apply(self, graph_module: fx.GraphModule) -> int:
         """Split in place; one rewrite is one einsum that became several."""
         graph = graph_module.graph
+        effects = Effects.of(graph, graph_module)
         rewrites = 0
         for node in list(graph.nodes):
             contraction = as_contraction(node)
             if contraction is None or len(contraction.operands) < 3:
+                continue
+            if any(effects.is_written(x) for x in contraction.operands):
+                decline(node, "something writes to its operands, which autograd may have saved")
                 continue
             chosen = self._plan(graph_module, node, contraction)
             if chosen is None or len(chosen.steps) < 2:

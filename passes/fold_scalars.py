@@ -70,7 +70,7 @@ class FoldScalars(Pass):
             if scaled is None or use_count(node) != 1:
                 continue
             user = next(iter(node.users))
-            if user.op == "output" or any(effects.is_mutated(x) for x in (node, user, scaled.tensor)):
+            if user.op == "output" or _is_written(effects, node, scaled, user):
                 continue
             if not effects.may_move_reads([scaled.tensor], node, user):
                 decline(node, f"something writes to {scaled.tensor} before {user} reads it")
@@ -81,6 +81,10 @@ class FoldScalars(Pass):
                 effects.adopt(new, user)
                 rewrites += 1
         return rewrites
+
+
+def _is_written(effects: Effects, node: fx.Node, scaled: Scaled, user: fx.Node) -> bool:
+    return effects.is_mutated(node) or effects.is_mutated(user) or effects.is_written(scaled.tensor)
 
 
 def _merged(

@@ -80,10 +80,13 @@ class FuseEinsums(Pass):
         if not same_floating_dtype(involved) and (known or not self.assume_same_dtype):
             decline(node, "its operands aren't all known to be of one floating dtype on one device")
             return False
-        if any(effects.is_mutated(x) for x in (node, *producer.operands)):
+        if effects.is_mutated(node) or any(effects.is_written(x) for x in producer.operands):
             decline(node, "something writes to its result or its operands")
             return False
         for user in users:
+            if not effects.may_move_reads(producer.operands, node, user):
+                decline(node, f"something writes to its operands before {user} reads it")
+                return False
             if _takes_diagonal(_contraction(user), node, producer):
                 decline(node, f"{user} takes a diagonal of it, and its operands may broadcast there")
                 return False

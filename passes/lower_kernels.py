@@ -16,7 +16,7 @@ from ..kernels import helpers
 from ..kernels.real import lower
 from ..kernels.results import Dense, result_of
 from ..layout import contiguous_strides
-from ..legality import is_layout_free, same_floating_dtype
+from ..legality import Effects, is_layout_free, same_floating_dtype
 from ..nodes import VALUE, VISIBLE_STRIDES, Contraction, Value, as_contraction, inherit, value_of
 from ..rewrite import Pass, decline
 
@@ -51,6 +51,8 @@ class LowerKernels(Pass):
         """Lower in place; one rewrite is one einsum that was replaced."""
         graph = graph_module.graph
         free = {node for node in graph.nodes if is_layout_free(node)}
+        effects = Effects.of(graph, graph_module)
+        written = {x for x in graph.nodes if effects.is_written(x)}
         rewrites = 0
         for node in list(graph.nodes):
             contraction = as_contraction(node)
@@ -58,6 +60,8 @@ class LowerKernels(Pass):
                 continue
             if not same_floating_dtype(contraction.operands):
                 decline(node, "its operands aren't all known to be of one floating dtype on one device")
+            elif not written.isdisjoint(contraction.operands):
+                decline(node, "something writes to its operands, which autograd may have saved")
             elif len(contraction.operands) > 2:
                 decline(node, "no path was chosen for it")
             else:

@@ -239,7 +239,6 @@ def test_examples_that_no_placeholder_takes_are_refused(
         bind_arguments(fx.symbolic_trace(lambda a, b: a + b).graph, arguments, keywords)
 
 
-@pytest.mark.xfail(strict=False, reason="state is in the order in which the graph uses it")
 def test_state_keeps_its_order_so_that_optimizers_load_the_state_of_the_original() -> None:
     class Backwards(Scaled):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
