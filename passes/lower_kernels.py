@@ -74,11 +74,12 @@ class LowerKernels(Pass):
 
 def _lower(graph: fx.Graph, node: fx.Node, contraction: Contraction, layout_free: bool) -> int:
     values = [value for operand in contraction.operands if (value := value_of(operand)) is not None]
+    shapes = [value.shape for value in values]
     wanted = node.meta.get(VISIBLE_STRIDES) or getattr(value_of(node), "strides", None)
+    if wanted is None or _is_reshaped(node):
+        wanted = contiguous_strides(contraction.equation.output_shape(shapes))
     with graph.inserting_before(node):
         squeezed = _squeezed(contraction, values)
-        if _is_reshaped(node):
-            wanted = None
         if squeezed is not None:
             result, emitted = _emit_squeezed(
                 graph, contraction, values, squeezed, None if layout_free else wanted
@@ -92,11 +93,10 @@ def _lower(graph: fx.Graph, node: fx.Node, contraction: Contraction, layout_free
     if len(emitted) == 1 and result.target is torch.functional.einsum:
         graph.erase_node(result)
         return 0
-    shapes = tuple(value.shape for value in values)
-    flops = contraction_flops(contraction.equation, shapes)
+    flops = contraction_flops(contraction.equation, tuple(shapes))
     for new in emitted:
         inherit(new, node)
-        new.meta[LOWERED] = Lowered(node.name, str(contraction.equation), shapes, flops)
+        new.meta[LOWERED] = Lowered(node.name, str(contraction.equation), tuple(shapes), flops)
     node.replace_all_uses_with(result)
     graph.erase_node(node)
     return 1
@@ -194,12 +194,12 @@ def _emit(
 
 
 def _emit_in_order(
-    graph: fx.Graph, contraction: Contraction, values: Sequence[Value], wanted: Strides | None
+    graph: fx.Graph, contraction: Contraction, values: Sequence[Value], wanted: Strides
 ) -> tuple[fx.Node, list[fx.Node]]:
     """The kernel with a result laid out in the order of the strides ``wanted``: contiguous, then permuted."""
     equation, operands = contraction
     rank = len(equation.output)
-    order = sorted(range(rank), key=lambda i: -wanted[i]) if wanted is not None else list(range(rank))
+    order = sorted(range(rank), key=lambda i: -wanted[i])
     laid_out = Equation(equation.inputs, tuple(equation.output[i] for i in order))
     result, emitted = _emit(graph, Contraction(laid_out, operands), values, contiguous=True)
     if order != list(range(rank)):
@@ -211,13 +211,11 @@ def _emit_in_order(
     return result, emitted
 
 
-def _has_strides(result: fx.Node, wanted: Strides | None) -> bool:
-    """Whether a result is laid out as ``wanted``, or contiguous; dimensions of size 1 may have any stride."""
+def _has_strides(result: fx.Node, wanted: Strides) -> bool:
+    """Whether a result is laid out as ``wanted``; dimensions of size 1 may have any stride."""
     got = value_of(result)
     if got is None or got.strides is None:
         return False
-    if wanted is None:
-        wanted = contiguous_strides(got.shape)
     pairs = zip(got.shape, got.strides, wanted, strict=True)
     return all(have == want for size, have, want in pairs if size != 1)
 
