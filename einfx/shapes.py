@@ -233,7 +233,7 @@ def _operand_layout(labels: tuple[int, ...], tensor: torch.Tensor, output: tuple
     """How torch.einsum looks at an operand: the output's dimensions, those that it lacks having size 1."""
     at = {label: i for i, label in enumerate(labels)}
     shape = [tensor.shape[at[x]] if x in at else 1 for x in output]
-    return Dense(tuple(shape), tuple(tensor.stride(at[x]) if x in at else 0 for x in output))
+    return Dense(tuple(shape), tuple(tensor.stride(at[x]) if x in at else 1 for x in output))
 
 
 def _elementwise(arguments: Sequence[Any]) -> torch.Tensor | None:
