@@ -129,18 +129,21 @@ def _add_unsafe(
 ) -> None:
     """Add the terms of sums that aren't safe, in place; those that are -inf have none."""
     lost = sums == 0
+    single = torch.zeros_like(result.mT, memory_format=torch.contiguous_format) if target == 1 else result
     for found in rescue(operands.a, operands.b, lost & logs.isfinite()):
         if isinstance(found, Rescued):
             result[found.batches] += _by_levels(found, factors, target).to(result.dtype)
             continue
         for place, left, right in gathered_terms(operands.a, operands.b, found):
-            _scatter(result, place, torch.softmax(left.add_(right), 1), factors, target)
+            _scatter(single, place, torch.softmax(left.add_(right), 1), factors, target)
     odd = lost & ~logs.isfinite() & (logs != -math.inf)
     if odd.any():
         entries = torch.stack(odd.nonzero(as_tuple=True))
         for place, left, right in gathered_terms(*given, entries):
             shares = (terms(left, right, zero_annihilates) - logs[place][:, None]).exp_()
-            _scatter(result, place, shares, factors, target)
+            _scatter(single, place, shares, factors, target)
+    if target == 1:
+        result += single.mT
 
 
 def _by_levels(found: Rescued, factors: Factors, target: int) -> Tensor:
@@ -162,7 +165,10 @@ def _by_levels(found: Rescued, factors: Factors, target: int) -> Tensor:
 def _scatter(
     result: Tensor, place: tuple[Tensor, Tensor, Tensor], shares: Tensor, factors: Factors, target: int
 ) -> None:
-    """Add single sums to the result: their shares (M, K), weighted by the factors at their places."""
+    """Add single sums to the result: their shares (M, K), weighted by the factors at their places.
+
+    The result is contiguous and, for a target of 1, transposed: (B, J, K).
+    """
     n, i, j = place
     f0, f1, f2 = factors
     if target != 0 and f0 is not None:
@@ -174,5 +180,6 @@ def _scatter(
         return
     if f2 is not None:
         shares = shares * f2[place][:, None]
-    result_rows = result if target == 0 else result.mT
-    result_rows.index_put_((n, i if target == 0 else j), shares, accumulate=True)
+    rows = n * result.shape[1] + (i if target == 0 else j)
+    flat = result.view(-1, result.shape[2])
+    flat.scatter_add_(0, rows[:, None].expand(shares.shape), shares)

@@ -82,9 +82,9 @@ def gathered_terms(
         Indices of M of the entries, and both operands of their terms, (M, K) each.
     """
     depth = a.shape[2]
-    rows, columns = a.reshape(-1, depth), b.mT.reshape(-1, depth)
+    rows, columns = (x.contiguous().reshape(-1, depth) for x in (a, b.mT))
     for part in entries.split(max(1, CHUNK // max(depth, 1)), dim=1):
         n, i, j = part.unbind(0)
-        # A gather by an expanded index copies whole rows, much faster than index_select does.
+        # A gather by an expanded index copies whole rows.
         left = rows.gather(0, (n * a.shape[1] + i)[:, None].expand(-1, depth))
         yield (n, i, j), left, columns.gather(0, (n * b.shape[2] + j)[:, None].expand(-1, depth))
