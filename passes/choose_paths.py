@@ -48,12 +48,13 @@ class ChoosePaths(Pass):
         """Split in place; one rewrite is one einsum that became several."""
         graph = graph_module.graph
         effects = Effects.of(graph, graph_module)
+        written = {node for node in graph.nodes if effects.is_written(node)}
         rewrites = 0
         for node in list(graph.nodes):
             contraction = as_contraction(node)
             if contraction is None or len(contraction.operands) < 3:
                 continue
-            if any(effects.is_written(x) for x in contraction.operands):
+            if not written.isdisjoint(contraction.operands):
                 decline(node, "something writes to its operands, which autograd may have saved")
                 continue
             chosen = self._plan(graph_module, node, contraction)
