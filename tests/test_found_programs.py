@@ -59,3 +59,23 @@ def test_a_contraction_of_a_view_is_read_before_its_base_is_overwritten() -> Non
         return E("ij,jk->ik", t, a[:, :3].mT.contiguous().mT @ b[:3])
 
     check_optimised(program, A, A.T.clone())
+
+
+def test_a_contraction_of_a_result_that_was_itself_split_into_pairs_is_split_too() -> None:
+    def program(x: torch.Tensor) -> torch.Tensor:
+        t = E("abb,abb,acb->ac", x, x, x)
+        return E("ab,ac,ab->", t, t, t)
+
+    check_optimised(program, tensor((5, 3, 3), seed=1), gradients=True)
+
+
+def test_one_input_returned_for_several_outputs_is_no_broken_graph() -> None:
+    def program(c: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        v = c + w
+        return torch.t(v), E("...", w), E("...->...", w), E("->", w), E("ij,ii->j", v, c)
+
+    check_optimised(program, A, tensor((), seed=3), gradients=True)
+
+
+def test_a_factor_after_an_outer_product_keeps_the_strides() -> None:
+    check_optimised(lambda v, w: -0.25 - E("b,AcB", v, w) / 1, X, tensor((3, 4, 1), seed=3))
