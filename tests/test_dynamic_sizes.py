@@ -139,6 +139,25 @@ def test_an_example_without_elements_is_as_good_as_any() -> None:
         assert_same(optimised(*examples), program(*examples))
 
 
+RANKS: dict[str, Program] = {
+    "a matmul": lambda x, w: (x.squeeze(0) @ w) @ w.mT,
+    "all of them": lambda x, w: (x.squeeze() @ w) @ w.mT,
+    "an ellipsis": lambda x, w: E("...i,ij->...j", x.squeeze(0), w) * 2,
+    "a product and a sum": lambda x, w: (x.squeeze(0).unsqueeze(-1) * w).sum(-2),
+}
+
+
+@pytest.mark.xfail(reason="ranks are read from the example")
+@pytest.mark.parametrize("name", RANKS)
+def test_a_rank_that_depends_on_sizes_is_not_that_of_the_example(name: str) -> None:
+    program, w = RANKS[name], tensor((4, 5), seed=2)
+    for example in (1, 5):
+        optimised = einfx.optimize(program, (tensor((example, 3, 4), seed=1), w))
+        for n in (1, 2, 5):
+            x = tensor((n, 3, 4), seed=1)
+            assert_same(optimised(x, w), program(x, w))
+
+
 def test_one_compilation_serves_every_batch() -> None:
     program, shapes = BATCHED["three operands"]
     optimised = einfx.optimize(program, arguments(shapes, 5))
