@@ -20,6 +20,7 @@ __all__ = [
     "Contraction",
     "Value",
     "as_contraction",
+    "forget_value",
     "insert_contraction",
     "is_einsum",
     "set_value",
@@ -142,6 +143,14 @@ def set_value(node: fx.Node, shape: Sequence[int], like: fx.Node) -> None:
             strides.append(step)
             step *= max(size, 1)
         node.meta[VALUE] = Value(tuple(shape), tuple(reversed(strides)), value.dtype, value.device)
+
+
+def forget_value(node: fx.Node) -> None:
+    """Drop what is known of the value of ``node``, and what its users were read as with it."""
+    for key in (VALUE, "val", "example_value", "tensor_meta"):
+        node.meta.pop(key, None)
+    for user in node.users:
+        user.meta.pop(_READ, None)
 
 
 def is_einsum(node: fx.Node) -> bool:

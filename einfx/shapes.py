@@ -22,7 +22,7 @@ from .errors import EinfxError, OperandError
 from .folding import attribute
 from .kernels.results import Dense, result_of
 from .legality import FRESH, Effects, function_name, is_known_function, writes_in_place
-from .nodes import VALUE, Value, as_contraction, is_einsum
+from .nodes import VALUE, Value, as_contraction, forget_value, is_einsum
 from .sources import source_line
 
 __all__ = ["propagate"]
@@ -71,16 +71,45 @@ def propagate(graph_module: fx.GraphModule, arguments: Sequence[Any]) -> list[st
         (2, 4)
     """
     for node in graph_module.graph.nodes:
-        for key in (VALUE, "val", "example_value", "tensor_meta"):
-            node.meta.pop(key, None)
+        forget_value(node)
     if _propagate_on_meta(graph_module, arguments):
-        return []
+        return _forget_unstable_ranks(graph_module.graph)
     interpreter = _ShapeInterpreter(graph_module)
     with interpreter.mode:
         fakes = pytree.tree_map_only(torch.Tensor, interpreter.fake, tuple(arguments))
     interpreter.run(*fakes)
     _forget_reshaped(graph_module)
-    return interpreter.unknown
+    return interpreter.unknown + _forget_unstable_ranks(graph_module.graph)
+
+
+def _forget_unstable_ranks(graph: fx.Graph) -> list[str]:
+    """Drop the values of tensors whose number of dimensions may differ for other inputs.
+
+    ``squeeze`` leaves a dimension that isn't of size 1 where it is. What follows has an unknown rank too,
+    until an explicit equation or a list of sizes fixes it again.
+    """
+    unstable: set[fx.Node] = set()
+    notes = []
+    for node in graph.nodes:
+        if node.op == "output":
+            continue
+        starts = node.op in ("call_function", "call_method") and function_name(node) == "squeeze"
+        if starts and all(x.op == "get_attr" for x in node.all_input_nodes):
+            continue
+        if not starts and (unstable.isdisjoint(node.all_input_nodes) or _fixes_rank(node)):
+            continue
+        unstable.add(node)
+        forget_value(node)
+        if starts:
+            notes.append(f"{node.name}: how many dimensions squeeze leaves depends on their sizes")
+    return notes
+
+
+def _fixes_rank(node: fx.Node) -> bool:
+    if is_einsum(node):
+        equation = node.args[0]
+        return isinstance(equation, str) and "->" in equation and "." not in equation
+    return node.op == "call_method" and node.target in ("reshape", "view")
 
 
 _RESHAPING_WRITES = frozenset(
@@ -98,8 +127,7 @@ def _forget_reshaped(graph_module: fx.GraphModule) -> None:
     changed = frozenset().union(*(effects.memory_of(n) for n in writers))
     for node in graph.nodes:
         if effects.memory_of(node) & changed:
-            for key in ("val", VALUE):
-                node.meta.pop(key, None)
+            forget_value(node)
 
 
 _SHAPE_ONLY = frozenset(

@@ -147,7 +147,6 @@ RANKS: dict[str, Program] = {
 }
 
 
-@pytest.mark.xfail(reason="ranks are read from the example")
 @pytest.mark.parametrize("name", RANKS)
 def test_a_rank_that_depends_on_sizes_is_not_that_of_the_example(name: str) -> None:
     program, w = RANKS[name], tensor((4, 5), seed=2)
