@@ -78,7 +78,8 @@ class FoldScalars(Pass):
             arguments = graph, effects, node, scaled, user, self.assume_floating
             new = _merged(*arguments) or _moved(*arguments)
             if new is not None:
-                effects.adopt(new, user)
+                if new is not scaled.tensor:
+                    effects.adopt(new, user)
                 rewrites += 1
         return rewrites
 
@@ -108,7 +109,7 @@ def _merged(
     user.replace_all_uses_with(new)
     graph.erase_node(user)
     graph.erase_node(node)
-    return None if new is scaled.tensor and new not in graph.nodes else new
+    return new
 
 
 def _moved(
