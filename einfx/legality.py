@@ -168,6 +168,10 @@ class Effects:
         """
         return ANYTHING in self._mutated or bool(self._sources[node] & self._written_sources)
 
+    def written_nodes(self) -> set[fx.Node]:
+        """Every node of the graph, as it was, of which :meth:`is_written` is true."""
+        return {node for node in self._sources if self.is_written(node)}
+
     def escapes(self, node: fx.Node) -> bool:
         """Whether the memory of ``node`` is returned, or kept by an operation einfx doesn't know."""
         return bool(self._roots[node] & self._escaped)

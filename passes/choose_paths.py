@@ -47,8 +47,7 @@ class ChoosePaths(Pass):
     def apply(self, graph_module: fx.GraphModule) -> int:
         """Split in place; one rewrite is one einsum that became several."""
         graph = graph_module.graph
-        effects = Effects.of(graph, graph_module)
-        written = {node for node in graph.nodes if effects.is_written(node)}
+        written = Effects.of(graph, graph_module).written_nodes()
         rewrites = 0
         for node in list(graph.nodes):
             contraction = as_contraction(node)

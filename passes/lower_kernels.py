@@ -51,8 +51,7 @@ class LowerKernels(Pass):
         """Lower in place; one rewrite is one einsum that was replaced."""
         graph = graph_module.graph
         free = {node for node in graph.nodes if is_layout_free(node)}
-        effects = Effects.of(graph, graph_module)
-        written = {x for x in graph.nodes if effects.is_written(x)}
+        written = Effects.of(graph, graph_module).written_nodes()
         rewrites = 0
         for node in list(graph.nodes):
             contraction = as_contraction(node)
