@@ -21,6 +21,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("accumulators", "domains"),
     ("algebra",),
     ("equation", "pattern", "semiring"),
+    ("options",),
     ("cost", "paths", "search"),
     ("planning",),
     ("kernels",),
