@@ -4,7 +4,7 @@
     >>> options.semiring.name, options.keywords()
     ('log', {'semiring': 'log', 'linear_operands': (1,)})
 
-Options travel with a contraction through plans, graphs and compiled code; as keywords they're text and numbers.
+They travel with a contraction through plans, graphs and compiled code; as keywords they are text and numbers.
 """
 
 from __future__ import annotations
