@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-import ast
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+from . import compiled
+from .algebra import Semiring
 from .dispatch import contract
 from .equation import LETTERS, Equation
-from .errors import OperandError, PlanError, UsageError
+from .errors import OperandError, UsageError
 from .expression import contract_expression
+from .options import REAL, Options
 from .planning import Plan, plan
+from .semiring_dispatch import contract_over
 
 __all__ = ["contract_expression", "contract_path", "einsum", "tensordot"]
 
 
-def einsum(equation: Any, *operands: Any, optimize: Any = "auto", **options: Any) -> Tensor:
-    """Contract tensors as an equation says.
+def einsum(
+    equation: Any,
+    *operands: Any,
+    optimize: Any = "auto",
+    semiring: str | Semiring = "real",
+    linear_operands: Sequence[int] = (),
+    zero_annihilates: bool | None = None,
+    grad_of_neg_inf: float | str = math.nan,
+    block_size: int | None = None,
+    memory_limit: int | str | None = None,
+    return_argmax: bool = False,
+    **unknown: Any,
+) -> Any:
+    """Contract tensors as an equation says, over real numbers or any other commutative semiring.
 
     Args:
         equation: text such as ``"ij,jk->ik"``, with all that torch.einsum and opt_einsum accept: an implicit
@@ -30,17 +47,35 @@ def einsum(equation: Any, *operands: Any, optimize: Any = "auto", **options: Any
             gives it labels. Dimensions with one label have one size; a dimension of size 1 broadcasts.
         optimize: the order of pairwise steps: a strategy's name, a path, an opt_einsum PathOptimizer or a
             cotengra tree; see :func:`einfx.planning.plan`.
-        options: none; keywords of opt_einsum that mean something else here are refused with a hint.
+        semiring: what takes the place of + and *: a name out of :func:`einfx.semirings`, or a
+            :class:`einfx.Semiring` of one's own. -inf times +inf is nan, as in floating point.
+        linear_operands: positions of operands that a contraction over ``"log"`` takes as they are, weights of
+            at least 0, instead of as logarithms.
+        zero_annihilates: whether the semiring's zero times anything is its zero, infinities and nan
+            included; by default as the semiring says, which the built-in ones don't.
+        grad_of_neg_inf: over ``"log"``, the derivative of a sum that is -inf with respect to each of its
+            terms: a number, nan as that of torch.logsumexp, or ``"uniform"`` for equal shares.
+        block_size: the longest range of a summed label of which all products are made at once.
+        memory_limit: the most bytes beyond the operands, the result included, as a number or as text such as
+            ``"512MiB"``. By default temporaries over a semiring may take 1 GiB.
+        return_argmax: for semirings whose sums are one of their terms, such as ``"max_plus"``: whether to
+            return the indices of these too.
+        unknown: keywords of opt_einsum that mean something else here are refused with a hint.
 
     Returns:
-        The contraction: its shape is the sizes of the output's labels, its dtype and device those that
-        torch.einsum gives. Differentiable.
+        The contraction: its shape is the sizes of the output's labels. Over real numbers its dtype and device
+        are those that torch.einsum gives; elsewhere dtypes promote as torch's do, and half and bfloat16 are
+        summed in float32. Differentiable; over semirings that select, the gradient goes to the selected
+        terms, of equal ones in each pairwise step to the first.
+        With ``return_argmax`` also int64 indices of shape (*output, S), for the S summed labels in the order
+        of their first appearance.
 
     Raises:
         EquationError: the equation can't be read.
-        OperandError: the operands don't fit it.
+        OperandError: the operands don't fit it, or aren't of the semiring.
         PlanError: ``optimize`` can't be used.
-        UsageError: an unknown keyword.
+        MemoryLimitError: the result alone is larger than the limit allows.
+        UsageError: an unknown keyword or semiring, or an option that the semiring has no use for.
 
     Example:
         A letter is a dimension. Letters on both sides stay, all others are multiplied and summed: a product
@@ -101,9 +136,23 @@ def einsum(equation: Any, *operands: Any, optimize: Any = "auto", **options: Any
         >>> einsum("ij,j->", a, w).backward()
         >>> w.grad
         tensor([2., 2., 2.])
+
+        Over other semirings, the same equations. Three steps of a hidden Markov model: the logarithm of the
+        probability of everything seen, and the score of the best sequence of states, whose gradient is that
+        sequence.
+
+        >>> start = torch.tensor([0.6, 0.4]).log()
+        >>> step = torch.tensor([[[0.7, 0.3], [0.2, 0.8]], [[0.5, 0.5], [0.1, 0.9]]]).log().requires_grad_()
+        >>> einsum("i,ij,jk->", start, *step, semiring="log").exp()  # probabilities sum to 1
+        tensor(1.0000, grad_fn=...)
+        >>> best = einsum("i,ij,jk->", start, *step, semiring="max_plus")
+        >>> torch.autograd.grad(best, step)[0].int().tolist()
+        [[[0, 0], [0, 1]], [[0, 0], [0, 1]]]
+        >>> einsum("i,ij,jk->", start, *step, semiring="max_plus", return_argmax=True)[1]
+        tensor([1, 1, 1])
     """
-    if options:
-        _refuse(options)
+    if unknown:
+        _refuse(unknown)
     token: Any
     if isinstance(equation, str):
         token = equation
@@ -112,14 +161,23 @@ def einsum(equation: Any, *operands: Any, optimize: Any = "auto", **options: Any
             tensors = tuple(operands[0])
     else:
         token, tensors = _interleaved(equation, operands)
+    words = semiring, linear_operands, zero_annihilates, grad_of_neg_inf, block_size, memory_limit
+    if torch.compiler.is_compiling() and not has_torch_function(tensors):
+        if _is_plain(*words) and not return_argmax:
+            return compiled.contract(token, tensors, optimize)
+        return compiled.contract_semiring(token, tensors, optimize, *words, return_argmax)
+    options = REAL if _is_plain(*words) else _options(*words)
     if has_torch_function(tensors):
         keywords = {} if isinstance(optimize, str) and optimize == "auto" else {"optimize": optimize}
+        keywords |= options.keywords()
+        if return_argmax:
+            keywords["return_argmax"] = True
         return handle_torch_function(einsum, tensors, equation, *operands, **keywords)
-    if torch.compiler.is_compiling():
-        return _compiled(token, tensors, optimize)
     if isinstance(optimize, list):
         optimize = tuple(map(tuple, optimize))
-    return contract(token, tensors, optimize)
+    if options.is_plain and not return_argmax:
+        return contract(token, tensors, optimize)
+    return contract_over(token, tensors, optimize, options, return_argmax)
 
 
 def contract_path(
@@ -128,6 +186,8 @@ def contract_path(
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
     optimize: Any = "auto",
+    semiring: str | Semiring = "real",
+    memory_limit: int | str | None = None,
 ) -> Plan:
     """How a contraction would be computed.
 
@@ -137,6 +197,8 @@ def contract_path(
         dtype: of the operands; by default that of the first tensor given, or float32.
         device: where it is computed; by default that of the first tensor given, or the CPU.
         optimize: as in :func:`einsum`.
+        semiring: as in :func:`einsum`.
+        memory_limit: as in :func:`einsum`.
 
     Returns:
         The plan; ``print`` shows each step with its kernel and its cost.
@@ -145,6 +207,7 @@ def contract_path(
         EquationError: the equation can't be read.
         OperandError: the shapes don't fit it.
         PlanError: ``optimize`` can't be used.
+        MemoryLimitError: no plan stays within the limit.
 
     Example:
         >>> p = contract_path("ij,jk,kl->il", (10, 20), (20, 30), (30, 5))
@@ -156,16 +219,24 @@ def contract_path(
     if example is not None:
         dtype, device = dtype or example.dtype, device or example.device
     parsed = Equation.parse(equation, [len(s) for s in sizes])
-    return plan(parsed, sizes, dtype=dtype or torch.float32, device=device or "cpu", optimize=optimize)
+    return plan(
+        parsed,
+        sizes,
+        dtype=dtype or torch.float32,
+        device=device or "cpu",
+        optimize=optimize,
+        options=_options(semiring, memory_limit=memory_limit),
+    )
 
 
-def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
+def tensordot(a: Tensor, b: Tensor, dims: Any = 2, semiring: str | Semiring = "real") -> Tensor:
     """Contract the last dimensions of ``a`` with the first of ``b``, or pairs of them that ``dims`` names.
 
     Args:
         a: the first tensor.
         b: the second tensor.
         dims: how many dimensions, or two sequences of dimensions: of ``a`` and of ``b``.
+        semiring: as in :func:`einsum`.
 
     Returns:
         A tensor with the remaining dimensions of ``a``, then those of ``b``.
@@ -206,7 +277,57 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
     output += [x for i, x in enumerate(right) if i not in [j % ranks[1] for j in second]]
     for i, j in zip(first, second, strict=True):
         right[j] = left[i]
-    return einsum(f"{''.join(left)},{''.join(right)}->{''.join(output)}", a, b)
+    text = f"{''.join(left)},{''.join(right)}->{''.join(output)}"
+    return einsum(text, a, b, semiring=semiring)  # type: ignore[no-any-return]
+
+
+def _is_plain(
+    semiring: Any,
+    linear_operands: Sequence[int],
+    zero_annihilates: bool | None,
+    grad_of_neg_inf: Any,
+    block_size: int | None,
+    memory_limit: Any,
+) -> bool:
+    """Whether these words say what torch.einsum does."""
+    if not isinstance(semiring, str) or semiring != "real" or zero_annihilates:
+        return False
+    return block_size is None and memory_limit is None and not linear_operands and grad_of_neg_inf is math.nan
+
+
+def _options(
+    semiring: str | Semiring,
+    linear_operands: Sequence[int] = (),
+    zero_annihilates: bool | None = None,
+    grad_of_neg_inf: float | str = math.nan,
+    block_size: int | None = None,
+    memory_limit: int | str | None = None,
+) -> Options:
+    # One object for nan, so that the cache finds it.
+    if isinstance(grad_of_neg_inf, float) and math.isnan(grad_of_neg_inf):
+        grad_of_neg_inf = math.nan
+    return _read_options(
+        semiring, tuple(linear_operands), zero_annihilates, grad_of_neg_inf, block_size, memory_limit
+    )
+
+
+@lru_cache(maxsize=1024)
+def _read_options(
+    semiring: str | Semiring,
+    linear_operands: tuple[int, ...],
+    zero_annihilates: bool | None,
+    grad_of_neg_inf: float | str,
+    block_size: int | None,
+    memory_limit: int | str | None,
+) -> Options:
+    return Options.read(
+        semiring,
+        linear_operands=linear_operands,
+        zero_annihilates=zero_annihilates,
+        grad_of_neg_inf=grad_of_neg_inf,
+        block_size=block_size,
+        memory_limit=memory_limit,
+    )
 
 
 def _interleaved(first: Any, rest: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:
@@ -225,7 +346,6 @@ def _interleaved(first: Any, rest: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]
 
 
 _HINTS = {
-    "memory_limit": "in opt_einsum it counts elements of the largest intermediate; leave it out",
     "use_blas": "the kernel of each step is chosen by its predicted time; leave it out",
     "backend": "operands are tensors, wherever they are; leave it out",
     "out": "copy the result instead: out.copy_(einsum(...))",
@@ -240,37 +360,5 @@ _HINTS = {
 
 def _refuse(options: dict[str, Any]) -> None:
     name = next(iter(options))
-    hint = _HINTS.get(name, "it takes optimize=... alone")
+    hint = _HINTS.get(name, "help(einfx.einsum) lists those that it has")
     raise UsageError(f"einsum has no keyword {name!r}: {hint}")
-
-
-_LIBRARY = torch.library.Library("einfx", "FRAGMENT")
-_LIBRARY.define("einsum(str equation, Tensor[] operands, str optimize) -> Tensor")
-
-
-def _traced(equation: str, operands: Sequence[Tensor], optimize: str) -> Tensor:
-    chosen = optimize if optimize.replace("-", "").isalnum() else ast.literal_eval(optimize)
-    return contract(equation, tuple(operands), chosen)
-
-
-_LIBRARY.impl("einsum", _traced, "CompositeImplicitAutograd")
-_LIBRARY.impl("einsum", _traced, "FuncTorchBatched")
-
-
-def _compiled(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Tensor:
-    """One operator in the captured graph; it's taken apart with sizes as symbols, after the capture."""
-    if not isinstance(token, str):
-        token = _text(*token)
-    if not isinstance(optimize, (str, list, tuple)):
-        raise PlanError(f"in a compiled function optimize is a name or a path, not {optimize!r}")
-    chosen = optimize if isinstance(optimize, str) else str(tuple([tuple(x) for x in optimize]))
-    return torch.ops.einfx.einsum(token, list(tensors), chosen)  # type: ignore[no-any-return]
-
-
-def _text(sublists: Sequence[Sequence[Any]], output: Sequence[Any] | None) -> str:
-    """The text of an interleaved equation, whose letters are in the order of its labels."""
-    labels = sorted({x for part in sublists for x in part if x is not Ellipsis})
-    letter = dict(zip(labels, sorted(LETTERS), strict=False))
-    letter[...] = "..."
-    text = ",".join(["".join([letter[x] for x in part]) for part in sublists])
-    return text if output is None else text + "->" + "".join([letter[x] for x in output])

@@ -15,7 +15,6 @@ sizes that are symbols           code that is right for any sizes, planned for t
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,10 +23,11 @@ from torch import Tensor
 
 from .equation import Equation
 from .errors import OperandError
+from .layout import hint
 from .planning import Plan, plan
 from .program import call, compile_program, emit_plan, run_pairwise
 
-__all__ = ["contract", "read_equation"]
+__all__ = ["as_written", "contract", "read_equation", "remember"]
 
 MAX_PROGRAMS = 4096
 """How many calls are remembered; the oldest is forgotten first."""
@@ -61,7 +61,7 @@ def contract(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Tensor:
         try:
             return _first(key, token, tensors, optimize)
         except OperandError as error:
-            raise _as_written(token, error) from None
+            raise as_written(token, error) from None
     if program is _SEEN:
         program = _programs[key] = _compile(token, tensors, optimize)
     return program(*tensors)  # type: ignore[no-any-return]
@@ -77,7 +77,7 @@ def read_equation(token: Any, ranks: Sequence[int]) -> Equation:
     return Equation.from_sublists(sublists, output, ranks)
 
 
-def _as_written(token: Any, error: OperandError) -> OperandError:
+def as_written(token: Any, error: OperandError) -> OperandError:
     """The error with the equation as the user wrote it before the one with einfx's own letters."""
     if not isinstance(token, str) or repr(token) in str(error):
         return error
@@ -95,8 +95,8 @@ def _first(key: Any, token: Any, tensors: Sequence[Tensor], optimize: Any) -> Te
     if count >= MAX_EXACT:
         return _by_magnitude(family, token, tensors, optimize)
     answer = _uncached(token, tensors, optimize)
-    _remember(_distinct, family, count + 1)
-    _remember(_programs, key, _SEEN)
+    remember(_distinct, family, count + 1)
+    remember(_programs, key, _SEEN)
     return answer
 
 
@@ -110,7 +110,7 @@ def _by_magnitude(family: Any, token: Any, tensors: Sequence[Tensor], optimize: 
         equation.sizes([x.shape for x in tensors])
         chosen = _plan_for(equation, shapes, tensors, optimize)
         program = _whole_or_pairwise(chosen, tensors) or compile_program(chosen, guarded=True)
-        _remember(_programs, key, program)
+        remember(_programs, key, program)
     else:
         read_equation(token, [x.dim() for x in tensors]).sizes([x.shape for x in tensors])
     return program(*tensors)
@@ -156,7 +156,7 @@ def _plan(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Plan:
                 "torch.as_tensor"
             )
     equation = read_equation(token, [x.dim() for x in tensors])
-    return _plan_for(equation, [[_hint(n) for n in x.shape] for x in tensors], tensors, optimize)
+    return _plan_for(equation, [[hint(n) for n in x.shape] for x in tensors], tensors, optimize)
 
 
 def _plan_for(
@@ -171,19 +171,8 @@ def _is_symbolic(tensors: Sequence[Tensor]) -> bool:
     return any(isinstance(n, torch.SymInt) for x in tensors for n in x.shape)
 
 
-def _hint(size: Any) -> int:
-    """The size itself, or what a symbol was when it was traced; reading it adds no guard."""
-    if isinstance(size, torch.SymInt):
-        hint = size.node.hint
-        return 64 if hint is None else int(hint)
-    if isinstance(size, Tensor):  # under torch.jit.trace; only the order of the steps depends on it
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return int(size)
-    return int(size)
-
-
-def _remember(memory: dict[Any, Any], key: Any, value: Any) -> None:
+def remember(memory: dict[Any, Any], key: Any, value: Any) -> None:
+    """Keep a value, and forget the oldest one where there are too many."""
     while len(memory) >= MAX_PROGRAMS:
         memory.pop(next(iter(memory), None), None)
     memory[key] = value

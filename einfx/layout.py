@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-__all__ = ["Layout", "Loops", "contiguous_strides", "iteration_order"]
+import torch
+
+__all__ = ["Layout", "Loops", "contiguous_strides", "hint", "iteration_order"]
 
 Labels = tuple[int, ...]
 
@@ -24,6 +27,18 @@ def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
         strides.append(step)
         step *= max(size, 1)
     return tuple(reversed(strides))
+
+
+def hint(size: Any) -> int:
+    """The size itself, or what a symbol was when it was traced; reading it adds no guard."""
+    if isinstance(size, torch.SymInt):
+        known = size.node.hint
+        return 64 if known is None else int(known)
+    if isinstance(size, torch.Tensor):  # under torch.jit.trace; only the order of the steps depends on it
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return int(size)
+    return int(size)
 
 
 class Layout(NamedTuple):

@@ -13,11 +13,13 @@ from typing import Any
 import opt_einsum
 import torch
 
+from . import semiring_cost
 from .cost import REDUCED_PRECISION
 from .equation import Equation, label_text
 from .errors import PlanError
 from .layout import Loops
 from .machine import Machine, item_bytes, machine_for
+from .options import REAL, Options
 from .search import Tree, greedy_tree, improve
 
 __all__ = ["find_paths", "paths_from"]
@@ -41,12 +43,17 @@ MAX_EXHAUSTIVE = 8
 
 
 def find_paths(
-    equation: Equation, shapes: Shapes, dtype: torch.dtype, device: str, constants: Sequence[int] = ()
+    equation: Equation,
+    shapes: Shapes,
+    dtype: torch.dtype,
+    device: str,
+    constants: Sequence[int] = (),
+    options: Options = REAL,
 ) -> list[Path]:
     """The paths worth a closer look, found in the time that a search may take."""
     scalars = [i for i, shape in enumerate(shapes) if len(shape) == 0]
     others = [i for i, shape in enumerate(shapes) if len(shape) > 0]
-    network = Network(equation, shapes, others, dtype, device)
+    network = Network(equation, shapes, others, dtype, device, options)
     if len(others) <= 1:
         paths: list[Path] = [[]]
     elif len(others) <= MAX_ENUMERATED:
@@ -73,8 +80,15 @@ class Network:
     """The operands of a contraction as bit masks over labels, with the predicted time of every pair."""
 
     def __init__(
-        self, equation: Equation, shapes: Shapes, members: Sequence[int], dtype: torch.dtype, device: str
+        self,
+        equation: Equation,
+        shapes: Shapes,
+        members: Sequence[int],
+        dtype: torch.dtype,
+        device: str,
+        options: Options = REAL,
     ) -> None:
+        self.options = options
         self.sizes = equation.sizes(shapes)
         self.dtype = dtype
         self.item = item_bytes(dtype)
@@ -111,6 +125,10 @@ class Network:
         batch, summed = left & right & result, left & right & ~result
         rows, columns = left & ~right, right & ~left
         n_result = count(result)
+        if not self.options.is_plain:
+            counts = count(batch), count(rows), count(columns), count(summed)
+            read = count(left) + count(right)
+            return seconds + semiring_cost.pair_seconds(self.options, read, n_result, counts, dtype, machine)
         aligning = machine.view_seconds * bool(rows and columns)
         if not summed:
             read = count(left) + count(right)

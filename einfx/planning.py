@@ -10,161 +10,25 @@ value is the result. Its text can be stored and read back.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 from .cost import choose_kernel
 from .equation import Equation
-from .errors import PlanError
 from .layout import contiguous_strides
 from .machine import item_bytes
+from .options import REAL, Options
 from .paths import WORTH_A_LOOK, find_paths, paths_from
+from .plans import Plan, Shapes, Step
+from .semiring_planning import fastest_plan
 
 __all__ = ["Plan", "Step", "plan"]
 
-Shapes = tuple[tuple[int, ...], ...]
 Path = Sequence[Sequence[int]]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One contraction of a plan.
-
-    Args:
-        operands: the numbers of one or two values that it reads.
-        equation: how it contracts them.
-    """
-
-    operands: tuple[int, ...]
-    equation: Equation
-
-
-@dataclass(frozen=True)
-class Plan:
-    """An ordered list of pairwise contractions with what they are predicted to cost.
-
-    Args:
-        equation: the whole contraction.
-        shapes: of its operands, for which it was planned.
-        dtype: of its operands.
-        steps: what to compute, in this order.
-        flops: multiplications and additions of all steps.
-        peak_bytes: the most that is allocated beside the operands at any time, the result included.
-        seconds: predicted time.
-        naive_flops: multiplications and additions of a single sum over all labels.
-        device: where it is computed, as text.
-
-    Example:
-        >>> p = plan(Equation.parse("ij,jk,kl->il"), [(10, 20), (20, 30), (30, 5)])
-        >>> [str(step.equation) for step in p.steps], p.flops, p.naive_flops
-        (['ab,bc->ac', 'ab,bc->ac'], 8000, 90000)
-    """
-
-    equation: Equation
-    shapes: Shapes
-    dtype: torch.dtype
-    steps: tuple[Step, ...]
-    flops: int
-    peak_bytes: int
-    seconds: float
-    naive_flops: int
-    device: str = field(default="cpu")
-
-    @cached_property
-    def value_shapes(self) -> Shapes:
-        """The shape of every value: operands first, then the result of each step."""
-        shapes = list(self.shapes)
-        for step in self.steps:
-            shapes.append(step.equation.output_shape([shapes[i] for i in step.operands]))
-        return tuple(shapes)
-
-    @property
-    def path(self) -> tuple[tuple[int, ...], ...]:
-        """The steps in opt_einsum's linear convention: positions in a list that shrinks."""
-        alive = list(range(len(self.shapes)))
-        path = []
-        for i, step in enumerate(self.steps):
-            chosen = tuple(sorted(alive.index(x) for x in step.operands))
-            path.append(chosen)
-            for position in reversed(chosen):
-                del alive[position]
-            alive.append(len(self.shapes) + i)
-        return tuple(path)
-
-    def __str__(self) -> str:
-        shapes = ", ".join("x".join(map(str, s)) or "scalar" for s in self.shapes)
-        lines = [
-            f"{self.equation}  ({shapes}; {str(self.dtype).removeprefix('torch.')} on {self.device})",
-            f"FLOPs {self.flops:.3e} (naive {self.naive_flops:.3e}), peak {_size(self.peak_bytes)}, "
-            f"predicted {self.seconds * 1e6:,.1f} us",
-        ]
-        rows = [("value", "operands", "step", "kernel", "FLOPs", "bytes")]
-        for i, step in enumerate(self.steps):
-            operand_shapes = [self.value_shapes[x] for x in step.operands]
-            kernel = choose_kernel(step.equation, operand_shapes, self.dtype, self.device)
-            rows.append(
-                (
-                    str(len(self.shapes) + i),
-                    ", ".join(map(str, step.operands)),
-                    str(step.equation),
-                    kernel.name,
-                    f"{kernel.cost.flops:.3e}",
-                    _size(kernel.cost.bytes),
-                )
-            )
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        for row in rows:
-            lines.append("  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip())
-        return "\n".join(lines)
-
-    def to_text(self) -> str:
-        """The plan as one line of JSON, which :meth:`from_text` reads."""
-        return json.dumps(
-            {
-                "equation": [self.equation.inputs, self.equation.output],
-                "shapes": self.shapes,
-                "dtype": str(self.dtype).removeprefix("torch."),
-                "device": self.device,
-                "steps": [[s.operands, s.equation.inputs, s.equation.output] for s in self.steps],
-                "flops": self.flops,
-                "peak_bytes": self.peak_bytes,
-                "seconds": self.seconds,
-                "naive_flops": self.naive_flops,
-            }
-        )
-
-    @classmethod
-    def from_text(cls, text: str) -> Plan:
-        """Read what :meth:`to_text` wrote.
-
-        Raises:
-            PlanError: the text isn't that of a plan.
-        """
-        try:
-            data = json.loads(text)
-            inputs, output = data["equation"]
-            return cls(
-                equation=_equation(inputs, output),
-                shapes=tuple(map(tuple, data["shapes"])),
-                dtype=getattr(torch, data["dtype"]),
-                steps=tuple(
-                    Step(tuple(operands), _equation(step_inputs, step_output))
-                    for operands, step_inputs, step_output in data["steps"]
-                ),
-                flops=data["flops"],
-                peak_bytes=data["peak_bytes"],
-                seconds=data["seconds"],
-                naive_flops=data["naive_flops"],
-                device=data["device"],
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise PlanError(f"this isn't the text of a plan: {error}") from error
 
 
 def plan(
@@ -176,8 +40,11 @@ def plan(
     optimize: Any = "auto",
     candidates: Sequence[Path] = (),
     constants: Sequence[int] = (),
+    options: Options = REAL,
 ) -> Plan:
     """Order a contraction's operands into pairwise steps.
+
+    Over a semiring a step may have more operands, whose products are summed at once.
 
     Args:
         equation: what to contract.
@@ -190,6 +57,7 @@ def plan(
             for its path, a cotengra ContractionTree gives its own.
         candidates: further paths that ``"auto"`` considers, by linear or single-assignment numbers.
         constants: operands that never change: what depends on them alone is computed once, and so is free.
+        options: over which semiring, and within which limit.
 
     Returns:
         The plan. It is cached.
@@ -197,6 +65,7 @@ def plan(
     Raises:
         OperandError: shapes that don't fit the equation.
         PlanError: a path that doesn't contract all operands, an unknown strategy.
+        MemoryLimitError: no plan stays within the limit.
 
     Example:
         >>> p = plan(Equation.parse("ij,jk,kl->il"), [(10, 20), (20, 30), (30, 5)])
@@ -210,9 +79,10 @@ def plan(
         frozen = tuple(tuple(x) for x in optimize)
     extra = tuple(tuple(tuple(x) for x in path) for path in candidates)
     key = (equation, tuple(tuple(int(n) for n in s) for s in shapes), dtype, kind)
+    rest = (frozen, extra, tuple(constants), options)
     if isinstance(frozen, (str, tuple)):
-        return _cached_plan(*key, frozen, extra, tuple(constants), torch.get_num_threads())
-    return _plan(*key, frozen, extra, tuple(constants))
+        return _cached_plan(*key, *rest, torch.get_num_threads())
+    return _plan(*key, *rest)
 
 
 @lru_cache(maxsize=4096)
@@ -224,9 +94,10 @@ def _cached_plan(
     optimize: Any,
     candidates: tuple[Any, ...],
     constants: tuple[int, ...],
+    options: Options,
     threads: int,
 ) -> Plan:
-    return _plan(equation, shapes, dtype, device, optimize, candidates, constants)
+    return _plan(equation, shapes, dtype, device, optimize, candidates, constants, options)
 
 
 def _plan(
@@ -237,16 +108,23 @@ def _plan(
     optimize: Any,
     candidates: tuple[Any, ...],
     constants: tuple[int, ...],
+    options: Options,
 ) -> Plan:
     count = len(shapes)
+    at_once = [tuple(range(count))]
     if count <= 2 and isinstance(optimize, str):
-        paths: list[list[tuple[int, ...]]] = [[tuple(range(count))]]
+        paths: list[list[tuple[int, ...]]] = [at_once]
     elif optimize == "auto":
-        paths = find_paths(equation, shapes, dtype, device, constants)
+        paths = find_paths(equation, shapes, dtype, device, constants, options)
         for path in candidates:
             paths += paths_from(equation, shapes, path)
     else:
         paths = paths_from(equation, shapes, optimize)
+    if not options.is_plain:
+        if count > 2 and (optimize == "auto" or options.is_limited):
+            paths.append(at_once)
+        steps = [_steps(equation, path) for path in paths]
+        return fastest_plan(equation, shapes, dtype, device, steps, constants, options)
     plans = [_evaluate(equation, shapes, dtype, device, _steps(equation, path), constants) for path in paths]
     plans.sort(key=lambda p: p.seconds)
     limit = 1.5 * plans[0].seconds
@@ -372,15 +250,3 @@ def _evaluate(
         alive[len(shapes) + i] = written
     naive = math.prod(sizes.values()) * max(1, len(shapes) - 1 + bool(equation.summed))
     return Plan(equation, shapes, dtype, tuple(steps), flops, peak, seconds, naive, device)
-
-
-def _equation(inputs: Sequence[Sequence[int]], output: Sequence[int]) -> Equation:
-    return Equation(tuple(map(tuple, inputs)), tuple(output))
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.4g} {unit}"
-        count /= 1024
-    return f"{count:.4g} TiB"

@@ -86,9 +86,9 @@ MESSAGES: list[tuple[Callable[[], Any], str, str]] = [
         "is repeated in operand 0, whose shape (2, 3) gives it the sizes 2 and 3; a diagonal needs",
     ),
     (
-        lambda: einfx.einsum("ij,jk->ik", A, B, memory_limit=100),
-        "UsageError",
-        "einsum has no keyword 'memory_limit': in opt_einsum it counts elements of the largest intermediate",
+        lambda: einfx.einsum("ij,jk->ik", A, B, memory_limit=10),
+        "MemoryLimitError",
+        "einsum 'ab,bc->ac' over 'real': memory_limit=10 (10 B) is less than its result and blocks take",
     ),
     (
         lambda: einfx.einsum("ij,jk->ik", A, B, out=A),

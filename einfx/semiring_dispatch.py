@@ -1,0 +1,118 @@
+"""From a call over a semiring to the code that answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .dispatch import as_written, read_equation, remember
+from .errors import OperandError, UsageError
+from .layout import hint
+from .options import Options
+from .planning import plan
+from .plans import Plan
+from .semiring_program import run_plan, run_plan_with_places
+
+__all__ = ["contract_over", "plan_over"]
+
+_plans: dict[Any, Plan] = {}
+
+
+def contract_over(
+    token: Any, tensors: Sequence[Tensor], optimize: Any, options: Options, return_argmax: bool = False
+) -> Any:
+    """Contract tensors over a semiring.
+
+    Args:
+        token: what :func:`.dispatch.read_equation` reads; equal tokens stand for equal equations.
+        tensors: the operands; their dtypes promote as torch's do.
+        optimize: as in :func:`einfx.planning.plan`.
+        options: over which semiring, and how.
+        return_argmax: whether to return the places of what the sums select too.
+
+    Raises:
+        EquationError, OperandError, PlanError, MemoryLimitError, UsageError: as :func:`einfx.einsum`.
+    """
+    operands = _prepared(tensors, options)
+    if return_argmax and not options.semiring.selective:
+        raise UsageError(
+            f"sums over {options.semiring.name!r} aren't one of their terms, so there's no argmax to return"
+        )
+    try:
+        chosen = plan_over(token, operands, optimize, options)
+    except OperandError as error:
+        raise as_written(token, error) from None
+    if return_argmax:
+        return run_plan_with_places(chosen, operands)
+    return run_plan(chosen, operands)
+
+
+def plan_over(token: Any, operands: Sequence[Tensor], optimize: Any, options: Options) -> Plan:
+    """The plan for operands of one dtype; that of a call seen before is remembered."""
+    first = operands[0]
+    shapes = tuple([tuple([hint(n) for n in x.shape]) for x in operands])
+    key = (token, optimize, options, shapes, first.dtype, first.device, torch.get_num_threads())
+    try:
+        known = _plans.get(key)
+    except TypeError:  # an optimizer that can't be hashed
+        return _planned(token, operands, shapes, optimize, options)
+    if known is None:
+        known = _planned(token, operands, shapes, optimize, options)
+        remember(_plans, key, known)
+    return known
+
+
+def _planned(
+    token: Any,
+    operands: Sequence[Tensor],
+    shapes: Sequence[tuple[int, ...]],
+    optimize: Any,
+    options: Options,
+) -> Plan:
+    equation = read_equation(token, [len(shape) for shape in shapes])
+    first = operands[0]
+    return plan(equation, shapes, dtype=first.dtype, device=first.device, optimize=optimize, options=options)
+
+
+def _prepared(tensors: Sequence[Any], options: Options) -> list[Tensor]:
+    """The operands in one dtype, on one device, of the semiring."""
+    if not tensors:
+        raise OperandError("einsum: there are no operands; it takes at least one tensor")
+    for position, tensor in enumerate(tensors):
+        if not isinstance(tensor, Tensor):
+            raise OperandError(
+                f"einsum: operand {position} is a {type(tensor).__name__}, not a torch.Tensor; convert it by "
+                "torch.as_tensor"
+            )
+        if tensor.device != tensors[0].device:
+            raise OperandError(
+                f"einsum: operand 0 is on {tensors[0].device}, but operand {position} on {tensor.device}; "
+                "move them to one device"
+            )
+    for position in options.linear_operands:
+        if not 0 <= position < len(tensors):
+            raise OperandError(
+                f"einsum: linear_operands names operand {position}, but there are {len(tensors)}"
+            )
+    options.semiring.check(*tensors)
+    dtype = tensors[0].dtype
+    if all(x.dtype == dtype for x in tensors):
+        return list(tensors)
+    dtype = _promoted(tensors)
+    return [x.to(dtype) for x in tensors]
+
+
+def _promoted(tensors: Sequence[Tensor]) -> torch.dtype:
+    """The dtype of torch's promotion rules, by which a 0-dimensional tensor counts less than others."""
+    kinds = [
+        reduce(torch.promote_types, [x.dtype for x in tensors if bool(x.dim()) == wide])
+        for wide in (True, False)
+        if any(bool(x.dim()) == wide for x in tensors)
+    ]
+    if len(kinds) == 1:
+        return kinds[0]
+    return torch.result_type(torch.empty(1, dtype=kinds[0]), torch.empty((), dtype=kinds[1]))
