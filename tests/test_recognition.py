@@ -1,0 +1,47 @@
+"""Tensors are recognised as the patterns that they are, and as no other."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from einfx.pattern import IndexPattern
+from einfx.recognition import index_pattern, recognise
+from tests.test_pattern import DTYPES, by_definition, patterns
+
+
+@settings(max_examples=300)
+@given(patterns(), st.sampled_from(DTYPES))
+def test_patterns_are_recognised_by_their_values(pattern: IndexPattern, dtype: torch.dtype) -> None:
+    found = recognise(pattern.tensor(dtype))
+    if pattern.ones:
+        assert found is not None
+        assert torch.equal(found.tensor(), by_definition(pattern))
+    else:
+        assert found is None
+
+
+@given(patterns(), st.data())
+def test_a_tensor_with_one_entry_changed_is_not_taken_for_the_pattern(
+    pattern: IndexPattern, data: st.DataObject
+) -> None:
+    tensor = pattern.tensor(torch.float64)
+    entry = tuple(data.draw(st.integers(0, size - 1)) for size in pattern.shape)
+    tensor[entry] = data.draw(st.sampled_from([0.5, 2.0, -1.0])) if tensor[entry] else 1.0
+    found = recognise(tensor)
+    assert found is None or torch.equal(found.tensor(torch.float64), tensor)
+
+
+def test_what_is_remembered_is_forgotten_when_the_tensor_is_written_to() -> None:
+    tensor = index_pattern(8, 3, dtype=torch.float32)
+    assert recognise(tensor) == IndexPattern(8, 3)
+    tensor[0, 0, 0] = 2.0
+    assert recognise(tensor) is None
+
+
+def test_the_tensor_of_other_shapes_and_devices_is_no_pattern() -> None:
+    assert recognise(torch.eye(3)) is None
+    assert recognise(torch.zeros(2, 0, 3)) is None
+    assert recognise(torch.zeros(2, 2, 3, device="meta")) is None
+    assert recognise(index_pattern(5, 3, device="meta")) == IndexPattern(5, 3)
