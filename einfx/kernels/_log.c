@@ -1,0 +1,354 @@
+/* The elementwise passes around the real matrix product of a log-semiring product, for contiguous floats.
+ *
+ *     shift   the maxima of rows or columns, and the exponentials of what is left, in one pass over memory
+ *     finish  from sums of products to their logarithms, setting apart those that are too small to be right
+ *     divide  gradients by sums
+ *
+ * Functions are written once as ordinary loops, which the compiler turns into vectors for every instruction
+ * set; which of them runs is decided when it is called. Threads are those of the OpenMP library that the
+ * caller has running already: others would wait for it to stop spinning.
+ */
+#include <math.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define HAVE_X86 1
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+enum level { BASELINE, AVX2, AVX512 };
+enum kind { SHIFT_ROWS, SHIFT_COLUMNS, FINISH, DIVIDE };
+
+/* Columns whose maxima are taken together: 1 KiB of a row. */
+enum { STRIP = 256 };
+
+/* Elements of one task, and how many a thread of its own is worth. */
+static const int64_t TASK = 1 << 14, ELEMENTS_PER_THREAD = 1 << 17;
+
+/* GOMP_parallel of libgomp, which other OpenMP libraries offer as well. */
+typedef void (*parallel_function)(void (*)(void *), void *, unsigned, unsigned);
+
+struct job {
+    enum kind kind;
+    int64_t batch, rows, columns;    /* columns are next to each other */
+    int64_t batch_stride, row_stride; /* of the input, in elements; outputs are contiguous */
+    const float *input;              /* operand, or gradients */
+    float *first, *second, *tops;    /* exponentials, and scaled ones (NULL for none); sums, and logarithms */
+    const float *row_tops, *column_tops;
+    float window, scale, low;
+    int32_t power;
+    int linear;
+    int64_t step, tasks; /* rows, or strips of columns, of one task */
+    atomic_llong next_task, found;
+    void (*run)(struct job *, int64_t);
+};
+
+INLINE float as_float(int32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+INLINE int32_t as_bits(float x)
+{
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+/* exp(x) for -87 < x <= 0: 2^n times the series of exp(r), where |r| <= log(2) / 2. */
+INLINE float exponential(float x)
+{
+    const float rounder = 12582912.0f; /* Adding 1.5 * 2^23 rounds to a whole number. */
+    const float shifted = x * 1.44269504f + rounder;
+    const float n = shifted - rounder;
+    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f; /* log(2) in two parts; the first is exact */
+    float y = 1.0f / 5040;
+    y = y * r + 1.0f / 720;
+    y = y * r + 1.0f / 120;
+    y = y * r + 1.0f / 24;
+    y = y * r + 1.0f / 6;
+    y = y * r + 0.5f;
+    y = y * (r * r) + r;
+    const float power = as_float((int32_t)(((uint32_t)as_bits(shifted) + 127u) << 23));
+    return y * power + power;
+}
+
+/* log(x) - power * log(2) for positive normal x: with m in [sqrt(1/2), sqrt(2)), log(m) is 2 atanh of s. */
+INLINE float logarithm(float x, int32_t power)
+{
+    const int32_t bits = as_bits(x), e = (bits - 0x3f3504f3) >> 23;
+    const float m = as_float((int32_t)((uint32_t)bits - ((uint32_t)e << 23)));
+    const float n = (float)(e - power);
+    const float s = (m - 1.0f) / (m + 1.0f), square = s * s;
+    float y = 2.0f / 9;
+    y = y * square + 2.0f / 7;
+    y = y * square + 2.0f / 5;
+    y = y * square + 2.0f / 3;
+    return n * 0.693359375f + (s * 2.0f + (y * square * s - n * 2.12194440e-4f));
+}
+
+/* What an element becomes, relative to its top: 0 at and below the window. */
+INLINE float shifted(float x, float top, float window, float low, int linear)
+{
+    if (linear) {
+        const float y = x / top;
+        return fabsf(y) > low ? y : 0.0f;
+    }
+    const float distance = x - top;
+    const float y = exponential(distance);
+    return distance > -window ? y : 0.0f;
+}
+
+/* Exponentials of one row; where both are wanted, the loop has no condition in it. */
+INLINE void put_shifted(const struct job *p, const float *restrict x, const float *restrict tops, float top,
+                        float *restrict plain, float *restrict scaled, int64_t count, int linear)
+{
+    const float window = p->window, scale = p->scale, low = p->low;
+#define PUT(write)                                                                                            \
+    for (int64_t j = 0; j < count; j++) {                                                                     \
+        const float y = shifted(x[j], tops ? tops[j] : top, window, low, linear);                             \
+        write;                                                                                                \
+    }
+    if (plain && scaled) PUT(plain[j] = y; scaled[j] = y * scale)
+    else if (plain) PUT(plain[j] = y)
+    else PUT(scaled[j] = y * scale)
+#undef PUT
+}
+
+/* The number to subtract or divide by: a top that is -inf, or 0 in linear space, would make nan. */
+INLINE float divisor(float top, int linear) { return linear ? (top == 0 ? 1.0f : top) : (top > -INFINITY ? top : 0.0f); }
+
+enum { LANES = 32 };
+
+INLINE void shift_rows(struct job *p, int64_t task, int linear)
+{
+    const int64_t all = p->batch * p->rows, end = (task + 1) * p->step < all ? (task + 1) * p->step : all;
+    int special = 0;
+    for (int64_t row = task * p->step; row < end; row++) {
+        const float *x = p->input + row / p->rows * p->batch_stride + row % p->rows * p->row_stride;
+        const int64_t place = row * p->columns;
+        float lanes[LANES], top = linear ? 0.0f : -INFINITY;
+        int32_t odd[LANES] = {0};
+        int64_t j = 0;
+        for (int l = 0; l < LANES; l++) lanes[l] = top;
+        for (; j + LANES <= p->columns; j += LANES)
+            for (int l = 0; l < LANES; l++) {
+                const float y = linear ? fabsf(x[j + l]) : x[j + l];
+                lanes[l] = y > lanes[l] ? y : lanes[l];
+                odd[l] |= !(y < INFINITY);
+            }
+        for (; j < p->columns; j++) {
+            const float y = linear ? fabsf(x[j]) : x[j];
+            top = y > top ? y : top;
+            special |= !(y < INFINITY);
+        }
+        for (int l = 0; l < LANES; l++) {
+            top = lanes[l] > top ? lanes[l] : top;
+            special |= odd[l];
+        }
+        p->tops[row] = top;
+        put_shifted(p, x, NULL, divisor(top, linear), p->first ? p->first + place : NULL,
+                    p->second ? p->second + place : NULL, p->columns, linear);
+    }
+    if (special) atomic_store(&p->found, 1);
+}
+
+INLINE void shift_columns(struct job *p, int64_t task, int linear)
+{
+    const int64_t strips = (p->columns + p->step - 1) / p->step, batch = task / strips;
+    const int64_t start = task % strips * p->step;
+    const int64_t count = p->columns - start < p->step ? p->columns - start : p->step;
+    const float *input = p->input + batch * p->batch_stride + start;
+    float tops[STRIP], *kept = p->tops + batch * p->columns + start;
+    int32_t odd[STRIP], special = 0;
+    for (int64_t j = 0; j < count; j++) tops[j] = linear ? 0.0f : -INFINITY, odd[j] = 0;
+    for (int64_t row = 0; row < p->rows; row++) {
+        const float *x = input + row * p->row_stride;
+        for (int64_t j = 0; j < count; j++) {
+            const float y = linear ? fabsf(x[j]) : x[j];
+            tops[j] = y > tops[j] ? y : tops[j];
+            odd[j] |= !(y < INFINITY);
+        }
+    }
+    for (int64_t j = 0; j < count; j++) {
+        kept[j] = tops[j];
+        special |= odd[j];
+        tops[j] = divisor(tops[j], linear);
+    }
+    for (int64_t row = 0; row < p->rows; row++) {
+        const int64_t place = (batch * p->rows + row) * p->columns + start;
+        put_shifted(p, input + row * p->row_stride, tops, 0, p->first ? p->first + place : NULL,
+                    p->second ? p->second + place : NULL, count, linear);
+    }
+    if (special) atomic_store(&p->found, 1);
+}
+
+/* Sums that aren't above `low` become 0, with -inf as their logarithm; negative ones have none. */
+INLINE void finish(struct job *p, int64_t task)
+{
+    const int64_t all = p->batch * p->rows, end = (task + 1) * p->step < all ? (task + 1) * p->step : all;
+    const float low = p->low, scale = p->scale;
+    const int32_t power = p->power;
+    int64_t found = 0;
+    for (int64_t row = task * p->step; row < end; row++) {
+        float *sums = p->first + row * p->columns, *logs = p->second + row * p->columns;
+        const float top = p->row_tops[row];
+        const float *restrict tops = p->column_tops + row / p->rows * p->columns;
+        int32_t lost = 0;
+        /* Both may be the same: then logarithms, written last, are what stays. */
+        _Pragma("GCC ivdep") for (int64_t j = 0; j < p->columns; j++)
+        {
+            const float given = sums[j], sum = given * scale;
+            const int32_t small = !(fabsf(sum) > low);
+            const float y = logarithm(given, power) + top + tops[j];
+            sums[j] = small ? 0.0f : sum;
+            logs[j] = small ? -INFINITY : sum < 0 ? NAN : y;
+            lost += small;
+        }
+        found += lost;
+    }
+    atomic_fetch_add(&p->found, found);
+}
+
+/* Gradients by sums, and 0 where the sum is. */
+INLINE void divide(struct job *p, int64_t task)
+{
+    const int64_t all = p->batch * p->rows, end = (task + 1) * p->step < all ? (task + 1) * p->step : all;
+    int64_t found = 0;
+    for (int64_t row = task * p->step; row < end; row++) {
+        const float *x = p->input + row / p->rows * p->batch_stride + row % p->rows * p->row_stride;
+        const float *restrict sums = p->first + row * p->columns;
+        float *restrict out = p->second + row * p->columns;
+        int32_t lost = 0;
+        for (int64_t j = 0; j < p->columns; j++) {
+            const float quotient = x[j] / sums[j];
+            out[j] = sums[j] == 0 ? 0.0f : quotient;
+            lost += sums[j] == 0;
+        }
+        found += lost;
+    }
+    atomic_fetch_add(&p->found, found);
+}
+
+INLINE void run_task(struct job *p, int64_t task)
+{
+    switch (p->kind) {
+    case SHIFT_ROWS:
+        if (p->linear) shift_rows(p, task, 1);
+        else shift_rows(p, task, 0);
+        break;
+    case SHIFT_COLUMNS:
+        if (p->linear) shift_columns(p, task, 1);
+        else shift_columns(p, task, 0);
+        break;
+    case FINISH: finish(p, task); break;
+    case DIVIDE: divide(p, task); break;
+    }
+}
+
+static void run_baseline(struct job *p, int64_t task) { run_task(p, task); }
+#ifdef HAVE_X86
+__attribute__((target("avx2,fma"))) static void run_avx2(struct job *p, int64_t task) { run_task(p, task); }
+__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma,prefer-vector-width=512"))) static void
+run_avx512(struct job *p, int64_t task)
+{
+    run_task(p, task);
+}
+#endif
+
+static void work(void *argument)
+{
+    struct job *p = argument;
+    for (;;) {
+        const long long task = atomic_fetch_add(&p->next_task, 1);
+        if (task >= p->tasks) break;
+        p->run(p, task);
+    }
+}
+
+/* The best instruction set of this machine, as in enum level. */
+int einfx_log_level(void)
+{
+#ifdef HAVE_X86
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("fma")) return BASELINE;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+        return AVX512;
+    if (__builtin_cpu_supports("avx2")) return AVX2;
+#endif
+    return BASELINE;
+}
+
+static int64_t run(struct job *p, int level, int threads, parallel_function parallel)
+{
+    const int64_t elements = p->batch * p->rows * p->columns;
+    const int best = einfx_log_level();
+    if (elements == 0) return 0;
+    if (level > best) level = best;
+    p->run = run_baseline;
+#ifdef HAVE_X86
+    if (level >= AVX2) p->run = run_avx2;
+    if (level >= AVX512) p->run = run_avx512;
+#endif
+    if (p->kind == SHIFT_COLUMNS) {
+        p->step = STRIP;
+        while (p->step > 64 && p->batch * ((p->columns + p->step - 1) / p->step) < 2 * threads) p->step /= 2;
+        p->tasks = p->batch * ((p->columns + p->step - 1) / p->step);
+    } else {
+        p->step = TASK / p->columns + 1;
+        p->tasks = (p->batch * p->rows + p->step - 1) / p->step;
+    }
+    if (threads > elements / ELEMENTS_PER_THREAD) threads = (int)(elements / ELEMENTS_PER_THREAD);
+    atomic_init(&p->next_task, 0);
+    atomic_init(&p->found, 0);
+    if (threads > 1 && parallel) parallel(work, p, (unsigned)threads, 0);
+    else work(p);
+    return atomic_load(&p->found);
+}
+
+/* Maxima of rows (or of columns), and exp(x - maximum), as it is and times `scale`, where they aren't NULL.
+ *
+ * geometry: batch, rows, columns, and the strides of x (batch, row). In linear space, maxima are of absolute
+ * values, and x is divided by them. Returns whether there is nan or +inf, which the results then lack.
+ */
+int64_t einfx_log_shift(const float *x, float *plain, float *scaled, float *tops, const int64_t *geometry,
+                        int by_column, int linear, float window, float scale, int level, int threads,
+                        parallel_function parallel)
+{
+    struct job p = {.kind = by_column ? SHIFT_COLUMNS : SHIFT_ROWS, .batch = geometry[0], .rows = geometry[1],
+                    .columns = geometry[2], .batch_stride = geometry[3], .row_stride = geometry[4], .input = x,
+                    .first = plain, .second = scaled, .tops = tops, .window = window, .scale = scale,
+                    .low = expf(-window), .linear = linear};
+    return run(&p, level, threads, parallel);
+}
+
+/* Logarithms of sums of scaled exponentials; sums lose the scale 2^power. They may be the same tensor.
+ *
+ * geometry: batch, rows, columns. Returns how many aren't above `low` without the scale.
+ */
+int64_t einfx_log_finish(float *sums, float *logs, const float *row_tops, const float *column_tops,
+                         const int64_t *geometry, float low, int power, int level, int threads,
+                         parallel_function parallel)
+{
+    struct job p = {.kind = FINISH, .batch = geometry[0], .rows = geometry[1], .columns = geometry[2],
+                    .first = sums, .second = logs, .row_tops = row_tops, .column_tops = column_tops,
+                    .scale = ldexpf(1, -power), .low = low, .power = power};
+    return run(&p, level, threads, parallel);
+}
+
+/* out = x / sums, and 0 where a sum is; geometry as for shift. Returns how many are. */
+int64_t einfx_log_divide(const float *x, const float *sums, float *out, const int64_t *geometry, int level,
+                         int threads, parallel_function parallel)
+{
+    struct job p = {.kind = DIVIDE, .batch = geometry[0], .rows = geometry[1], .columns = geometry[2],
+                    .batch_stride = geometry[3], .row_stride = geometry[4], .input = x, .first = (float *)sums,
+                    .second = out};
+    return run(&p, level, threads, parallel);
+}

@@ -1,0 +1,172 @@
+"""The optional C code for products over the log semiring: whether it is there, and how it is called.
+
+It does the elementwise passes around the real matrix product, in one pass over memory where torch takes four.
+Like the other extension it is a plain shared library, loaded with ctypes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.machinery
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .native import LEVELS
+
+__all__ = ["describe", "divide", "finish", "shift", "takes"]
+
+LEVEL = len(LEVELS) - 1
+"""The best instruction set to use, a position in ``LEVELS``; a worse one is used where the machine lacks it."""
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    folder = Path(__file__).parent
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        file = folder / f"_log{suffix}"
+        if file.is_file():
+            try:
+                library = ctypes.CDLL(str(file))
+            except OSError:
+                return None
+            pointer, integer, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
+            rest = [integer, integer, pointer]
+            library.einfx_log_shift.argtypes = [pointer] * 5 + [integer, integer, real, real, *rest]
+            library.einfx_log_finish.argtypes = [pointer] * 5 + [real, integer, *rest]
+            library.einfx_log_divide.argtypes = [pointer] * 4 + rest
+            for function in (library.einfx_log_shift, library.einfx_log_finish, library.einfx_log_divide):
+                function.restype = ctypes.c_int64
+            return library
+    return None
+
+
+@cache
+def _threads() -> ctypes.c_void_p | None:
+    """The function that runs something in the threads that torch has running, or None."""
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+def describe() -> str:
+    """One line for people: the instruction set that is used here, or that the C code is missing.
+
+    Example:
+        >>> describe() in {"C, baseline", "C, AVX2", "C, AVX-512", "not built"}
+        True
+    """
+    library = _library()
+    return "not built" if library is None else f"C, {LEVELS[library.einfx_log_level()]}"
+
+
+def takes(*tensors: Tensor) -> bool:
+    """Whether the C code is there and can read all of these, (B, M, N); none is empty."""
+    return _library() is not None and all(
+        tensor.dtype == torch.float32
+        and tensor.device.type == "cpu"
+        and tensor.numel() > 0
+        and not tensor.is_neg()
+        for tensor in tensors
+    )
+
+
+def _rest() -> tuple[int, int, ctypes.c_void_p | None]:
+    return LEVEL, torch.get_num_threads(), _threads()
+
+
+def shift(
+    x: Tensor,
+    dim: int,
+    window: float,
+    *,
+    linear: bool = False,
+    scale: float | None = None,
+    plain: bool = True,
+) -> tuple[Tensor | None, Tensor | None, Tensor, bool]:
+    """Maxima along a dimension, and exponentials of the distance to them.
+
+    Args:
+        x: (B, M, N), as :func:`takes` wants it.
+        dim: 1 or 2.
+        window: exponentials of what is further below its maximum are 0.
+        linear: x isn't logarithms: maxima are those of absolute values, and x is divided by them.
+        scale: what to multiply exponentials by, in a second result.
+        plain: whether those without it are wanted.
+
+    Returns:
+        Exponentials (B, M, N), those times the scale, both None if they aren't wanted; maxima (B, M, 1) or
+        (B, 1, N); and whether there's nan or +inf, with which the others are useless.
+
+    Example:
+        >>> x = torch.tensor([[[1.0, 0.0]]])
+        >>> if takes(x):
+        ...     exponentials, _, tops, _ = shift(x, 2, 80.0)
+        ...     assert tops.item() == 1 and exponentials[0, 0, 0] == 1
+    """
+    if x.stride(2) != 1 and x.stride(1) != 1:
+        x = x.contiguous()
+    flipped = x.stride(2) != 1
+    view = x.mT if flipped else x
+    results = [
+        torch.empty_like(view, memory_format=torch.contiguous_format) if wanted else None
+        for wanted in (plain, scale is not None)
+    ]
+    tops = x.new_empty((x.shape[0], x.shape[1], 1) if dim == 2 else (x.shape[0], 1, x.shape[2]))
+    special = _call().einfx_log_shift(
+        view.data_ptr(),
+        *(None if result is None else result.data_ptr() for result in results),
+        tops.data_ptr(),
+        (ctypes.c_int64 * 5)(*view.shape, view.stride(0), view.stride(1)),
+        (dim == 1) != flipped,
+        linear,
+        window,
+        1.0 if scale is None else scale,
+        *_rest(),
+    )
+    first, second = (result.mT if flipped and result is not None else result for result in results)
+    return first, second, tops, bool(special)
+
+
+def finish(sums: Tensor, logs: Tensor, tops: tuple[Tensor, Tensor], low: float, power: int) -> int:
+    """From sums of scaled exponentials to logarithms.
+
+    Args:
+        sums: (B, I, J), contiguous; they lose their scale, and become 0 where they aren't above ``low`` then.
+        logs: (B, I, J), contiguous: where to write logarithms, -inf where the sum becomes 0, and nan where it
+            is negative. It may be ``sums`` itself.
+        tops: what to add to them, (B, I, 1) and (B, 1, J), contiguous.
+        low: the smallest sum that is right.
+        power: the scale is 2 to it.
+
+    Returns:
+        How many sums became 0.
+    """
+    tensors = sums, logs, *tops
+    shape = (ctypes.c_int64 * 3)(*sums.shape)
+    return int(_call().einfx_log_finish(*(x.data_ptr() for x in tensors), shape, low, power, *_rest()))
+
+
+def divide(x: Tensor, sums: Tensor) -> tuple[Tensor, int]:
+    """``x / sums``, and 0 where a sum is 0; and how many are.
+
+    Args:
+        x: (B, I, J), as :func:`takes` wants it.
+        sums: (B, I, J), contiguous.
+    """
+    if x.stride(2) != 1:
+        x = x.contiguous()
+    out = torch.empty_like(sums)
+    geometry = (ctypes.c_int64 * 5)(*x.shape, x.stride(0), x.stride(1))
+    return out, int(
+        _call().einfx_log_divide(x.data_ptr(), sums.data_ptr(), out.data_ptr(), geometry, *_rest())
+    )
+
+
+def _call() -> ctypes.CDLL:
+    library = _library()
+    assert library is not None, "takes() says whether there's a library"
+    return library
