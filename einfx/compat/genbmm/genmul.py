@@ -41,7 +41,7 @@ def logbmm(a: Tensor, b: Tensor) -> Tensor:
         >>> torch.autograd.grad(out.sum(), a)
         (tensor([[[0.2500, 0.7500]]]),)
     """
-    return log.matmul(a, b)
+    return log.matmul(_apart(a), _apart(b))
 
 
 def maxbmm(a: Tensor, b: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def maxbmm(a: Tensor, b: Tensor) -> Tensor:
         >>> torch.autograd.grad(out.sum(), a)
         (tensor([[[0., 1.]]]),)
     """
-    values: Tensor = tropical.matmul(a, b, "max_plus")
+    values: Tensor = tropical.matmul(_apart(a), _apart(b), "max_plus")
     return values
 
 
@@ -98,7 +98,7 @@ def prodmaxbmm(a: Tensor, b: Tensor) -> Tensor:
         >>> torch.autograd.grad(out.sum(), a)
         (tensor([[[-7., 0.]]]),)
     """
-    a, b = paired("max_times", a, b)
+    a, b = paired("max_times", _apart(a), _apart(b))
     _PRODUCTS.check(a, b)
     if a.shape[2] == 0:
         return a.new_full((a.shape[0], a.shape[1], b.shape[2]), -math.inf)
@@ -146,6 +146,15 @@ def samplebmm(a: Tensor, b: Tensor) -> Tensor:
         return log.matmul(a, b).to(dtype)
     logs: Tensor = apply(_Sample, a, b)[0]
     return logs.to(dtype)
+
+
+def _apart(x: Tensor) -> Tensor:
+    """A copy of what is part of a larger tensor.
+
+    Programs that fill a chart in place multiply parts of it and then write others. Autograd, which knows only
+    that the chart has changed, would refuse to go back through these products.
+    """
+    return x.clone() if x.requires_grad and x._base is not None and x._base.numel() > x.numel() else x
 
 
 class _Sample(torch.autograd.Function):

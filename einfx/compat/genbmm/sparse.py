@@ -94,8 +94,7 @@ class BandedMatrix:
 
         ``lu`` grows by ``t`` as in genbmm, so that element (r, c) of the result is (r + 2t, c) of this one.
         """
-        data = F.pad(self.data, (-t, t), value=self.fill)
-        return BandedMatrix(data, self.lu + t, self.ld - t, self.fill) if t else self
+        return BandedMatrix(self._moved(2, t), self.lu + t, self.ld - t, self.fill) if t else self
 
     def band_unshift(self) -> BandedMatrix:
         """Move every row of ``data`` by one place to the right: element (r, c) is (r - 2, c) of this one."""
@@ -108,8 +107,7 @@ class BandedMatrix:
 
     def col_shift(self, t: int) -> BandedMatrix:
         """Move the columns of the matrix by ``t`` to the left, with ``fill`` coming in."""
-        data = F.pad(self.data, (0, 0, -t, t), value=self.fill)
-        return BandedMatrix(data, self.lu - t, self.ld + t, self.fill) if t else self
+        return BandedMatrix(self._moved(1, t), self.lu - t, self.ld + t, self.fill) if t else self
 
     def col_unshift(self) -> BandedMatrix:
         """Move the columns of the matrix by one to the right."""
@@ -161,6 +159,15 @@ class BandedMatrix:
     def multiply_max(self, other: BandedMatrix) -> BandedMatrix:
         """The same over max-plus; the gradient goes to the first largest term."""
         return self._product(other, tropical.matmul, -math.inf)
+
+    def _moved(self, dim: int, t: int) -> Tensor:
+        shape = list(self.data.shape)
+        shape[dim] = abs(t)
+        coming = self.data.new_full(shape, self.fill)
+        size = self.data.shape[dim]
+        if t > 0:
+            return torch.cat([self.data, coming], dim).narrow(dim, t, size)
+        return torch.cat([coming, self.data], dim).narrow(dim, 0, size)
 
     def _dense(self, fill: float) -> Tensor:
         n, device = self.data.shape[1], self.data.device
