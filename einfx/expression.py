@@ -8,10 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .algebra import Semiring
 from .dispatch import contract
 from .equation import Equation
 from .errors import OperandError, UsageError
-from .planning import Plan, Step, plan
+from .options import Options
+from .planning import plan
+from .plans import Plan, Step
+from .semiring_dispatch import contract_over
+from .semiring_program import own_options
 
 __all__ = ["Expression", "contract_expression"]
 
@@ -26,6 +31,7 @@ class Expression:
     def __init__(self, plan: Plan, constants: Mapping[int, Tensor]) -> None:
         self.plan = plan
         count = len(plan.shapes)
+        options = plan.options
         values: dict[int, Tensor] = {i: x.detach() for i, x in constants.items()}
         labels = dict(enumerate(plan.equation.inputs))
         waiting: list[Step] = []
@@ -33,9 +39,8 @@ class Expression:
             for i, step in enumerate(plan.steps):
                 labels[count + i] = _output_labels(step, labels)
                 if all(x in values for x in step.operands):
-                    values[count + i] = torch.functional.einsum(
-                        str(step.equation), *[values.pop(x) for x in step.operands]
-                    )
+                    folded = [values.pop(x) for x in step.operands]
+                    values[count + i] = _contract(step.equation, folded, "auto", own_options(plan, step))
                 else:
                     waiting.append(Step((*step.operands, count + i), step.equation))
         self._varying = [i for i in range(count) if i not in constants]
@@ -52,6 +57,8 @@ class Expression:
                 del alive[position]
             alive.append(result)
         self._path = tuple(path)
+        everyone = [*self._varying, *sorted(values)]
+        self._options = options.linear(*[i for i, x in enumerate(everyone) if x in options.linear_operands])
         self._converted: dict[Any, list[Tensor]] = {}
 
     def __call__(self, *operands: Tensor) -> Tensor:
@@ -69,7 +76,7 @@ class Expression:
             assert self._answer is not None
             return self._answer
         folded = self._converted_to(operands[0]) if self._folded else []
-        return contract(self._equation, (*operands, *folded), self._path)
+        return _contract(self._equation, (*operands, *folded), self._path, self._options)
 
     def __repr__(self) -> str:
         return f"<einfx expression\n{self.plan}>"
@@ -93,6 +100,8 @@ def contract_expression(
     optimize: Any = "auto",
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
+    semiring: str | Semiring = "real",
+    **options: Any,
 ) -> Expression:
     """Plan a contraction once, to call it often.
 
@@ -106,13 +115,15 @@ def contract_expression(
         optimize: as in :func:`einfx.einsum`.
         dtype: to plan for; by default that of the first tensor given here, or float32.
         device: to plan for; by default that of the first tensor given here, or the CPU.
+        semiring: as in :func:`einfx.einsum`.
+        options: further keywords of :func:`einfx.einsum` that belong to the semiring or limit memory.
 
     Returns:
         A function of the operands that aren't constant.
 
     Raises:
         EquationError, OperandError, PlanError: as :func:`einfx.einsum`.
-        UsageError: a constant without a tensor.
+        UsageError: a constant without a tensor; an option that the semiring has no use for.
 
     Example:
         >>> a, b = torch.ones(2, 3), torch.ones(3, 4)
@@ -153,8 +164,15 @@ def contract_expression(
         device=device or "cpu",
         optimize=optimize,
         constants=tuple(sorted(known)),
+        options=Options.read(semiring, **options),
     )
     return Expression(chosen, known)
+
+
+def _contract(equation: Equation, operands: Sequence[Tensor], optimize: Any, options: Options) -> Tensor:
+    if options.is_plain:
+        return contract(equation, operands, optimize)
+    return contract_over(equation, operands, optimize, options)  # type: ignore[no-any-return]
 
 
 def _output_labels(step: Step, labels: Mapping[int, tuple[int, ...]]) -> tuple[int, ...]:

@@ -308,8 +308,8 @@ def linear_to_ssa(path: Sequence[Sequence[int]], count: int) -> Path:
     return result
 
 
-def paths_from(equation: Equation, shapes: Shapes, optimize: Any) -> list[Path]:
-    """The paths which a caller's choice stands for, in pairwise steps."""
+def paths_from(equation: Equation, shapes: Shapes, optimize: Any, widest: int = 2) -> list[Path]:
+    """The paths which a caller's choice stands for, in steps of at most ``widest`` operands."""
     count = len(shapes)
     everyone = range(count)
     if hasattr(optimize, "get_path"):
@@ -322,16 +322,16 @@ def paths_from(equation: Equation, shapes: Shapes, optimize: Any) -> list[Path]:
         raise PlanError(
             f"optimize={optimize!r} is no strategy's name, path, opt_einsum optimizer or cotengra tree"
         )
-    return [_pairwise(path, count)]
+    return [_pairwise(path, count, widest)]
 
 
-def _pairwise(path: Path, count: int) -> Path:
-    """The same path with steps of at most two operands."""
+def _pairwise(path: Path, count: int, widest: int = 2) -> Path:
+    """The same path with steps of at most two operands; those of up to ``widest`` stay."""
     result: Path = []
     number = dict(zip(range(count), range(count), strict=True))
     for i, step in enumerate(path):
         chosen = [number[x] for x in step]
-        while len(chosen) > 2:
+        while len(chosen) > widest:
             result.append((chosen[0], chosen[1]))
             chosen = [count + len(result) - 1, *chosen[2:]]
         if len(chosen) == 1 and count > 1:

@@ -119,7 +119,7 @@ def _plan(
         for path in candidates:
             paths += paths_from(equation, shapes, path)
     else:
-        paths = paths_from(equation, shapes, optimize)
+        paths = paths_from(equation, shapes, optimize, widest=2 if options.is_plain else count)
     if not options.is_plain:
         if count > 2 and (optimize == "auto" or options.is_limited):
             paths.append(at_once)

@@ -16,7 +16,7 @@ from .plans import Plan, Step
 from .semiring_cost import product_dtype
 from .semiring_planning import DEFAULT_BUDGET_BYTES, LEAST_WORKSPACE_BYTES
 
-__all__ = ["run_plan", "run_plan_with_places"]
+__all__ = ["own_options", "run_plan", "run_plan_with_places"]
 
 Labels = tuple[int, ...]
 
@@ -52,14 +52,14 @@ def _run(plan: Plan, operands: Sequence[Tensor]) -> Tensor:
         values[number] = contract_step(
             step.equation,
             taken,
-            _own_options(plan, step),
+            own_options(plan, step),
             budget_bytes=_budget(plan, step, taken, len(operands), values),
         )
         del taken
     return values[len(operands) + len(plan.steps) - 1].to(plan.dtype).contiguous()
 
 
-def _own_options(plan: Plan, step: Step) -> Options:
+def own_options(plan: Plan, step: Step) -> Options:
     """The options of one step: which of its operands are linear ones of the whole contraction."""
     linear = plan.options.linear_operands
     return plan.options.linear(*[i for i, x in enumerate(step.operands) if x in linear])
