@@ -6,7 +6,7 @@ and makes one through :func:`insert_contraction`; no pass reads shapes from anyw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,11 +15,14 @@ from torch import fx
 from .contract import einsum as einfx_einsum
 from .equation import Equation
 from .errors import EinfxError
+from .options import REAL, Options
 
 __all__ = [
     "Contraction",
     "Value",
     "as_contraction",
+    "as_selection",
+    "canonical_target",
     "forget_value",
     "insert_contraction",
     "is_einsum",
@@ -75,10 +78,20 @@ VISIBLE_STRIDES = "einfx_visible_strides"
 
 
 class Contraction(NamedTuple):
-    """A node read as a contraction: its equation, and the node of each operand."""
+    """A node read as a contraction: its equation, the node of each operand, and what it means beside."""
 
     equation: Equation
     operands: tuple[fx.Node, ...]
+    options: Options = REAL
+
+    @property
+    def arranges(self) -> bool:
+        """Whether it only reorders dimensions and takes diagonals, which means the same in any semiring."""
+        return len(self.operands) == 1 and not self.equation.summed and self.options == REAL
+
+    def with_operands(self, equation: Equation, operands: Sequence[fx.Node]) -> Contraction:
+        """The same over other operands, one in the place of each of these."""
+        return Contraction(equation, tuple(operands), self.options)
 
 
 def value_of(node: Any) -> Value | None:
@@ -162,37 +175,50 @@ def is_einsum(node: fx.Node) -> bool:
 
 
 def as_contraction(node: Any) -> Contraction | None:
-    """Read a node as a contraction over real numbers.
+    """Read a node as a contraction, over real numbers or over another semiring.
 
     Args:
         node: any node; einsum calls of torch, einfx and aten are read in every style: an implicit output,
             an ellipsis (where the ranks are known), the sublist form, a list of operands.
 
     Returns:
-        None where the node isn't an einsum or can't be read: a keyword that changes its meaning, operands
-        that aren't nodes, an equation that is invalid (which then fails at run time, as it always did).
+        None where the node isn't an einsum or can't be read: a keyword that changes its meaning (an argmax,
+        an order of steps that the caller chose), operands that aren't nodes, an equation or options that
+        are invalid (which then fail at run time, as they always did).
 
     Example:
         >>> import torch
         >>> graph = torch.fx.symbolic_trace(lambda a, b: torch.einsum("xy, yz", a, b)).graph
-        >>> as_contraction(list(graph.nodes)[2])
-        Contraction(equation=Equation('ab,bc->ac'), operands=(a, b))
+        >>> as_contraction(list(graph.nodes)[2])[:2]
+        (Equation('ab,bc->ac'), (a, b))
     """
     if not isinstance(node, fx.Node) or not is_einsum(node):
         return None
-    arguments, contraction = node.meta.get(_READ, (None, None))
-    if arguments is not node.args or node.kwargs:
+    arguments, keywords, contraction = node.meta.get(_READ, (None, None, None))
+    if arguments is not node.args or keywords is not node.kwargs:
         contraction = _read(node)
         if contraction is not None:
-            node.meta[_READ] = node.args, contraction
+            node.meta[_READ] = node.args, node.kwargs, contraction
     result: Contraction | None = contraction
     return result
 
 
-def _read(node: fx.Node) -> Contraction | None:
-    if any(
-        key != "path" and not (key == "optimize" and value == "auto") for key, value in node.kwargs.items()
-    ):
+def as_selection(node: fx.Node) -> Contraction | None:
+    """Read a node that computes a contraction and the argmax of its sums; None for any other node."""
+    return _read(node, True) if is_einsum(node) and node.kwargs.get("return_argmax") is True else None
+
+
+_STEPS = ("path", "optimize", "return_argmax")
+"""Keywords of einsums that say nothing of the value itself."""
+
+
+def _read(node: fx.Node, with_argmax: bool = False) -> Contraction | None:
+    if node.kwargs.get("return_argmax", False) is not with_argmax:
+        return None
+    if node.kwargs.get("optimize", "auto") != "auto" and not with_argmax:
+        return None
+    keywords: dict[str, Any] = {key: value for key, value in node.kwargs.items() if key not in _STEPS}
+    if keywords and (node.target is not einfx_einsum or _holds_nodes(keywords)):
         return None
     arguments: list[Any] = list(node.args)
     if node.target in (_ATEN_EINSUM, _ATEN_EINSUM.default):
@@ -200,27 +226,34 @@ def _read(node: fx.Node) -> Contraction | None:
     if not arguments:
         return None
     try:
-        if isinstance(arguments[0], str):
-            operands = arguments[1:]
-            if len(operands) == 1 and isinstance(operands[0], list | tuple):
-                operands = list(operands[0])
-            if not operands or not all(isinstance(x, fx.Node) for x in operands):
-                return None
-            equation = _parse(arguments[0], operands)
-            return Contraction(equation, tuple(operands)) if len(equation.inputs) == len(operands) else None
-        operands, sublists = arguments[0::2], arguments[1::2]
-        output = operands.pop() if len(arguments) % 2 else None
-        if not operands or not all(isinstance(x, fx.Node) for x in operands):
-            return None
-        ranks = _ranks(operands)
-        return Contraction(Equation.from_sublists(sublists, output, ranks), tuple(operands))
-    except (EinfxError, TypeError):
+        equation, operands = _equation_and_operands(arguments)
+        options = Options.read(**keywords) if keywords else REAL
+    except (EinfxError, TypeError, ValueError):
         return None
+    if not operands or not all(isinstance(x, fx.Node) for x in operands):
+        return None
+    if len(equation.inputs) != len(operands):
+        return None
+    if not all(0 <= position < len(operands) for position in options.linear_operands):
+        return None
+    return Contraction(equation, tuple(operands), options)
 
 
-def _parse(text: str, operands: Sequence[fx.Node]) -> Equation:
-    ranks = _ranks(operands)
-    return Equation.parse(text, ranks)
+def _holds_nodes(keywords: Mapping[str, Any]) -> bool:
+    found: list[fx.Node] = []
+    fx.map_arg(dict(keywords), lambda x: found.append(x))
+    return bool(found)
+
+
+def _equation_and_operands(arguments: list[Any]) -> tuple[Equation, list[Any]]:
+    if isinstance(arguments[0], str):
+        operands = arguments[1:]
+        if len(operands) == 1 and isinstance(operands[0], list | tuple):
+            operands = list(operands[0])
+        return Equation.parse(arguments[0], _ranks(operands)), operands
+    operands, sublists = arguments[0::2], arguments[1::2]
+    output = operands.pop() if len(arguments) % 2 else None
+    return Equation.from_sublists(sublists, output, _ranks(operands)), operands
 
 
 def _ranks(operands: Sequence[fx.Node]) -> list[int] | None:
@@ -229,11 +262,14 @@ def _ranks(operands: Sequence[fx.Node]) -> list[int] | None:
     return ranks if len(ranks) == len(operands) else None
 
 
-def insert_contraction(graph: fx.Graph, equation: Equation, operands: Sequence[fx.Node]) -> fx.Node:
+def insert_contraction(
+    graph: fx.Graph, equation: Equation, operands: Sequence[fx.Node], options: Options = REAL
+) -> fx.Node:
     """Write a contraction at the graph's insertion point, in its canonical form.
 
-    The form is ``torch.functional.einsum(equation, *operands)`` with an explicit output. The node's value
-    is recorded where those of the operands are known.
+    The form is ``torch.functional.einsum(equation, *operands)`` with an explicit output; with options of its
+    own, ``einfx.contract.einsum(equation, *operands, **options)``. The node's value is recorded where those
+    of the operands are known, and of one dtype.
 
     Example:
         >>> import torch
@@ -242,12 +278,19 @@ def insert_contraction(graph: fx.Graph, equation: Equation, operands: Sequence[f
         >>> node.args
         ('ab,b->a', a, b)
     """
-    node = graph.call_function(_TORCH_EINSUM, (str(equation), *operands))
+    target = canonical_target(options)
+    node = graph.call_function(target, (str(equation), *operands), options.keywords())
     values = [value_of(operand) for operand in operands]
-    shapes = [value.shape for value in values if value is not None]
-    if len(shapes) == len(operands):
-        set_value(node, equation.output_shape(shapes), operands[0])
+    known = [value for value in values if value is not None]
+    if len(known) == len(operands) and len({value.dtype for value in known}) == 1:
+        set_value(node, equation.output_shape([value.shape for value in known]), operands[0])
     return node
+
+
+def canonical_target(options: Options) -> Callable[..., Any]:
+    """The function that a contraction with these options calls in its canonical form."""
+    target: Callable[..., Any] = _TORCH_EINSUM if options == REAL else einfx_einsum
+    return target
 
 
 def inherit(node: fx.Node, replaced: fx.Node) -> fx.Node:

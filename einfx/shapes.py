@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from .errors import EinfxError, OperandError
 from .folding import attribute
 from .kernels.results import Dense, result_of
 from .legality import FRESH, Effects, function_name, is_known_function, writes_in_place
-from .nodes import VALUE, Value, as_contraction, forget_value, is_einsum
+from .nodes import VALUE, Value, as_contraction, as_selection, forget_value, is_einsum
 from .sources import source_line
 
 __all__ = ["propagate"]
@@ -228,6 +229,10 @@ class _MetaInterpreter(_BoundInterpreter):
             return None
         return _elementwise([self.env[x] if isinstance(x, fx.Node) else x for x in node.args])
 
+    def _einsum(self, node: fx.Node) -> Any:
+        product = _over_semiring(node, self.env)
+        return self._product(node) if product is None else product
+
     def _product(self, node: fx.Node) -> torch.Tensor | None:
         """The result of an einsum that multiplies two operands and sums nothing: torch.mul lays it out."""
         contraction = as_contraction(node)
@@ -247,7 +252,7 @@ class _MetaInterpreter(_BoundInterpreter):
         if n.op == "get_attr":
             result = _on_meta(attribute(self.module, str(n.target)))
         else:
-            product = self._product(n) if is_einsum(n) else self._arithmetic(n)
+            product = self._einsum(n) if is_einsum(n) else self._arithmetic(n)
             result = super().run_node(n) if product is None else product
         if isinstance(result, torch.Tensor) and n.op != "output":
             value = Value.of(result, self._device)
@@ -255,6 +260,26 @@ class _MetaInterpreter(_BoundInterpreter):
                 self.values[n] = value
                 n.meta[VALUE] = value
         return result
+
+
+def _over_semiring(node: fx.Node, environment: dict[fx.Node, Any]) -> Any:
+    """Tensors like the results of einfx.einsum with options, whose kernels may look at numbers.
+
+    None for any other node.
+    """
+    contraction = as_contraction(node) or as_selection(node)
+    if contraction is None or contraction.options.is_plain:
+        return None
+    operands = [environment[x] for x in contraction.operands]
+    shape = contraction.equation.output_shape([x.shape for x in operands])
+    wide, single = [x.dtype for x in operands if x.dim()], [x.dtype for x in operands if not x.dim()]
+    kinds = [torch.empty(1, dtype=reduce(torch.promote_types, wide))] if wide else []
+    kinds += [torch.empty((), dtype=reduce(torch.promote_types, single))] if single else []
+    values = torch.empty(shape, dtype=torch.result_type(kinds[0], kinds[-1]), device=operands[0].device)
+    if as_contraction(node) is not None:
+        return values
+    places = (*shape, len(contraction.equation.summed))
+    return values, torch.empty(places, dtype=torch.int64, device=values.device)
 
 
 def _operand_layout(labels: tuple[int, ...], tensor: torch.Tensor, output: tuple[int, ...]) -> Dense:
@@ -329,7 +354,8 @@ class _ShapeInterpreter(_BoundInterpreter):
         try:
             _check_sizes(n, self.env)
             with self.mode:
-                value = super().run_node(n)
+                value = _over_semiring(n, self.env)
+                value = super().run_node(n) if value is None else value
         except EinfxError as error:
             raise OperandError(f"{error}, at {source_line(n)}") from error
         except _NEEDS_DATA as error:

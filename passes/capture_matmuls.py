@@ -25,7 +25,7 @@ class CaptureMatmuls(Pass):
 
     A matrix product with no other contraction beside it stays as it is: torch's own call is as fast. An
     elementwise product is captured where it feeds a contraction or a sum, or scales one by a 0-dimensional
-    tensor.
+    tensor. Contractions over another semiring are no company: they don't multiply and add.
 
     Example:
         >>> import torch
@@ -148,7 +148,7 @@ def _is_transparent(node: fx.Node) -> bool:
 def _contracts(node: fx.Node) -> bool:
     contraction = as_contraction(node)
     if contraction is not None:
-        return True
+        return contraction.options.is_plain
     if node.op not in ("call_function", "call_method") or not is_known_function(node):
         return False
     name = function_name(node)
@@ -162,4 +162,5 @@ def _is_product(node: fx.Node) -> bool:
     """Whether a value is a product of tensors that nothing else uses, which a sum can be part of."""
     if use_count(node) != 1:
         return False
-    return as_contraction(node) is not None or _elementwise(node) is not None
+    contraction = as_contraction(node)
+    return _elementwise(node) is not None if contraction is None else contraction.options.is_plain

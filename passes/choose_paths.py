@@ -9,15 +9,19 @@ import torch
 from torch import fx
 
 from ..folding import is_constant
-from ..legality import Effects, same_floating_dtype
+from ..legality import Effects
 from ..nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
 from ..planning import Plan, plan
+from ..regrouping import why_not_regroup
 from ..rewrite import Pass, decline
 
 
 @dataclass(frozen=True)
 class ChoosePaths(Pass):
     """Replace an einsum of three or more operands by the steps of its plan.
+
+    Over another semiring than the real one a step may have more than two operands, where none of its
+    intermediates would be smaller. The result of a step is a logarithm over ``log``, whatever its operands.
 
     Args:
         optimize: a strategy of opt_einsum, or whatever else ``einfx.contract_path`` takes.
@@ -70,9 +74,11 @@ class ChoosePaths(Pass):
         if len(known) < len(values):
             decline(node, "the shapes of its operands aren't known")
             return None
-        dtypes = {value.dtype for value in known}
-        if not same_floating_dtype(contraction.operands):
-            decline(node, f"its operands are {_names(dtypes)}: another order could change the result's dtype")
+        if (reason := why_not_regroup(contraction.options, contraction.operands)) is not None:
+            if contraction.options.is_plain:
+                dtypes = _names({value.dtype for value in known})
+                reason = f"its operands are {dtypes}: another order could change the result's dtype"
+            decline(node, reason)
             return None
         return plan(
             contraction.equation,
@@ -83,6 +89,7 @@ class ChoosePaths(Pass):
             constants=[
                 i for i, x in enumerate(contraction.operands) if is_constant(graph_module, x, self.constants)
             ],
+            options=contraction.options,
         )
 
 
@@ -91,10 +98,12 @@ def _names(dtypes: set[torch.dtype]) -> str:
 
 
 def _write(graph: fx.Graph, node: fx.Node, contraction: Contraction, chosen: Plan) -> fx.Node:
-    values = list(contraction.operands)
+    values, options = list(contraction.operands), contraction.options
     with graph.inserting_before(node):
         for step in chosen.steps:
-            new = insert_contraction(graph, step.equation, [values[i] for i in step.operands])
+            linear = [i for i, x in enumerate(step.operands) if x in options.linear_operands]
+            operands = [values[x] for x in step.operands]
+            new = insert_contraction(graph, step.equation, operands, options.linear(*linear))
             for key in ("stack_trace", "nn_module_stack", "source_fn_stack"):
                 if key in node.meta:
                     new.meta[key] = node.meta[key]

@@ -76,7 +76,7 @@ def _without_one(graph: fx.Graph, effects: Effects, node: fx.Node) -> fx.Node | 
 
 def _replaced(graph: fx.Graph, effects: Effects, node: fx.Node, smaller: Contraction) -> fx.Node:
     with graph.inserting_before(node):
-        new = inherit(insert_contraction(graph, smaller.equation, smaller.operands), node)
+        new = inherit(insert_contraction(graph, *smaller), node)
     effects.adopt(new, node)
     node.replace_all_uses_with(new)
     unused = [node]
@@ -90,7 +90,7 @@ def _replaced(graph: fx.Graph, effects: Effects, node: fx.Node, smaller: Contrac
 
 def _before_broadcasting(contraction: Contraction) -> Contraction | None:
     """The contraction on the arguments of one ``broadcast_tensors``, all of whose results it takes alike."""
-    equation, operands = contraction
+    equation, operands, options = contraction
     sources = {x.args[0] for x in operands if x.target is operator.getitem and isinstance(x.args[0], fx.Node)}
     for source in sources:
         if source.op != "call_function" or function_name(source) != "broadcast_tensors" or source.kwargs:
@@ -113,13 +113,13 @@ def _before_broadcasting(contraction: Contraction) -> Contraction | None:
             rank = len(values[which].shape)  # type: ignore[index, union-attr]
             narrow[i] = given[which]  # type: ignore[index, assignment]
             inputs[i] = together[len(together) - rank :]
-        return Contraction(Equation(tuple(inputs), equation.output), tuple(narrow))
+        return Contraction(Equation(tuple(inputs), equation.output), tuple(narrow), options)
     return None
 
 
 def _dropped(contraction: Contraction, position: int, source: fx.Node, dims: set[int]) -> Contraction | None:
     """The contraction with ``source`` as operand, if every label of ``dims`` is in another operand too."""
-    equation, operands = contraction
+    equation, operands, options = contraction
     labels = equation.inputs[position]
     kept = tuple(label for i, label in enumerate(labels) if i not in dims)
     others = [x for i, x in enumerate(equation.inputs) if i != position]
@@ -128,9 +128,8 @@ def _dropped(contraction: Contraction, position: int, source: fx.Node, dims: set
         if labels.count(label) > 1 or not (elsewhere or label not in equation.output):
             return None
     inputs = (*equation.inputs[:position], kept, *equation.inputs[position + 1 :])
-    return Contraction(
-        Equation(inputs, equation.output), (*operands[:position], source, *operands[position + 1 :])
-    )
+    narrow = (*operands[:position], source, *operands[position + 1 :])
+    return Contraction(Equation(inputs, equation.output), narrow, options)
 
 
 def _inserted_dimensions(node: fx.Node) -> tuple[fx.Node, set[int]] | None:

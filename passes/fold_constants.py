@@ -109,7 +109,7 @@ def _is_pure(node: fx.Node) -> bool:
 def _computes(node: fx.Node) -> bool:
     """Whether there is anything to save: views of an attribute cost nothing."""
     contraction = read(node)
-    if contraction is not None and not contraction.equation.summed and len(contraction.operands) == 1:
+    if contraction is not None and contraction.arranges:
         return _computes(contraction.operands[0])
     if node.op == "get_attr":
         return False

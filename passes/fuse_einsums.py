@@ -9,9 +9,11 @@ from typing import ClassVar
 from torch import fx
 
 from ..equation import LETTERS, Equation
-from ..legality import Effects, same_floating_dtype, use_count
+from ..legality import Effects, use_count
 from ..nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
+from ..options import Options
 from ..planning import plan
+from ..regrouping import why_not_combine, why_not_regroup
 from ..rewrite import Pass, decline
 from ..spellings import read
 
@@ -20,8 +22,9 @@ from ..spellings import read
 class FuseEinsums(Pass):
     """Put a contraction that is used by one other contraction into it, through permutes and sums too.
 
-    The contraction path of the whole is then free. A producer with several users is put into all of them
-    only where the plans predict that computing it again is faster than keeping it.
+    The contraction path of the whole is then free. Only contractions over the same semiring, with the same
+    options, meet; what only reorders dimensions goes into any. A producer with several users is put into
+    all of them only where the plans predict that computing it again is faster than keeping it.
 
     Args:
         assume_same_dtype: fuse where the dtypes aren't known, taking all operands to be of one. Without
@@ -76,10 +79,11 @@ class FuseEinsums(Pass):
         involved = list(producer.operands)
         for user in users:
             involved += _contraction(user).operands
-        known = all(value_of(x) is not None for x in involved)
-        if not same_floating_dtype(involved) and (known or not self.assume_same_dtype):
-            decline(node, "its operands aren't all known to be of one floating dtype on one device")
-            return False
+        for user in users:
+            reason = _why_apart(node, producer, user) or self._why_not_regroup(producer, user, involved)
+            if reason is not None:
+                decline(node, reason)
+                return False
         if effects.is_mutated(node) or any(effects.is_written(x) for x in producer.operands):
             decline(node, "something writes to its result or its operands")
             return False
@@ -95,6 +99,38 @@ class FuseEinsums(Pass):
                 return False
         return True
 
+    def _why_not_regroup(self, producer: Contraction, user: fx.Node, involved: list[fx.Node]) -> str | None:
+        consumer = _contraction(user)
+        options = _whole(producer, consumer).options
+        if not options.is_plain:
+            arranges = producer.arranges or consumer.arranges
+            return None if arranges else why_not_regroup(options, involved)
+        if self.assume_same_dtype and any(value_of(x) is None for x in involved):
+            return None
+        return why_not_regroup(options, involved)
+
+
+def _whole(producer: Contraction, consumer: Contraction) -> Contraction:
+    """Which of the two says what both together mean: the other one may only arrange."""
+    return producer if consumer.arranges else consumer
+
+
+def _why_apart(node: fx.Node, producer: Contraction, user: fx.Node) -> str | None:
+    """Why what producer and user mean doesn't combine, or None if it does."""
+    consumer = _contraction(user)
+    if producer.arranges or consumer.arranges:
+        return None
+    inner, outer = producer.options, consumer.options
+    if inner.semiring.name != outer.semiring.name:
+        return f"it sums over {inner.semiring.name}, and {user} over {outer.semiring.name}"
+    if (reason := why_not_combine(inner) or why_not_combine(outer)) is not None:
+        return reason
+    if inner.linear() != outer.linear():
+        return f"it has other options than {user}"
+    if any(consumer.operands[position] is node for position in outer.linear_operands):
+        return f"it is a logarithm, and {user} takes it as a number"
+    return None
+
 
 def _contraction(node: fx.Node) -> Contraction:
     contraction = as_contraction(node)
@@ -104,12 +140,16 @@ def _contraction(node: fx.Node) -> Contraction:
 
 
 def _substituted(consumer: Contraction, node: fx.Node, producer: Contraction) -> Contraction:
-    equation, operands = consumer
+    equation, operands, outer = consumer
+    linear = [position in outer.linear_operands for position in range(len(operands))]
+    inner = [position in producer.options.linear_operands for position in range(len(producer.operands))]
     while node in operands:
         position = operands.index(node)
         equation = equation.substitute(position, producer.equation)
         operands = (*operands[:position], *producer.operands, *operands[position + 1 :])
-    return Contraction(equation, operands)
+        linear[position : position + 1] = [linear[position]] if producer.arranges else inner
+    options: Options = _whole(producer, consumer).options
+    return Contraction(equation, operands, options.linear(*(i for i, x in enumerate(linear) if x)))
 
 
 def _takes_diagonal(consumer: Contraction, node: fx.Node, producer: Contraction) -> bool:
@@ -128,7 +168,7 @@ def _takes_diagonal(consumer: Contraction, node: fx.Node, producer: Contraction)
 def _inline(graph: fx.Graph, effects: Effects, user: fx.Node, node: fx.Node, producer: Contraction) -> None:
     fused = _substituted(_contraction(user), node, producer)
     with graph.inserting_before(user):
-        new = inherit(insert_contraction(graph, fused.equation, fused.operands), user)
+        new = inherit(insert_contraction(graph, *fused), user)
     effects.adopt(new, user)
     user.replace_all_uses_with(new)
     graph.erase_node(user)
@@ -163,4 +203,5 @@ def _seconds(contraction: Contraction) -> float | None:
         return None
     equation: Equation = contraction.equation
     shapes = [value.shape for value in known]
-    return plan(equation, shapes, dtype=known[0].dtype, device=str(known[0].device)).seconds
+    options = contraction.options
+    return plan(equation, shapes, dtype=known[0].dtype, device=str(known[0].device), options=options).seconds

@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import math
 import operator
-import string
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from torch import fx
 
 from ..rewrite import Pass
+from ..scripting import einsum_as_text, semiring_by_torch_functions
 
 __all__ = ["Jitable", "jitable"]
 
@@ -27,7 +27,12 @@ class Jitable(Pass):
     """Rewrite the calls that Python accepts and ``torch.jit.script`` doesn't, without changing a number.
 
     Graph modules inside the graph module are rewritten too, since scripting compiles them with it. The
-    graph stays an ordinary one that also runs eagerly, trains and prints.
+    graph stays an ordinary one that also runs eagerly, trains and prints. Contractions over other semirings
+    become calls of a function of torch functions alone, which a process without einfx can run.
+
+    Raises:
+        UsageError: a contraction over a semiring of one's own, with a memory limit or an argmax: TorchScript
+            has no function for it.
 
     Example:
         >>> from einfx.rewrite import readable_code
@@ -145,30 +150,6 @@ def _type_of_default(value: Any) -> Any:
     if value is None:
         return typing.Optional[torch.Tensor]  # noqa: UP045  (this form prints as TorchScript reads it)
     return type(value) if isinstance(value, bool | int | float | complex | str) else None
-
-
-_SUBLIST_LETTERS = string.ascii_uppercase + string.ascii_lowercase
-"""The letter that torch.einsum gives each number of the sublist form; it orders an implicit output."""
-
-
-def _einsum_as_text(node: fx.Node) -> bool:
-    """``einsum(a, (0, 1), b, (1, ...))`` → ``einsum('AB,B...', a, b)``."""
-    if not _calls(node, torch.functional.einsum) or not node.args or isinstance(node.args[0], str):
-        return False
-    operands, sublists = list(node.args[0::2]), list(node.args[1::2])
-    output = operands.pop() if len(node.args) % 2 else None
-    try:
-        text = ",".join(map(_letters, sublists))
-        if output is not None:
-            text += f"->{_letters(output)}"
-    except (IndexError, TypeError):
-        return False
-    node.args = (text, *operands)
-    return True
-
-
-def _letters(sublist: Any) -> str:
-    return "".join("..." if label is Ellipsis else _SUBLIST_LETTERS[label] for label in sublist)
 
 
 def _tensordot_dims_as_lists(node: fx.Node) -> bool:
@@ -337,7 +318,8 @@ def _nan_from_text(node: fx.Node) -> bool:
 
 
 _RULES: tuple[Callable[[fx.Node], bool], ...] = (
-    _einsum_as_text,
+    semiring_by_torch_functions,
+    einsum_as_text,
     _tensordot_dims_as_lists,
     _torch_argument_names,
     _functions_for_methods,

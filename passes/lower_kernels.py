@@ -31,7 +31,8 @@ class LowerKernels(Pass):
     """Replace each einsum of one or two operands by the kernel predicted to be fastest for its shapes.
 
     What is written is right for every size: where a kernel needs equal sizes, it checks them and
-    broadcasts otherwise. A result whose strides somebody may see keeps those of the einsum.
+    broadcasts otherwise. Einsums over other semirings stay calls of ``einfx.einsum``, which has their kernels
+    and gives a contiguous result. A result whose strides somebody may see keeps those of the einsum.
 
     Example:
         >>> import torch
@@ -55,7 +56,7 @@ class LowerKernels(Pass):
         rewrites = 0
         for node in list(graph.nodes):
             contraction = as_contraction(node)
-            if contraction is None:
+            if contraction is None or not contraction.options.is_plain:
                 continue
             if not same_floating_dtype(contraction.operands):
                 decline(node, "its operands aren't all known to be of one floating dtype on one device")
@@ -145,7 +146,7 @@ def _emit_squeezed(
     squeezed: Squeezed,
     wanted: Strides | None,
 ) -> tuple[fx.Node, list[fx.Node]]:
-    equation, operands = contraction
+    equation, operands, _ = contraction
     letters = {x: label_text((x,)) for x in equation.labels}
     written = [
         "".join(letters[x] for i, x in enumerate(labels) if i not in unit)
@@ -196,7 +197,7 @@ def _emit_in_order(
     graph: fx.Graph, contraction: Contraction, values: Sequence[Value], wanted: Strides
 ) -> tuple[fx.Node, list[fx.Node]]:
     """The kernel with a result laid out in the order of the strides ``wanted``: contiguous, then permuted."""
-    equation, operands = contraction
+    equation, operands, _ = contraction
     rank = len(equation.output)
     order = sorted(range(rank), key=lambda i: -wanted[i])
     laid_out = Equation(equation.inputs, tuple(equation.output[i] for i in order))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import fx
 
-from ..nodes import as_contraction, is_einsum
+from ..nodes import as_contraction, canonical_target, is_einsum
 from ..rewrite import Pass, decline
 
 
@@ -16,8 +15,9 @@ from ..rewrite import Pass, decline
 class NormalizeEinsums(Pass):
     """Write einsums as ``torch.functional.einsum(equation, *operands)``, whatever the style of the call.
 
-    The equation gets an explicit output and letters in the order of their first appearance; ellipses are
-    written out where the ranks are known.
+    Those over another semiring, or with a limit, become ``einfx.contract.einsum(equation, *operands,
+    **options)``, without options that say what is so anyway. The equation gets an explicit output and
+    letters in the order of their first appearance; ellipses are written out where the ranks are known.
 
     Example:
         >>> import torch
@@ -41,15 +41,26 @@ class NormalizeEinsums(Pass):
                 continue
             contraction = as_contraction(node)
             if contraction is None:
-                decline(node, "its equation can't be read without the ranks of its operands, or isn't valid")
+                decline(node, _why_unread(node))
                 continue
-            equation, operands = contraction
+            equation, operands, options = contraction
             if not equation.printable_by_torch:
                 decline(node, f"torch has letters for 52 labels, and it has {len(equation.labels)}")
                 continue
-            arguments = (str(equation), *operands)
-            if node.target is not torch.functional.einsum or node.args != arguments or node.kwargs:
-                node.target = torch.functional.einsum
-                node.args, node.kwargs = arguments, {}
+            target, arguments, keywords = (
+                canonical_target(options),
+                (str(equation), *operands),
+                options.keywords(),
+            )
+            if node.target is not target or node.args != arguments or node.kwargs != keywords:
+                node.target, node.args, node.kwargs = target, arguments, keywords
                 rewrites += 1
         return rewrites
+
+
+def _why_unread(node: fx.Node) -> str:
+    if node.kwargs.get("return_argmax", False):
+        return "it returns an argmax beside its values"
+    if node.kwargs.get("optimize", "auto") != "auto":
+        return "its caller chose the order of its steps"
+    return "its equation can't be read without the ranks of its operands, or isn't valid"

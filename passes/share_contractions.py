@@ -11,6 +11,7 @@ from torch import fx
 from ..equation import Equation
 from ..legality import Effects
 from ..nodes import Contraction
+from ..regrouping import why_not_regroup
 from ..rewrite import Pass, decline
 from ..spellings import read
 
@@ -19,7 +20,8 @@ from ..spellings import read
 class ShareContractions(Pass):
     """Compute a contraction once where a graph has it several times, its operands in any order.
 
-    Values that the caller gets, or that something writes to, stay apart.
+    They have to be over one semiring, with the same options. Values that the caller gets, or that something
+    writes to, stay apart.
 
     Example:
         >>> import torch
@@ -68,9 +70,13 @@ class ShareContractions(Pass):
 
 def _key(contraction: Contraction, same: dict[fx.Node, Hashable]) -> Hashable:
     operands = [same.get(operand, operand) for operand in contraction.operands]
-    order = sorted(range(len(operands)), key=lambda i: (str(operands[i]), contraction.equation.inputs[i]))
+    options = contraction.options
+    linear = [position in options.linear_operands for position in range(len(operands))]
+    order = list(range(len(operands)))
+    if options.is_plain or why_not_regroup(options, contraction.operands) is None:
+        order.sort(key=lambda i: (str(operands[i]), contraction.equation.inputs[i], linear[i]))
     equation = Equation(tuple(contraction.equation.inputs[i] for i in order), contraction.equation.output)
-    return (equation, tuple(operands[i] for i in order))
+    return equation, tuple(operands[i] for i in order), tuple(linear[i] for i in order), options.linear()
 
 
 def _may_share(effects: Effects, earlier: fx.Node, node: fx.Node, contraction: Contraction) -> bool:
