@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["LOG", "Accumulator", "State", "best_of", "folded", "halving", "selecting"]
+__all__ = ["LOG", "Accumulator", "State", "best_of", "folded", "halving", "merged_logs", "selecting"]
 
 State = tuple[Tensor, ...]
 Law = Callable[[Tensor, Tensor], Tensor]
@@ -193,14 +193,33 @@ def _log_update(state: State, terms: Tensor, dim: int) -> State:
     largest = torch.maximum(state[0], terms.detach().amax(dim))
     shift = _finite(largest)
     total = (terms - shift.unsqueeze(dim)).exp_().sum(dim)
-    return largest, total + state[1] * (_finite(state[0]) - shift).exp()
+    # Not what is finite of the old maximum: exp of the difference to -inf has to be 0.
+    return largest, total + state[1] * (state[0] - shift).exp()
 
 
 def _log_merge(left: State, right: State) -> State:
     largest = torch.maximum(left[0], right[0])
     shift = _finite(largest)
-    total = sum((s * (_finite(m) - shift).exp() for m, s in (left, right)), torch.zeros_like(shift))
-    return largest, total
+    return largest, left[1] * (left[0] - shift).exp() + right[1] * (right[0] - shift).exp()
+
+
+def merged_logs(largest: Tensor, sums: Tensor) -> State:
+    """The state of :data:`LOG` for many states at once.
+
+    Args:
+        largest: of shape (N, ...), N at least 1: the states' maxima.
+        sums: of the same shape: their sums of exponentials.
+
+    Returns:
+        A state of tensors of shape (...).
+
+    Example:
+        >>> largest, sums = merged_logs(torch.tensor([-1000.0, -1100.0]), torch.tensor([2.0, 1.0]))
+        >>> largest, sums
+        (tensor(-1000.), tensor(2.))
+    """
+    most = largest.amax(0)
+    return most, (sums * (largest - _finite(most)).exp()).sum(0)
 
 
 def _finite(largest: Tensor) -> Tensor:

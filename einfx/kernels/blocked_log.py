@@ -1,0 +1,142 @@
+"""Contractions over the log semiring in blocks: logarithms of sums of exponentials of sums.
+
+As exact as logsumexp over all terms. Operands may be given as they are instead of as logarithms; then their
+gradient is finite where they are 0. Only inputs and output are saved; derivatives of every order are
+:mod:`.blocked_sums`, computed in blocks within the same budget.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..accumulators import LOG as LOG_SUMS
+from ..accumulators import State, merged_logs
+from .batching import accumulation_dtype, apply, tracked
+from .blocked_loops import Block, Kernel, walk
+from .blocked_sums import LOG, MINUS_LOG, WEIGHT, Spec, exponents, jvp, to_front, vjp
+
+__all__ = ["log_contraction"]
+
+
+def log_contraction(spec: Spec, *tensors: Tensor) -> Tensor:
+    """The logarithms of sums of products of exponentials and weights, differentiable in every mode.
+
+    Args:
+        spec: what to sum. ``kinds`` are ``LOG`` and ``WEIGHT``; ``empty`` is the derivative of a sum that is
+            -inf by each of its terms; ``dtype`` is that of the result.
+        tensors: of the labels that it says.
+
+    Returns:
+        A tensor of the labels of the output.
+    """
+    # What the gradient is computed from has to be as exact as the sums are.
+    exact = spec._replace(dtype=accumulation_dtype(spec.dtype))
+    if torch.compiler.is_compiling():
+        result: Tensor = torch.ops.einfx.log_contraction(list(tensors), exact.as_text())
+        return result.to(spec.dtype)
+    if tracked(*tensors):
+        result = apply(_LogContraction, exact, *tensors)
+        return result.to(spec.dtype)
+    return compute(spec, tensors)
+
+
+def _shares(spec: Spec) -> Spec:
+    """The sum over all labels of the terms' shares in their sums, from which derivatives follow."""
+    subscripts = spec.subscripts
+    inputs = (*subscripts.inputs, subscripts.output)
+    return spec._replace(subscripts=subscripts._replace(inputs=inputs), kinds=spec.kinds + MINUS_LOG)
+
+
+class _LogContraction(torch.autograd.Function):
+    @staticmethod
+    def forward(spec: Spec, *tensors: Tensor) -> Tensor:
+        return compute(spec, tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.spec = inputs[0]
+        ctx.save_for_backward(*inputs[1:], output)
+        ctx.save_for_forward(*inputs[1:], output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return None, *vjp(_shares(ctx.spec), ctx.saved_tensors, grad, ctx.needs_input_grad[1:], skip=1)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor | None:
+        return jvp(_shares(ctx.spec), ctx.saved_tensors, tangents)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], spec: Spec, *tensors: Tensor) -> tuple[Tensor, int]:
+        dims = in_dims[1:]
+        mapped = spec._replace(subscripts=spec.subscripts.mapped(dims))
+        return apply(_LogContraction, mapped, *to_front(tensors, dims)), 0
+
+
+def compute(spec: Spec, tensors: Sequence[Tensor]) -> Tensor:
+    """Logarithms of sums of plain tensors."""
+    dtype = accumulation_dtype(spec.dtype)
+    kinds = spec.kinds
+
+    def block(parts: list[Tensor], dims: tuple[int, ...], buffer: Tensor | None, _: Block) -> State:
+        assert buffer is not None
+        if dims and kinds == LOG:
+            terms = parts[0].to(dtype)
+        else:
+            terms = exponents(kinds, parts, buffer, spec.annihilate)
+        if not dims:
+            return (terms,)
+        largest = terms.amax(dims, keepdim=True)
+        shift = torch.where(largest.isfinite(), largest, 0)
+        sums = torch.sub(terms, shift, out=buffer).exp_().sum(dims)
+        return largest.reshape(sums.shape), sums
+
+    def merge(states: list[State]) -> State:
+        largest, sums = (torch.stack(part) for part in zip(*states, strict=True))
+        return merged_logs(largest, sums)
+
+    temporaries = 1 + sum(x.dtype != dtype for x in tensors) + kinds.count(WEIGHT)
+    kernel = Kernel(
+        ((spec.dtype, ()),),
+        -math.inf,
+        dtype.itemsize * temporaries + spec.annihilate,
+        10 * dtype.itemsize + 1,
+        block,
+        merge,
+        lambda state: state if len(state) == 1 else (LOG_SUMS.finish(state),),
+        dtype,
+    )
+    return walk(spec.subscripts, tensors, kernel, spec.limits)[0]
+
+
+# The same as an operator, for torch.compile.
+
+
+@torch.library.custom_op("einfx::log_contraction", mutates_args=())
+def _operator(tensors: Sequence[Tensor], spec: str) -> Tensor:
+    return compute(Spec.from_text(spec), tensors)
+
+
+@_operator.register_fake
+def _(tensors: Sequence[Tensor], spec: str) -> Tensor:
+    known = Spec.from_text(spec)
+    sizes = known.subscripts.sizes(tensors)
+    return tensors[0].new_empty([sizes[x] for x in known.subscripts.output], dtype=known.dtype)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.spec = inputs[1]
+    ctx.save_for_backward(*inputs[0], output)
+
+
+def _backward(ctx: Any, grad: Tensor) -> Any:
+    shares = _shares(Spec.from_text(ctx.spec))
+    return vjp(shares, ctx.saved_tensors, grad, ctx.needs_input_grad[0], skip=1), None
+
+
+_operator.register_autograd(_backward, setup_context=_save)
