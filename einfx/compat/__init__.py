@@ -2,7 +2,7 @@
 
     >>> import einfx.compat
     >>> einfx.compat.PEERS
-    ('genbmm', 'opt_einsum_fx')
+    ('genbmm', 'opt_einsum_fx', 'torch_semiring_einsum')
 
 A module here has the name, the functions and the signatures of the package that it stands in for. Import it
 as ``einfx.compat.<peer>``, or :func:`install` it, so that programs which import the peer run on einfx
@@ -25,6 +25,7 @@ __all__ = ["PEERS", "install", "installed", "uninstall"]
 PEERS: tuple[str, ...] = (
     "genbmm",
     "opt_einsum_fx",
+    "torch_semiring_einsum",
 )  # fmt: skip
 """The packages that einfx can stand in for; each is a module or package of that name in ``einfx.compat``."""
 

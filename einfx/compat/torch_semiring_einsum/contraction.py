@@ -1,0 +1,203 @@
+"""From a call of this package to einfx's contraction, and to its derivative.
+
+A block size bounds memory. einfx contracts in pairs, by matrix products where it can, and mostly needs less
+than the blocks that were asked for; then it does just that. Where it would need more it is held to the bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...contract import einsum
+from ...equation import Equation as Labels
+from ...errors import OperandError, UsageError
+from ...kernels import blocked
+from ...options import Options
+from ...planning import plan
+from .block_size import BlockSize, checked, most_bytes
+from .equation import Equation
+
+__all__ = ["contract", "gradients", "require_gradient", "require_operands"]
+
+UNNOTICED_BYTES = 1 << 20
+"""What any call may take: the interpreter's own allocations hide it."""
+
+SMALL_TERMS = 1 << 15
+"""Up to so many products it is as fast to sum all at once."""
+
+WORKSPACE_BYTES = 1 << 18
+"""What a contraction under a limit needs beyond its result."""
+
+
+def contract(
+    equation: Equation,
+    args: Sequence[Tensor],
+    semiring: str,
+    block_size: BlockSize,
+    *,
+    grad_of_neg_inf: float | str = math.nan,
+    return_argmax: bool = False,
+) -> Any:
+    """Contract operands over one of einfx's semirings.
+
+    Args:
+        equation: from :func:`.equation.compile_equation`.
+        args: its operands.
+        semiring: the name of a semiring.
+        block_size: the longest range of a summed variable, or an automatic one.
+        grad_of_neg_inf: for ``log``, the derivative of a sum that is -inf.
+        return_argmax: whether to return where the terms are that a semiring selects.
+
+    Returns:
+        The output, contiguous and in memory of its own; with ``return_argmax``, also the indices.
+
+    Raises:
+        OperandError: the operands don't fit the equation or the semiring.
+        UsageError: ``equation`` isn't compiled, or ``block_size`` can't be one.
+    """
+    require_operands(equation, args)
+    size = checked(block_size)
+    words: dict[str, Any] = {"return_argmax": True} if return_argmax else {}
+    if semiring == "log" and not (isinstance(grad_of_neg_inf, float) and math.isnan(grad_of_neg_inf)):
+        words["grad_of_neg_inf"] = grad_of_neg_inf
+    if _is_small(equation, args, semiring):
+        result = blocked.contract(equation.compiled, args, semiring, **words)
+    elif (bound := _bound(equation, args, semiring, size, return_argmax)) and return_argmax:
+        budget = bound.pop("memory_limit")
+        result = blocked.contract(equation.compiled, args, semiring, budget_bytes=budget, **words, **bound)
+    else:
+        result = einsum(str(equation.compiled), *args, semiring=semiring, **words, **bound)
+    return tuple(_own(x, args) for x in result) if return_argmax else _own(result, args)
+
+
+def _is_small(equation: Equation, args: Sequence[Tensor], semiring: str) -> bool:
+    """Whether all products are few enough to be summed at once, which rounds only once."""
+    if semiring in ("real", "boolean"):
+        return False
+    sizes = equation.get_sizes(args, equation.all_variables())
+    return math.prod(sizes) <= SMALL_TERMS
+
+
+def _bound(
+    equation: Equation, args: Sequence[Tensor], semiring: str, block_size: BlockSize, return_argmax: bool
+) -> dict[str, Any]:
+    """The keywords that keep a call within what its block size allows; none where it stays there anyway."""
+    labels = equation.compiled
+    shapes = tuple(tuple(arg.shape) for arg in args)
+    sizes = labels.sizes(shapes)
+    output, summed = [sizes[x] for x in labels.output], [sizes[x] for x in labels.summed]
+    dtype = args[0].dtype
+    allowed = max(UNNOTICED_BYTES, most_bytes(block_size, output, summed, dtype, args[0].device))
+    per_element = dtype.itemsize + 8 * len(summed) * return_argmax
+    if per_element * math.prod(output) * math.prod(summed) * len(args) <= allowed:
+        return {}
+    recorded = torch.is_grad_enabled() and any(arg.requires_grad for arg in args)
+    taken = _taken(labels, shapes, dtype, args[0].device.type, semiring, recorded)
+    if taken // dtype.itemsize * per_element <= allowed:
+        return {}
+    least = per_element * math.prod(output) + WORKSPACE_BYTES
+    bound: dict[str, Any] = {"memory_limit": max(allowed, least)}
+    if isinstance(block_size, int):
+        bound["block_size"] = block_size
+    return bound
+
+
+@lru_cache(maxsize=4096)
+def _taken(
+    labels: Labels,
+    shapes: tuple[tuple[int, ...], ...],
+    dtype: torch.dtype,
+    device: str,
+    semiring: str,
+    recorded: bool,
+) -> int:
+    """Bytes that a contraction without a limit takes at its peak; all that it makes, where it is recorded."""
+    chosen = plan(labels, shapes, dtype=dtype, device=device, options=Options.read(semiring))
+    if not recorded:
+        return chosen.peak_bytes
+    made = sum(math.prod(shape) for shape in chosen.value_shapes[len(shapes) :])
+    return chosen.peak_bytes + made * dtype.itemsize
+
+
+def require_operands(equation: Equation, args: Sequence[Tensor]) -> None:
+    """Refuse what isn't a compiled equation with operands that fit.
+
+    Raises:
+        OperandError: the operands don't fit.
+        UsageError: the equation isn't compiled.
+    """
+    if not isinstance(equation, Equation):
+        kind = type(equation)
+        raise UsageError(
+            f"the equation is a {kind.__module__}.{kind.__qualname__}; make it with "
+            "compile_equation('ij,jk->ik')"
+        )
+    equation.validate_sizes(args)
+
+
+def gradients(
+    equation: Equation,
+    args: Sequence[Tensor],
+    needs_grad: Sequence[bool],
+    grad: Tensor,
+    function: Callable[..., Tensor],
+) -> list[Tensor | None]:
+    """The gradients of a contraction with respect to its operands.
+
+    Args:
+        equation: from :func:`.equation.compile_equation`.
+        args: its operands.
+        needs_grad: for each of them, whether its gradient is wanted.
+        grad: the gradient of the output.
+        function: of the operands; gives the output, differentiably.
+
+    Returns:
+        For each operand its gradient, or None.
+
+    Raises:
+        OperandError: the operands or ``grad`` don't fit the equation.
+        UsageError: ``needs_grad`` has another length than ``args``.
+    """
+    require_gradient(equation, args, needs_grad, grad)
+    again = torch.is_grad_enabled() and any(x.requires_grad for x in (*args, grad))
+    # A view each, so that an operand that is given twice has a gradient at each place.
+    inputs = [arg.view_as(arg) if again else arg.detach() for arg in args]
+    for i, needed in enumerate(needs_grad):
+        if needed and not inputs[i].requires_grad:
+            inputs[i] = inputs[i].detach().requires_grad_()
+    wanted = [x for x, needed in zip(inputs, needs_grad, strict=True) if needed]
+    if not wanted:
+        return [None] * len(args)
+    with torch.enable_grad():
+        output = function(*inputs)
+    found = iter(torch.autograd.grad(output, wanted, grad, create_graph=again))
+    return [next(found) if needed else None for needed in needs_grad]
+
+
+def require_gradient(
+    equation: Equation, args: Sequence[Tensor], needs_grad: Sequence[bool], grad: Tensor
+) -> None:
+    """Refuse operands and a gradient of the output that don't fit; raises as :func:`gradients`."""
+    require_operands(equation, args)
+    if len(needs_grad) != len(args):
+        raise UsageError(
+            f"needs_grad says for {len(needs_grad)} operand(s) whether they need a gradient, but "
+            f"{equation.source!r} has {len(args)}"
+        )
+    shape = tuple(equation.get_sizes(args, equation.output_variables))
+    if tuple(grad.shape) != shape:
+        raise OperandError(
+            f"the gradient of the output of {equation.source!r} has shape {tuple(grad.shape)}, but the "
+            f"output has shape {shape}"
+        )
+
+
+def _own(result: Tensor, args: Sequence[Tensor]) -> Tensor:
+    """The result, in memory that no operand shares: callers write into it, and view it."""
+    return result.clone(memory_format=torch.contiguous_format) if len(args) == 1 else result.contiguous()
