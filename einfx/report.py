@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import fx
 
 from .estimate import LOWERED, Estimate, contraction_flops
-from .nodes import value_of
+from .nodes import Contraction, value_of
 from .rewrite import PassResult
 from .spellings import read_with_bias
 
@@ -199,10 +199,18 @@ def contraction_rows(graph: fx.Graph) -> tuple[ContractionRow, ...]:
         flops = contraction_flops(contraction.equation, known) if complete else None
         rows.append(
             ContractionRow(
-                node.name, str(contraction.equation), known if complete else None, _called(node), flops
+                node.name,
+                str(contraction.equation),
+                known if complete else None,
+                _called(node) + _over(contraction),
+                flops,
             )
         )
     return tuple(rows)
+
+
+def _over(contraction: Contraction) -> str:
+    return "" if contraction.options.is_plain else f" over {contraction.options.semiring.name}"
 
 
 def _called(node: fx.Node) -> str:

@@ -11,7 +11,17 @@ from torch import fx
 from ..legality import Effects, function_name, is_known_function, same_floating_dtype, use_count
 from ..nodes import inherit, value_of
 from ..rewrite import Pass, decline
-from ..scaling import Scaled, as_scaled, insert_scaled, is_factor, may_cross_contraction
+from ..scaling import (
+    Scaled,
+    Shift,
+    Shifted,
+    as_scalar,
+    as_scaled,
+    insert_scaled,
+    is_factor,
+    may_cross_contraction,
+    why_not_through,
+)
 from ..spellings import read
 
 _RESHAPES = {"reshape", "unsqueeze", "squeeze", "flatten"}
@@ -27,6 +37,9 @@ class FoldScalars(Pass):
     Linear in an operand are contractions of every spelling, permutes, sums, reshapes, products of tensors,
     and quotients in their numerator; two summands with the same factor count as one. Only floating and
     complex tensors are touched, and only factors that are normal numbers of the dtype.
+
+    Over log, max_plus and min_plus an added constant is what a factor is over real numbers, and moves
+    likewise, if it is at most 32; over max_times, a positive factor is.
 
     Args:
         assume_floating: take tensors of which nothing is known for float32, and an einsum's operands for
@@ -66,8 +79,10 @@ class FoldScalars(Pass):
     def _sweep(self, graph: fx.Graph, effects: Effects) -> int:
         rewrites = 0
         for node in list(graph.nodes):
-            scaled = as_scaled(node, self.assume_floating)
+            scaled = as_scalar(node, self.assume_floating)
             if scaled is None or use_count(node) != 1:
+                continue
+            if isinstance(scaled, Shifted) and not _meets_semiring(node, scaled):
                 continue
             user = next(iter(node.users))
             if user.op == "output" or _is_written(effects, node, scaled, user):
@@ -84,24 +99,57 @@ class FoldScalars(Pass):
         return rewrites
 
 
-def _is_written(effects: Effects, node: fx.Node, scaled: Scaled, user: fx.Node) -> bool:
+def _is_written(effects: Effects, node: fx.Node, scaled: Scaled | Shifted, user: fx.Node) -> bool:
     return effects.is_mutated(node) or effects.is_mutated(user) or effects.is_written(scaled.tensor)
 
 
+def _meets_semiring(node: fx.Node, shifted: Shifted) -> bool:
+    """Whether a contraction over another semiring stands next to an added constant, views apart."""
+    source = shifted.tensor
+    while _is_view(source):
+        source = source.all_input_nodes[0]
+    if _has_semiring(source):
+        return True
+    while use_count(node) == 1:
+        node = next(iter(node.users))
+        if _has_semiring(node):
+            return True
+        if not _is_view(node) and as_scalar(node) is None:
+            return False
+    return False
+
+
+def _is_view(node: fx.Node) -> bool:
+    contraction = read(node)
+    if contraction is not None:
+        return contraction.arranges
+    return is_known_function(node) and function_name(node) in _RESHAPES and len(node.all_input_nodes) == 1
+
+
+def _has_semiring(node: fx.Node) -> bool:
+    contraction = read(node)
+    return contraction is not None and not contraction.options.is_plain
+
+
 def _merged(
-    graph: fx.Graph, effects: Effects, node: fx.Node, scaled: Scaled, user: fx.Node, assume_floating: bool
+    graph: fx.Graph,
+    effects: Effects,
+    node: fx.Node,
+    scaled: Scaled | Shifted,
+    user: fx.Node,
+    assume_floating: bool,
 ) -> fx.Node | None:
-    outer = as_scaled(user, assume_floating)
-    if outer is None:
+    outer = as_scalar(user, assume_floating)
+    if outer is None or type(outer) is not type(scaled):
         return None
     scale = scaled.scale.times(outer.scale)
     value = value_of(node)
     if not is_factor(scale, torch.float32 if value is None else value.dtype):
-        decline(user, f"the product of its factors, {scale.factor}, is no normal number of the dtype")
+        decline(user, f"the product of its factors, {scale}, is no normal number of the dtype")
         return None
     whole = effects.memory_of(scaled.tensor) == {scaled.tensor} and use_count(scaled.tensor) == 1
-    keeps_dtype = value is not None or isinstance(scale.factor, int)
-    if scale.factor == 1 and whole and keeps_dtype:
+    keeps_dtype = value is not None or isinstance(scale, Shift) or isinstance(scale.factor, int)
+    if scale.is_one and whole and keeps_dtype:
         new = scaled.tensor
     else:
         with graph.inserting_before(user):
@@ -113,7 +161,12 @@ def _merged(
 
 
 def _moved(
-    graph: fx.Graph, effects: Effects, node: fx.Node, scaled: Scaled, user: fx.Node, assume_floating: bool
+    graph: fx.Graph,
+    effects: Effects,
+    node: fx.Node,
+    scaled: Scaled | Shifted,
+    user: fx.Node,
+    assume_floating: bool,
 ) -> fx.Node | None:
     contraction = read(user)
     scale = scaled.scale
@@ -122,17 +175,26 @@ def _moved(
         unknown = assume_floating and all(value_of(x) is None for x in contraction.operands)
         if contraction.operands.count(node) != 1:
             return None
+        if (reason := why_not_through(scale, contraction, node)) is not None:
+            if not contraction.options.is_plain:
+                decline(node, reason)
+            return None
         if not (unknown or same_floating_dtype(contraction.operands)):
             return None
         moves_values = bool(contraction.equation.summed) or len(contraction.operands) > 1
         if moves_values and not may_cross_contraction(scale, node, assume_floating):
-            decline(node, f"moving the factor {scale.factor} behind {user} could overflow or underflow")
+            if isinstance(scale, Shift):
+                decline(node, f"moving the constant {scale} behind {user} could cost digits of its result")
+            else:
+                decline(node, f"moving the factor {scale} behind {user} could overflow or underflow")
             return None
     elif not is_known_function(user):
         return None
     elif (name := function_name(user)) in _RESHAPES:
         if user.args[:1] != (node,):
             return None
+    elif isinstance(scale, Shift):
+        return None
     elif name in _TENSOR_PRODUCTS or name in _TENSOR_QUOTIENTS:
         if len(user.args) != 2 or user.kwargs or not all(isinstance(x, fx.Node) for x in user.args):
             return None
@@ -142,7 +204,7 @@ def _moved(
         if not same_floating_dtype(_nodes(user.args)) or not may_cross_contraction(scale, node):
             return None
     elif name in _SUMS:
-        twin = _twin(effects, node, scaled, user)
+        twin = _twin(effects, node, Scaled(scale, scaled.tensor), user)
         if twin is None:
             return None
         others.append(twin)

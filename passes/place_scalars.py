@@ -11,7 +11,14 @@ from torch import fx
 from ..legality import Effects, same_floating_dtype, use_count
 from ..nodes import inherit, value_of
 from ..rewrite import Pass
-from ..scaling import as_scaled, insert_scaled, may_cross_contraction
+from ..scaling import (
+    Scaled,
+    Shifted,
+    as_scalar,
+    insert_scaled,
+    may_cross_contraction,
+    why_not_through,
+)
 from ..spellings import read
 
 
@@ -19,7 +26,7 @@ from ..spellings import read
 class PlaceScalars(Pass):
     """Move a factor of a contraction's result to the operand with the fewest elements, if it has fewer.
 
-    A factor of 1 is dropped.
+    A factor of 1 is dropped. Over log, max_plus and min_plus an added constant is moved likewise.
 
     Example:
         >>> import torch
@@ -45,19 +52,15 @@ class PlaceScalars(Pass):
         effects = Effects.of(graph, graph_module)
         rewrites = 0
         for node in list(graph.nodes):
-            scaled = as_scaled(node)
-            if (
-                scaled is not None
-                and scaled.scale.factor == 1
-                and _is_passed_on(effects, node, scaled.tensor)
-            ):
+            scaled = as_scalar(node)
+            if scaled is not None and _is_passed_on(effects, node, scaled):
                 node.replace_all_uses_with(scaled.tensor)
                 graph.erase_node(node)
                 rewrites += 1
                 continue
             if scaled is None or not may_cross_contraction(scaled.scale, node):
                 continue
-            target = _smallest(effects, node, scaled.tensor)
+            target = _smallest(effects, node, scaled)
             if target is None:
                 continue
             contraction, operand = target
@@ -71,16 +74,24 @@ class PlaceScalars(Pass):
         return rewrites
 
 
-def _is_passed_on(effects: Effects, node: fx.Node, tensor: fx.Node) -> bool:
-    """Whether ``tensor`` is memory of its own that nothing but ``node`` uses, so it can take its place."""
+def _is_passed_on(effects: Effects, node: fx.Node, scaled: Scaled | Shifted) -> bool:
+    """Whether the factor is 1 and the tensor memory of its own, used by nothing else, to take its place."""
+    tensor = scaled.tensor
+    if not scaled.scale.is_one or (isinstance(scaled, Shifted) and _has_no_semiring(tensor)):
+        return False
     return use_count(tensor) == 1 and effects.memory_of(tensor) == {tensor} and not effects.is_mutated(node)
 
 
-def _smallest(effects: Effects, node: fx.Node, tensor: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+def _has_no_semiring(node: fx.Node) -> bool:
+    contraction = read(node)
+    return contraction is None or contraction.options.is_plain
+
+
+def _smallest(effects: Effects, node: fx.Node, scaled: Scaled | Shifted) -> tuple[fx.Node, fx.Node] | None:
     """The contraction and its operand that holds the fewest elements, if fewer than ``node``."""
     best = _elements(node)
     found: tuple[fx.Node, fx.Node] | None = None
-    pending = [(tensor, node)]
+    pending = [(scaled.tensor, node)]
     while pending:
         producer, consumer = pending.pop()
         contraction = read(producer)
@@ -95,6 +106,8 @@ def _smallest(effects: Effects, node: fx.Node, tensor: fx.Node) -> tuple[fx.Node
         if not same_floating_dtype([*contraction.operands, node]):
             continue
         for operand in contraction.operands:
+            if why_not_through(scaled.scale, contraction, operand) is not None:
+                continue
             if _elements(operand) < best and contraction.operands.count(operand) == 1:
                 best, found = _elements(operand), (producer, operand)
             pending.append((operand, producer))
