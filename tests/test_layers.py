@@ -29,6 +29,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("streaming", "program", "semiring_program"),
     ("compiled", "contract", "dispatch", "expression", "semiring_dispatch"),
     (
+        "algorithms",
         "conv",
         "estimate",
         "folding",
