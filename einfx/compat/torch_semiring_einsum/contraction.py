@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from ...planning import plan
 from .block_size import BlockSize, checked, most_bytes
 from .equation import Equation
 
-__all__ = ["contract", "gradients", "require_gradient", "require_operands"]
+__all__ = ["common_dtype", "contract", "gradients", "require_gradient", "require_operands"]
 
 UNNOTICED_BYTES = 1 << 20
 """What any call may take: the interpreter's own allocations hide it."""
@@ -48,7 +48,7 @@ def contract(
 
     Args:
         equation: from :func:`.equation.compile_equation`.
-        args: its operands.
+        args: its operands; their dtypes promote as torch's do.
         semiring: the name of a semiring.
         block_size: the longest range of a summed variable, or an automatic one.
         grad_of_neg_inf: for ``log``, the derivative of a sum that is -inf.
@@ -63,6 +63,8 @@ def contract(
     """
     require_operands(equation, args)
     size = checked(block_size)
+    dtype = common_dtype(args)
+    args = [arg.to(dtype) for arg in args]
     words: dict[str, Any] = {"return_argmax": True} if return_argmax else {}
     if semiring == "log" and not (isinstance(grad_of_neg_inf, float) and math.isnan(grad_of_neg_inf)):
         words["grad_of_neg_inf"] = grad_of_neg_inf
@@ -74,6 +76,22 @@ def contract(
     else:
         result = einsum(str(equation.compiled), *args, semiring=semiring, **words, **bound)
     return tuple(_own(x, args) for x in result) if return_argmax else _own(result, args)
+
+
+def common_dtype(args: Sequence[Tensor]) -> torch.dtype:
+    """The dtype of torch's promotion rules, by which tensors without dimensions count less than others.
+
+    Example:
+        >>> scalar = torch.ones((), dtype=torch.float64)
+        >>> common_dtype((torch.ones(2), scalar, torch.ones(1, dtype=torch.int8)))
+        torch.float32
+    """
+    if all(arg.dtype == args[0].dtype for arg in args):
+        return args[0].dtype
+    first, *rest = {arg.dtype for arg in args if arg.ndim} or {arg.dtype for arg in args}
+    wide = reduce(torch.promote_types, rest, first)
+    one = torch.empty(1 if any(arg.ndim for arg in args) else (), dtype=wide)
+    return reduce(torch.promote_types, [torch.result_type(one, arg) for arg in args if not arg.ndim], wide)
 
 
 def _is_small(equation: Equation, args: Sequence[Tensor], semiring: str) -> bool:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 
 import torch
 from torch import Tensor
 
 from .block_size import AUTOMATIC_BLOCK_SIZE, BlockSize
-from .contraction import contract, require_operands
+from .contraction import common_dtype, contract, require_operands
 from .equation import Equation
 
 __all__ = ["real_einsum_forward"]
@@ -48,10 +47,7 @@ def real_einsum_forward(
 
 def _as_numbers(equation: Equation, args: Sequence[Tensor]) -> tuple[Sequence[Tensor], str]:
     """Operands of the dtype in which they are summed, and over which semiring that is."""
-    dtypes = [arg.dtype for arg in args]
-    if all(dtype.is_floating_point or dtype.is_complex for dtype in dtypes):
-        return args, "real"
-    dtype = reduce(torch.promote_types, dtypes)
+    dtype = common_dtype(args)
     if not (dtype.is_floating_point or dtype.is_complex):
         if equation.compiled.summed:
             dtype = torch.int64
