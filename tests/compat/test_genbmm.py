@@ -140,34 +140,32 @@ def assert_distributed(counts: Tensor, probabilities: Tensor) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("dim", [0, 1, -1])
-def test_draws_have_the_frequencies_of_the_weights(dtype: torch.dtype, dim: int) -> None:
+def test_draws_have_the_frequencies_of_the_weights(dtype: torch.dtype) -> None:
     weights = torch.tensor([0.0, 0.1, 0.4, 0.0, 0.3, 0.2, 0.0], dtype=dtype)
-    logs = weights.log().add(123).unsqueeze(1).expand(7, 40_000)
-    places = draw(logs if dim == 0 else logs.T, dim)
+    places = draw(weights.log().add(123).unsqueeze(1).repeat(1, 40_000))
     assert places.shape == (40_000,)
     assert_distributed(places.bincount(minlength=7), weights.double())
 
 
 def test_infinite_terms_share_all_draws_and_empty_ones_get_none() -> None:
-    logs = torch.tensor([-math.inf, math.inf, 3.0, math.inf]).expand(10_000, 4)
-    counts = draw(logs, 1).bincount(minlength=4)
+    logs = torch.tensor([-math.inf, math.inf, 3.0, math.inf]).unsqueeze(1).repeat(1, 10_000)
+    counts = draw(logs).bincount(minlength=4)
     assert_distributed(counts, torch.tensor([0.0, 0.5, 0.0, 0.5]).double())
-    assert draw(torch.tensor([[math.nan, 0.0], [-math.inf, -math.inf]]), 1).tolist()[0] == 0
+    undefined = draw(torch.tensor([[math.nan, -math.inf], [0.0, -math.inf]]))
+    assert ((undefined >= 0) & (undefined < 2)).all()
 
 
 def test_a_draw_at_the_very_end_of_the_range_finds_a_term(monkeypatch: pytest.MonkeyPatch) -> None:
-    logs = torch.tensor([[-math.inf, 0.1, 0.2, 0.3, -math.inf]])
     for number, place in ((0.0, 1), (math.nextafter(1, 0), 3), (1.0, 3)):
 
         def always(*args: object, number: float = number, **keywords: object) -> Tensor:
-            return torch.full((1, 1), number, dtype=torch.float64)
+            return torch.full((1,), number, dtype=torch.float64)
 
         monkeypatch.setattr(torch, "rand", always)
-        assert draw(logs, 1).item() == place
+        assert draw(torch.tensor([[-math.inf], [0.1], [0.2], [0.3], [-math.inf]])).item() == place
 
 
-@pytest.mark.parametrize("terms", [3, 64, 65, 150])
+@pytest.mark.parametrize("terms", [3, 24, 25, 65, 150])
 def test_terms_are_drawn_with_their_posteriors(terms: int) -> None:
     a = torch.randn(1, 1, terms, dtype=torch.float64)
     b = torch.randn(1, terms, 2, dtype=torch.float64)

@@ -17,43 +17,44 @@ from ...kernels import log
 
 __all__ = ["draw", "sample_terms"]
 
-DIRECT = 64
+DIRECT = 24
 """Up to so many terms are all drawn from at once."""
 
 BUDGET_BYTES = 64 << 20
 """What temporaries may take."""
 
-BYTES_OF_TERM = 40
-"""A term, its weight, the sum up to it, its index and a comparison, with copies."""
 
-
-def draw(logs: Tensor, dim: int) -> Tensor:
-    """Draw an index with probability proportional to the exponential.
+def draw(logs: Tensor) -> Tensor:
+    """Draw an index into the first dimension with probability proportional to the exponential.
 
     Uses torch's global generator of the device. Weights are added in float64, and a term of weight 0 is never
     drawn while there are others.
 
     Args:
-        logs: of any shape, floating.
-        dim: along which to draw.
+        logs: (N, ...), floating. Used up: its memory is written to.
 
     Returns:
-        int64 indices, in the shape of ``logs`` without ``dim``. Among the infinite ones if there are any; any
-        index where all are -inf, 0 where one is nan.
+        int64 indices (...). Among the infinite ones if there are any; any index where all are -inf or one is
+        nan.
 
     Example:
-        >>> draw(torch.tensor([[-1e9, 0.0, -1e9], [0.0, -1e9, -1e9]]), 1)
+        >>> draw(torch.tensor([[-1e9, 0.0], [0.0, -1e9], [-1e9, -1e9]]))
         tensor([1, 0])
     """
-    top = logs.amax(dim, keepdim=True)
-    # The difference of two infinities is nan.
-    weights = torch.where(logs == top, 1.0, (logs - top).exp())
-    sums = weights.cumsum(dim, dtype=torch.float64)
-    total = sums.narrow(dim, sums.shape[dim] - 1, 1)
-    place = torch.rand(total.shape, dtype=torch.float64, device=logs.device) * total
-    # The product may round up to the total, which no partial sum exceeds.
-    place = torch.minimum(place, torch.nextafter(total, torch.zeros_like(total)))
-    return (sums <= place).sum(dim)
+    # The difference of two infinities is nan, and these are the terms to draw from.
+    weights = logs.sub_(logs.amax(0)).exp_().nan_to_num_(nan=1.0)
+    sums = torch.zeros_like(weights[0], dtype=torch.float64)
+    for weight in weights:
+        sums += weight
+    place = torch.rand(sums.shape, dtype=torch.float64, device=logs.device) * sums
+    # The product may round up to the total.
+    place = torch.minimum(place, torch.nextafter(sums, torch.zeros_like(sums)))
+    index = torch.zeros_like(sums, dtype=torch.int64)
+    sums.zero_()
+    for weight in weights:
+        sums += weight
+        index += sums <= place
+    return index
 
 
 def sample_terms(a: Tensor, b: Tensor) -> Tensor:
@@ -75,7 +76,8 @@ def sample_terms(a: Tensor, b: Tensor) -> Tensor:
     batch, rows, terms = a.shape
     columns = b.shape[2]
     width = terms if terms <= DIRECT else math.isqrt(terms - 1) + 1
-    at_once = max(1, BUDGET_BYTES // (BYTES_OF_TERM * max(width, -(-terms // width))))
+    numbers = max(width, -(-terms // width))
+    at_once = max(1, BUDGET_BYTES // (2 * numbers * a.element_size() + OTHER_BYTES))
     across = max(1, min(columns, at_once))
     down = max(1, min(rows, at_once // across))
     deep = max(1, at_once // (across * down))
@@ -89,18 +91,22 @@ def sample_terms(a: Tensor, b: Tensor) -> Tensor:
     return places
 
 
+OTHER_BYTES = 64
+"""For an output, beside its terms: sums, a random number, indices, elements that are gathered."""
+
+
 def _block(a: Tensor, b: Tensor, width: int) -> Tensor:
     """The samples of one block of the output, with groups of ``width`` terms."""
     terms = a.shape[2]
     if width >= terms:
-        return draw(a.unsqueeze(3) + b.unsqueeze(1), 2)
+        return draw(torch.stack([a[:, :, k : k + 1] + b[:, k : k + 1] for k in range(terms)]))
     starts = range(0, terms, width)
     groups = [log.matmul(a[:, :, k : k + width], b[:, k : k + width]) for k in starts]
-    start = draw(torch.stack(groups, 3), 3) * width
-    # (B, I, width, J): the last group may end early.
-    index = start.unsqueeze(2) + torch.arange(width, device=a.device).view(-1, 1)
-    beyond = index >= terms
-    index = index.clamp_(max=terms - 1)
-    left = a.gather(2, index.flatten(2)).view(index.shape)
-    right = b.gather(1, index.flatten(1, 2)).view(index.shape)
-    return start + draw((left + right).masked_fill_(beyond, -math.inf), 2)
+    start = draw(torch.stack(groups)).mul_(width)
+    chosen = []
+    for k in range(width):
+        # The last group may end early.
+        place = (start + k).clamp_(max=terms - 1)
+        term = a.gather(2, place).add_(b.gather(1, place))
+        chosen.append(term.masked_fill_(start + k >= terms, -math.inf))
+    return draw(torch.stack(chosen)).add_(start)
