@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .algebra import Semiring
 from .contract import contract_expression, contract_path, einsum, tensordot
 from .equation import Equation
 from .errors import EinfxError
@@ -11,6 +12,7 @@ from .optimized import OptimizedModule
 from .passes.jitable import jitable
 from .planning import Plan
 from .report import Report
+from .semiring import register_semiring, semirings
 
 __version__ = "0.1.0"
 
@@ -20,11 +22,14 @@ __all__ = [
     "OptimizedModule",
     "Plan",
     "Report",
+    "Semiring",
     "contract_expression",
     "contract_path",
     "einsum",
     "explain",
     "jitable",
     "optimize",
+    "register_semiring",
+    "semirings",
     "tensordot",
 ]

@@ -96,6 +96,7 @@ def _parser() -> _Parser:
     plan.add_argument(
         "--shapes", required=True, metavar="10x20,20x30,...", help="one shape an operand; empty for a scalar"
     )
+    plan.add_argument("--semiring", default="real", metavar="NAME", help="real, log, max_plus, ...")
     plan.set_defaults(command=_plan)
 
     run = commands.add_parser(
@@ -211,7 +212,7 @@ def _blaming(path: Path, what: str) -> Iterator[None]:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    print(einfx.contract_path(options.equation, *_shapes(options.shapes)))
+    print(einfx.contract_path(options.equation, *_shapes(options.shapes), semiring=options.semiring))
     return OK
 
 
@@ -269,7 +270,7 @@ def _info(options: argparse.Namespace) -> int:
         ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores"),
         ("cpu", torch.backends.cpu.get_cpu_capability()),
         ("gpu", torch.cuda.get_device_name() if torch.cuda.is_available() else "none"),
-        ("semirings", "real"),
+        ("semirings", ", ".join(einfx.semirings())),
         ("kernels", ", ".join(KERNELS)),
         ("extension", native.describe()),
     ]

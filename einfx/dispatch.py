@@ -4,6 +4,7 @@
 the call                         is answered by
 ===============================  ====================================================================
 shapes seen once                 the plan's kernels, emitted and run
+large products of all labels     the kernel that multiplies and sums all operands block by block
 shapes seen again                a straight-line function compiled for exactly these shapes
 ever new shapes                  a function compiled for any sizes, planned for sizes like these
 autocast, torch.jit.trace        torch.einsum for each pair of the plan
@@ -23,14 +24,20 @@ from torch import Tensor
 
 from .equation import Equation
 from .errors import OperandError
+from .kernels.steps import contract_step
 from .layout import hint
+from .options import REAL
 from .planning import Plan, plan
 from .program import call, compile_program, emit_plan, run_pairwise
+from .semiring_cost import choose_step
 
 __all__ = ["as_written", "contract", "read_equation", "remember"]
 
 MAX_PROGRAMS = 4096
 """How many calls are remembered; the oldest is forgotten first."""
+
+LARGE_BYTES = 16 << 20
+"""Intermediates above this leave the caches, and count more than the plan's seconds say."""
 
 MAX_EXACT = 8
 """For how many shapes of one equation exact programs are made, before sizes count by their magnitude."""
@@ -109,7 +116,7 @@ def _by_magnitude(family: Any, token: Any, tensors: Sequence[Tensor], optimize: 
         equation = read_equation(token, [x.dim() for x in tensors])
         equation.sizes([x.shape for x in tensors])
         chosen = _plan_for(equation, shapes, tensors, optimize)
-        program = _whole_or_pairwise(chosen, tensors) or compile_program(chosen, guarded=True)
+        program = _whole_or_pairwise(chosen, tensors, optimize) or compile_program(chosen, guarded=True)
         remember(_programs, key, program)
     else:
         read_equation(token, [x.dim() for x in tensors]).sizes([x.shape for x in tensors])
@@ -123,7 +130,7 @@ def _magnitude(size: int) -> int:
 
 def _uncached(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Tensor:
     chosen = _plan(token, tensors, optimize)
-    fallback = _whole_or_pairwise(chosen, tensors)
+    fallback = _whole_or_pairwise(chosen, tensors, optimize)
     if fallback is not None:
         return fallback(*tensors)  # type: ignore[no-any-return]
     if torch.compiler.is_compiling() or _is_symbolic(tensors):
@@ -134,18 +141,28 @@ def _uncached(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Tensor:
 
 def _compile(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Any:
     chosen = _plan(token, tensors, optimize)
-    fallback = _whole_or_pairwise(chosen, tensors)
+    fallback = _whole_or_pairwise(chosen, tensors, optimize)
     return fallback or compile_program(chosen, [x.stride() for x in tensors])
 
 
-def _whole_or_pairwise(chosen: Plan, tensors: Sequence[Tensor]) -> Any:
+def _whole_or_pairwise(chosen: Plan, tensors: Sequence[Tensor], optimize: Any) -> Any:
     """The einsum of torch for operands that no kernel here is for; None for all others."""
     first = tensors[0]
     if any(x.dtype != first.dtype or x.device != first.device for x in tensors):
         return lambda *operands: torch.functional.einsum(str(chosen.equation), *operands)
     if not (first.dtype.is_floating_point or first.dtype.is_complex):
         return lambda *operands: run_pairwise(chosen, operands)
+    if optimize == "auto" and _is_fused(chosen):
+        return lambda *operands: contract_step(chosen.equation, operands, REAL)
     return None
+
+
+def _is_fused(chosen: Plan) -> bool:
+    """Whether all operands are multiplied and summed block by block: pairs would fill memory for nothing."""
+    if len(chosen.steps) < 2 or chosen.peak_bytes < LARGE_BYTES:
+        return False
+    at_once = choose_step(chosen.equation, chosen.shapes, chosen.dtype, chosen.device, REAL)
+    return at_once.name == "blocked" and at_once.cost.seconds < 1.3 * chosen.seconds
 
 
 def _plan(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Plan:

@@ -59,6 +59,11 @@ class Options:
             UsageError: an unknown semiring, or a keyword that it has no use for.
         """
         algebra = get(semiring)
+        known = semirings().get(algebra.name)
+        if known is not None and known.annihilating(algebra.zero_annihilates) != algebra:
+            raise UsageError(
+                f"there's another semiring {algebra.name!r} already; give this one a different name"
+            )
         if zero_annihilates is not None:
             algebra = algebra.annihilating(bool(zero_annihilates))
         linear = tuple(sorted(set(linear_operands)))

@@ -53,10 +53,10 @@ class _Rates(NamedTuple):
 
 
 _RATES = {
-    "real": _Rates(0.4e-9, 0.0, 0.0, 3),
-    "log": _Rates(2.5e-9, 1.2e-9, 2.5e-9, 24),
-    "boolean": _Rates(0.4e-9, 0.2e-9, 0.2e-9, 6),
-    **dict.fromkeys(SELECTING, _Rates(0.6e-9, 0.1e-9, 0.0, 8)),
+    "real": _Rates(0.3e-9, 0.0, 0.0, 3),
+    "log": _Rates(1.1e-9, 0.5e-9, 1.0e-9, 24),
+    "boolean": _Rates(1.5e-9, 0.2e-9, 0.2e-9, 6),
+    **dict.fromkeys(SELECTING, _Rates(0.35e-9, 0.1e-9, 0.0, 8)),
 }
 _OTHER = _Rates(6e-9, 0.5e-9, 0.0, 8)
 
@@ -178,7 +178,7 @@ def _blocked(
     terms, written = _count(sizes, equation.labels), _count(sizes, equation.output)
     read = sum(_count(sizes, x) for x in operands)
     item = item_bytes(product_dtype(dtype))
-    share = (1 + 0.3 * (len(operands) - 1)) * (1 + (item == 8) + 2 * dtype.is_complex)
+    share = (1 + 0.2 * (len(operands) - 1)) * (1 + (item == 8) + 2 * dtype.is_complex)
     seconds = _BLOCKED_CALLS * machine.op_seconds + machine.stream(item * (read + written))
     seconds += rates.per_term * terms * share / _workers(machine, terms)
     cost = StepCost(terms * len(operands), item * (read + written), seconds, item * min(terms, 1 << 18))
@@ -275,7 +275,7 @@ def pair_seconds(
     rates = _RATES.get(options.semiring.name, _OTHER)
     terms = math.prod(counts)
     blocked = _BLOCKED_CALLS * machine.op_seconds
-    blocked += 1.3 * rates.per_term * terms / _workers(machine, terms)
+    blocked += 1.2 * rates.per_term * terms / _workers(machine, terms)
     if not _has_matmul(options.semiring, dtype):
         return blocked
     return min(blocked, _matmul_seconds(options, *counts, dtype, machine))

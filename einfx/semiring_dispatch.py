@@ -15,7 +15,7 @@ from .layout import hint
 from .options import Options
 from .planning import plan
 from .plans import Plan
-from .semiring_program import run_plan, run_plan_with_places
+from .semiring_program import run_plan, run_plan_traced, run_plan_with_places
 
 __all__ = ["contract_over", "plan_over"]
 
@@ -46,6 +46,10 @@ def contract_over(
         chosen = plan_over(token, operands, optimize, options)
     except OperandError as error:
         raise as_written(token, error) from None
+    if torch._C._get_tracing_state() is not None:
+        if return_argmax:
+            raise UsageError("torch.jit.trace can't record an argmax; compile or script the program instead")
+        return run_plan_traced(chosen, operands)
     if return_argmax:
         return run_plan_with_places(chosen, operands)
     return run_plan(chosen, operands)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -10,15 +12,20 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .equation import Equation
+from .errors import UsageError
+from .kernels.scriptable import contract_semiring
 from .kernels.steps import contract_step, step_kernel
 from .options import Options
 from .plans import Plan, Step
 from .semiring_cost import product_dtype
 from .semiring_planning import DEFAULT_BUDGET_BYTES, LEAST_WORKSPACE_BYTES
 
-__all__ = ["own_options", "run_plan", "run_plan_with_places"]
+__all__ = ["own_options", "run_plan", "run_plan_traced", "run_plan_with_places"]
 
 Labels = tuple[int, ...]
+
+SCRIPTABLE = ("log", "max_plus", "min_plus", "max_times", "max_min", "boolean")
+"""Semirings that have TorchScript code."""
 
 
 def run_plan(plan: Plan, operands: Sequence[Tensor]) -> Tensor:
@@ -78,6 +85,40 @@ def _budget(plan: Plan, step: Step, taken: Sequence[Tensor], count: int, values:
         written *= size
     kept = sum(x.numel() * x.itemsize for x in made) + written
     return max(limit - kept, LEAST_WORKSPACE_BYTES)
+
+
+def run_plan_traced(plan: Plan, operands: Sequence[Tensor]) -> Tensor:
+    """The value of a plan under torch.jit.trace, which must record what depends on numbers as such.
+
+    Raises:
+        UsageError: a semiring that TorchScript has no code for.
+    """
+    semiring = plan.options.semiring
+    if semiring.name not in SCRIPTABLE:
+        raise UsageError(
+            f"torch.jit.trace: semiring {semiring.name!r} can't be part of TorchScript, which has "
+            f"{', '.join(SCRIPTABLE)}"
+        )
+    values = dict(enumerate(operands))
+    for number, step in enumerate(plan.steps, len(operands)):
+        own = own_options(plan, step)
+        values[number] = _scripted()(
+            str(step.equation),
+            [values.pop(x) for x in step.operands],
+            semiring.name,
+            list(own.linear_operands),
+            semiring.zero_annihilates,
+            own.grad_of_neg_inf,
+        )
+    return values[len(operands) + len(plan.steps) - 1]
+
+
+@cache
+def _scripted() -> Callable[..., Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted: Callable[..., Tensor] = torch.jit.script(contract_semiring)
+        return scripted
 
 
 def run_plan_with_places(plan: Plan, operands: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

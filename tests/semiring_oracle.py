@@ -34,7 +34,7 @@ def brute_force(text: str, operands: Sequence[Tensor], semiring: str, linear: Se
         return torch.as_tensor(everything.copy())
     flat = everything.reshape(*everything.shape[:rank], int(np.prod(everything.shape[rank:])))
     if flat.shape[-1] == 0:
-        return torch.full(flat.shape[:-1], nothing, dtype=torch.as_tensor(everything).dtype)
+        return torch.full(flat.shape[:-1], nothing, dtype=torch.bool if nothing is False else torch.float64)
     with np.errstate(all="ignore"):
         return torch.as_tensor(reduce(flat, axis=-1))
 

@@ -45,17 +45,28 @@ def test_every_file_that_is_named_exists(path: str) -> None:
     assert path in made_on_request or (ROOT / path).is_file()
 
 
-def test_the_command_that_plans_runs() -> None:
-    line = next(line for line in README.splitlines() if line.startswith("python -m einfx plan"))
+@pytest.mark.parametrize(
+    "line", [line for line in README.splitlines() if line.startswith("python -m einfx plan")]
+)
+def test_the_commands_that_plan_run(line: str) -> None:
     assert main(shlex.split(line)[3:]) == 0
+
+
+def test_the_semiring_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
+    section = README.partition("## Over other semirings")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert len(blocks) >= 2
+    scope: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), scope)
+    shown = re.findall(r"```text\n(.*?)```", section, re.DOTALL)
+    assert capsys.readouterr().out.strip() == "".join(shown).strip()
 
 
 def test_nothing_that_is_yet_to_come_is_there_already() -> None:
     limits = README.partition("## What isn't there yet")[2].partition("\n## ")[0]
-    assert "Semirings" in limits
-    assert "convolutions" in limits
+    assert "Convolutions" in limits
     assert not hasattr(einfx, "conv"), "the README says that convolutions come next"
-    assert not hasattr(einfx, "Semiring"), "the README says that semirings come next"
 
 
 def test_contributing_says_what_every_module_holds() -> None:

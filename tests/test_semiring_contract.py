@@ -192,6 +192,27 @@ class TestInfinities:
         assert bool((got[~possible] == zero).all())
 
 
+class TestMagnitudes:
+    @pytest.mark.parametrize(
+        "text", ["ij->", "ij,ij->i", "ij,jk->ik", "ij,jk,kl->il", "i,ij->", "ak,ak,ak->a"]
+    )
+    @pytest.mark.parametrize("offset", [-3e4, -800.0, 90.0, 3e4])
+    @pytest.mark.parametrize("spread", [1.0, 100.0, 1e4])
+    @pytest.mark.parametrize("size", [3, 40])
+    def test_log_is_exact_far_from_zero(self, text: str, offset: float, spread: float, size: int) -> None:
+        operands = operands_for(text, "log", dict.fromkeys("ijlak", size))
+        operands = [x * spread + offset for x in operands]
+        wanted = brute_force(text, operands, "log")
+        agree(einfx.einsum(text, *operands, semiring="log"), wanted)
+        limited = einfx.einsum(text, *operands, semiring="log", memory_limit="1MiB", block_size=7)
+        agree(limited, wanted)
+        single = [x.float() for x in operands]
+        wanted = brute_force(text, single, "log")
+        got = einfx.einsum(text, *single, semiring="log").double()
+        scale = sum(float(x.abs().max()) for x in single)
+        assert float((got - wanted).abs().max()) <= 8 * torch.finfo(torch.float32).eps * scale
+
+
 class TestArgmax:
     @pytest.mark.parametrize("semiring", SELECTING)
     @pytest.mark.parametrize("text", [x for x in EQUATIONS if x not in ("ii->i", "ij->ji", "i,j->ij")])

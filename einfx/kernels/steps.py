@@ -161,7 +161,13 @@ def _matmul(
     depth = a.shape[second:]
     n_batch, n_rows, n_summed = math.prod(a.shape[:first]), math.prod(a.shape[first:second]), math.prod(depth)
     n_columns = math.prod(shape[second:])
-    left, right = a.reshape(n_batch, n_rows, n_summed), b.reshape(n_batch, n_summed, n_columns)
+    matrices = (a, (n_batch, n_rows, n_summed)), (b, (n_batch, n_summed, n_columns))
+    if options.memory_limit is not None:
+        rest = budget_bytes - sum(_copied_bytes(x, form) for x, form in matrices)
+        if rest < 0:
+            return _blocked(equation, operands, options, budget_bytes, return_argmax)
+        budget_bytes = rest
+    left, right = (x.reshape(form) for x, form in matrices)
     product = _product(left, right, options, budget_bytes, return_argmax)
     written = (*batch, *rows, *columns)
     order = [written.index(x) for x in equation.output]
@@ -171,6 +177,15 @@ def _matmul(
     places = _unravelled(place.reshape(shape).permute(order), depth)
     by_label = sorted(range(len(summed)), key=lambda i: summed[i])
     return values.reshape(shape).permute(order), torch.stack([places[i] for i in by_label], -1)
+
+
+def _copied_bytes(x: Tensor, shape: Sequence[int]) -> int:
+    """What a reshape allocates: nothing where a view will do."""
+    try:
+        x.view(tuple(shape))
+    except RuntimeError:
+        return x.numel() * x.itemsize
+    return 0
 
 
 def _unravelled(place: Tensor, depth: Sequence[int]) -> list[Tensor]:
@@ -197,8 +212,13 @@ def _product(a: Tensor, b: Tensor, options: Options, budget_bytes: int, return_a
     if semiring.matmul is not None:
         return semiring.matmul(a, b)
     if semiring.name == "log":
-        limited = {} if budget_bytes == blocked.BUDGET_BYTES else {"budget_bytes": budget_bytes}
-        return log.matmul(a, b, zero_annihilates=semiring.zero_annihilates, **_special(options), **limited)
+        return log.matmul(
+            a,
+            b,
+            zero_annihilates=semiring.zero_annihilates,
+            budget_bytes=budget_bytes,
+            **_special(options),
+        )
     if semiring.name in SELECTING:
         return tropical.matmul(
             a, b, semiring.name, return_argmax=return_argmax, zero_annihilates=semiring.zero_annihilates
