@@ -4,7 +4,8 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from . import instantiation, overhead, planning, programs, results
+from . import instantiation, overhead, planning, programs, results, semirings
+from .semirings import report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(results.machine())
     for part in PARTS if options.what == "all" else (options.what,):
         section = PARTS[part](options)
-        if part != "programs":
+        if part not in ("programs", "semirings"):
             print(section)
         if options.write:
             results.write(part, section)
@@ -33,11 +34,18 @@ def _programs(options: argparse.Namespace) -> str:
     return results.programs_section(measured)
 
 
+def _semirings(options: argparse.Namespace) -> str:
+    measured = semirings.run(options.threads, options.rows, options.seconds, progress=_print_semiring_row)
+    print("\n".join(["", "missed:", *report.missed(measured)]))
+    return report.section(measured)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], str]] = {
     "programs": _programs,
     "overhead": lambda options: results.overhead_section(overhead.run()),
     "planning": lambda options: results.planning_section(planning.run(), planning.time_example()),
     "instantiation": lambda options: results.instantiation_section(instantiation.run()),
+    "semirings": _semirings,
 }
 
 
@@ -47,6 +55,10 @@ def _numbers(text: str) -> list[int]:
 
 def _print_row(result: programs.RowResult) -> None:
     print(results.line(result), flush=True)
+
+
+def _print_semiring_row(result: semirings.Result) -> None:
+    print(report.line(result), flush=True)
 
 
 if __name__ == "__main__":

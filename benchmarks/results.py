@@ -24,7 +24,10 @@ __all__ = [
     "overhead_section",
     "planning_section",
     "programs_section",
+    "ratio_text",
     "table",
+    "threads_text",
+    "time_text",
     "write",
 ]
 
@@ -35,6 +38,7 @@ HEADINGS = {
     "overhead": "Overhead of a call",
     "planning": "Planning",
     "instantiation": "Instantiation of e3nn's tensor products",
+    "semirings": "Semirings",
 }
 """The sections of the results file, in order, by the name that the command line has for them."""
 
@@ -87,11 +91,11 @@ def line(result: RowResult) -> str:
     """One result for the terminal."""
     cells = [f"{result.row.name:<28}", f"{result.threads}t"]
     cells += [f"{name} {_time(result, name, result.forward):>9}" for name in result.contestants]
-    cells += [f"x{other} {_ratio(result.speed_over(other)):>20}" for other in (EAGER, PEER)]
+    cells += [f"x{other} {ratio_text(result.speed_over(other)):>20}" for other in (EAGER, PEER)]
     if result.backward is not None:
-        cells += [f"backward x{_ratio(result.speed_over(EAGER, result.backward))}"]
+        cells += [f"backward x{ratio_text(result.speed_over(EAGER, result.backward))}"]
     if result.direct is not None:
-        cells += [f"direct x{_ratio(result.direct.ratio(EAGER, OURS))}"]
+        cells += [f"direct x{ratio_text(result.direct.ratio(EAGER, OURS))}"]
     errors = [f"{name}: {one.failure}" for name, one in result.contestants.items() if one.failure]
     errors += [f"{name}: WRONG by {result.contestants[name].error:.1e}" for name in result.wrong()]
     return "  ".join(cells) + "".join(f"\n    {error}" for error in errors)
@@ -105,22 +109,22 @@ def programs_section(programs: Programs) -> str:
     ]
     for threads in programs.threads():
         counted = programs.counted(threads)
-        parts.append(f"### {_threads(threads)}, forward\n")
+        parts.append(f"### {threads_text(threads)}, forward\n")
         parts.append(_forward_table(counted))
         means = ", ".join(
             f"{programs.mean_over(other, threads):.2f} times {other}" for other in (EAGER, PEER)
         )
         trimmed = [f"{programs.mean_over(other, threads, True):.2f}" for other in (EAGER, PEER)]
         parts.append(f"Geometric means: {means}; without the largest of each {' and '.join(trimmed)}.\n")
-        parts.append(f"### {_threads(threads)}, forward and backward\n")
+        parts.append(f"### {threads_text(threads)}, forward and backward\n")
         parts.append(_backward_table(counted))
         single = [result for result in programs.results if result.threads == threads and result.row.equation]
         pathological = [r for r in programs.results if r.threads == threads and r.row.target is not None]
         if pathological:
-            parts.append(f"### {_threads(threads)}, known slow pairs\n")
+            parts.append(f"### {threads_text(threads)}, known slow pairs\n")
             parts.append(_forward_table(pathological))
         if single:
-            parts.append(f"### {_threads(threads)}, direct calls of `einfx.einsum`\n")
+            parts.append(f"### {threads_text(threads)}, direct calls of `einfx.einsum`\n")
             parts.append(_direct_table(single))
     parts.append("### Targets\n")
     parts.append(
@@ -183,7 +187,7 @@ def planning_section(plannings: Sequence[Planning], example: Measurement) -> str
         "Random networks with hyperedges, medians; multiplications and execution are multiples of those of\n"
         "opt_einsum's auto-hq, below 1 einfx is better. Target: plans in the larger of 50 ms and auto-hq's\n"
         f"time, and runs no slower.\n\n{table(header, rows)}\n`{EXAMPLE}` with i = 20, j = 100: "
-        + ", ".join(f"{name} {_format_time(example.time(name).median)}" for name in names)
+        + ", ".join(f"{name} {time_text(example.time(name).median)}" for name in names)
         + ".\n"
     )
 
@@ -207,7 +211,7 @@ def _forward_table(results: Sequence[RowResult]) -> str:
     rows = []
     for result in results:
         cells = [result.row.name, *(_time(result, name, result.forward) for name in (EAGER, PEER, OURS))]
-        cells += [_ratio(result.speed_over(EAGER)), _ratio(result.speed_over(PEER))]
+        cells += [ratio_text(result.speed_over(EAGER)), ratio_text(result.speed_over(PEER))]
         cells += ["" if result.row.target is None else f"{result.row.target}"]
         rows.append(cells)
     return table(["row", EAGER, PEER, OURS, f"over {EAGER}", f"over {PEER}", "target"], rows)
@@ -218,7 +222,7 @@ def _backward_table(results: Sequence[RowResult]) -> str:
     for result in results:
         if result.backward is not None:
             cells = [result.row.name, *(_time(result, name, result.backward) for name in (EAGER, PEER, OURS))]
-            cells += [_ratio(result.speed_over(other, result.backward)) for other in (EAGER, PEER)]
+            cells += [ratio_text(result.speed_over(other, result.backward)) for other in (EAGER, PEER)]
             rows.append(cells)
     return table(["row", EAGER, PEER, OURS, f"over {EAGER}", f"over {PEER}"], rows)
 
@@ -227,8 +231,8 @@ def _direct_table(results: Sequence[RowResult]) -> str:
     rows = []
     for result in results:
         if result.direct is not None:
-            times = [_format_time(result.direct.time(name).median) for name in (EAGER, OURS)]
-            rows.append([result.row.name, *times, _ratio(result.direct.ratio(EAGER, OURS))])
+            times = [time_text(result.direct.time(name).median) for name in (EAGER, OURS)]
+            rows.append([result.row.name, *times, ratio_text(result.direct.ratio(EAGER, OURS))])
     return table(["row", "torch.einsum", "einfx.einsum", "speed"], rows)
 
 
@@ -245,16 +249,19 @@ def _failures(results: Iterable[RowResult]) -> Iterator[str]:
 def _time(result: RowResult, name: str, measurement: Measurement) -> str:
     if name not in result.contestants:
         return "absent"
-    return _format_time(measurement.time(name).median) if name in measurement.seconds else "error"
+    return time_text(measurement.time(name).median) if name in measurement.seconds else "error"
 
 
-def _format_time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """A time in milliseconds."""
     return f"{seconds * 1e3:.3f} ms" if seconds < 0.1 else f"{seconds * 1e3:.0f} ms"
 
 
-def _ratio(ratio: Spread | None) -> str:
+def ratio_text(ratio: Spread | None) -> str:
+    """A median with its quartiles; nothing for nothing."""
     return "" if ratio is None else f"{ratio.median:.2f} ({ratio.lower:.2f}-{ratio.upper:.2f})"
 
 
-def _threads(count: int) -> str:
+def threads_text(count: int) -> str:
+    """How many threads, to begin a heading."""
     return "One thread" if count == 1 else f"{count} threads"

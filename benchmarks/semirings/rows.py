@@ -1,0 +1,11 @@
+"""All rows, in the order of the results."""
+
+from .algorithms import ALGORITHMS
+from .contractions import CONTRACTIONS
+from .limited import LIMITED
+from .matrices import BOOLEAN, LOG, TROPICAL
+from .row import Row
+
+__all__ = ["ROWS"]
+
+ROWS: tuple[Row, ...] = (*LOG, *TROPICAL, *BOOLEAN, *CONTRACTIONS, *ALGORITHMS, *LIMITED)

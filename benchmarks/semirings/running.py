@@ -1,0 +1,108 @@
+"""Times every row with every contestant, and measures peaks of memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ..timing import Measurement, interleave
+from . import memory
+from .result import Result
+from .row import OURS, Contest, Row
+from .rows import ROWS
+
+__all__ = ["run"]
+
+SLOW_ROUNDS = 3
+"""Rounds of the contestants that take a second a call."""
+
+FEW = 1e-4
+"""Which part of a result may differ by more than is tolerated: of equal terms another may come first."""
+
+AGREEMENT = 1e-3
+"""By how much the others may differ, where a row tolerates less of sizes that are tiny."""
+
+
+def run(
+    threads: Sequence[int] = (1, 2),
+    rows: str = "",
+    budget_seconds: float = 2.0,
+    progress: Callable[[Result], None] | None = None,
+) -> list[Result]:
+    """Time the rows whose names match.
+
+    Args:
+        threads: numbers of threads to use; peaks of memory are measured with the largest.
+        rows: regular expression searched in the rows' names.
+        budget_seconds: time for each row; slow contestants take longer.
+        progress: called with every result as it comes.
+
+    Returns:
+        All results.
+    """
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for row in ROWS:
+            if re.search(rows, row.name) is None:
+                continue
+            for count in threads:
+                torch.set_num_threads(count)
+                results.append(_run_row(row, count, budget_seconds, count == max(threads)))
+                if progress is not None:
+                    progress(results[-1])
+    finally:
+        torch.set_num_threads(before)
+    return results
+
+
+def _run_row(row: Row, threads: int, budget_seconds: float, peaks_too: bool) -> Result:
+    contest = row.build(row.size)
+    failures = _failures(row, contest)
+    present = {name: call for name, call in contest.present().items() if name not in failures}
+    slow = {name: call for name, call in present.items() if name in row.slow}
+    quick = {name: call for name, call in present.items() if name not in {*row.slow, *row.untimed}}
+    measured = interleave(quick, budget_seconds)
+    measured_slow: Measurement | None = None
+    if slow and OURS in quick:
+        measured_slow = interleave({OURS: quick[OURS], **slow}, 0.0, min_rounds=SLOW_ROUNDS)
+    peaks: dict[str, int | None] = {}
+    if peaks_too and row.memory and memory.available():
+        peaks = {name: memory.peak_bytes_of(row.name, name, threads) for name in present}
+    return Result(row, threads, measured, measured_slow, tuple(contest.absent()), peaks, failures)
+
+
+def _failures(row: Row, contest: Contest) -> Mapping[str, str]:
+    """What contestants raise, and whose results at the size that is timed aren't einfx's."""
+    failures: dict[str, str] = {}
+    expected: list[Tensor] | None = None
+    for name, call in contest.present().items():
+        if name in row.untimed:
+            continue
+        try:
+            result = call()
+        except Exception as failure:  # whatever a contestant raises is its result
+            failures[name] = f"{type(failure).__name__}: {' '.join(str(failure).split())[:160]}"
+            continue
+        if name in contest.limits:
+            continue
+        results = [result] if isinstance(result, Tensor) else list(result)
+        if name == OURS:
+            expected = results
+        elif expected is not None:
+            share = _deviating(results, expected, max(row.tolerance, AGREEMENT))
+            if share > FEW:
+                failures[name] = f"{share:.1%} of its result isn't what einfx has"
+    return failures
+
+
+def _deviating(results: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> float:
+    """The largest share of a result that deviates."""
+    pairs = zip(results, expected, strict=True)
+    return max(
+        1 - float(torch.isclose(actual.double(), value.double(), tolerance, tolerance, True).double().mean())
+        for actual, value in pairs
+    )
