@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import algorithms as algorithms
 from .algebra import Semiring
 from .contract import contract_expression, contract_path, einsum, tensordot
 from .equation import Equation
