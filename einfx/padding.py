@@ -6,7 +6,7 @@ import operator
 
 from .errors import OperandError
 
-__all__ = ["Padding", "integer", "paddings"]
+__all__ = ["Padding", "integer", "paddings", "positive"]
 
 Padding = int | str | tuple[int, int]
 """Elements on both sides, ``"same"``, ``"valid"``, or elements on the left and on the right."""
@@ -56,3 +56,11 @@ def integer(name: str, value: object) -> int:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise OperandError(f"{name} should be an integer, but {name}={value!r}") from None
+
+
+def positive(name: str, value: object) -> int:
+    """An argument as an integer of at least 1; raises OperandError, which names it, where it is none."""
+    number = integer(name, value)
+    if number < 1:
+        raise OperandError(f"non-positive {name} is not supported: {name}={number}")
+    return number

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .errors import OperandError
-from .padding import Padding, integer, paddings
+from .padding import Padding, paddings, positive
 
 __all__ = ["Axis", "IndexPattern", "KernelSlice", "pattern_of_shape"]
 
@@ -98,7 +98,7 @@ class IndexPattern:
 
     def __post_init__(self) -> None:
         for name in ("input_size", "kernel_size", "stride", "dilation"):
-            object.__setattr__(self, name, _positive(name, getattr(self, name)))
+            object.__setattr__(self, name, positive(name, getattr(self, name)))
         pair = paddings(self.kernel_size, self.stride, self.padding, self.dilation)
         object.__setattr__(self, "padding", pair)
         padded = self.input_size + sum(pair)
@@ -400,13 +400,6 @@ def pattern_of_shape(
         if least <= right < least + stride:
             return IndexPattern(inputs, kernel, stride, (left, right), dilation)
     return IndexPattern(inputs, kernel, stride, (left, least), dilation)
-
-
-def _positive(name: str, value: object) -> int:
-    number = integer(name, value)
-    if number < 1:
-        raise OperandError(f"non-positive {name} is not supported: {name}={number}")
-    return number
 
 
 def _shown(pair: tuple[int, int]) -> str:

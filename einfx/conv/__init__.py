@@ -1,0 +1,1 @@
+"""Convolutions as einsums: expressions over symbolic index patterns, simplified and computed fast."""

@@ -1,0 +1,85 @@
+"""What the expressions share: names of labels, grouped channels, the way from a network to an expression."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ...pattern import IndexPattern
+from ..network import Network
+from ..parameters import check_groups, check_rank
+from ..simplify import simplified
+from ..views import Split, View
+
+__all__ = [
+    "Expression",
+    "Grouped",
+    "Symbolic",
+    "batch_names",
+    "expression",
+    "finish",
+    "pattern_names",
+    "spatial",
+]
+
+Expression = tuple[str, list[Tensor | IndexPattern], tuple[int, ...]]
+"""An equation, its operands, and the shape to which the result is reshaped."""
+
+Symbolic = tuple[Network, tuple[int, ...]]
+"""A network, and the shape to which its result is reshaped."""
+
+
+class Grouped:
+    """An operand of shape (batch, channels, *sizes), with its channels split in groups; the batch may lack.
+
+    Args:
+        name: what errors call it.
+        position: which of the caller's tensors it is.
+        shape: its shape.
+        dimensions: the number of ``sizes``.
+        groups: in how many groups its channels are split.
+
+    Raises:
+        OperandError: another rank, or channels that the groups don't divide.
+    """
+
+    def __init__(
+        self, name: str, position: int, shape: tuple[int, ...], dimensions: int, groups: int
+    ) -> None:
+        self.batched = check_rank(name, shape, dimensions)
+        self.batch = shape[:1] if self.batched else ()
+        self.channels = shape[len(self.batch)]
+        self.sizes = shape[len(self.batch) + 1 :]
+        group = check_groups(f"the channels of {name}", self.channels, groups)
+        self.view = View(position, shape, (Split(len(self.batch), (groups, group)),))
+
+
+def spatial(letter: str, dimensions: int, mark: str = "") -> list[str]:
+    """The names of a label along every dimension: ``i0, i1, …``."""
+    return [f"{letter}{dimension}{mark}" for dimension in range(dimensions)]
+
+
+def batch_names(batched: bool) -> list[str]:
+    """The name of the batch's label, where there is a batch."""
+    return ["n"] if batched else []
+
+
+def pattern_names(dimensions: int, kernel: str = "", output: str = "", input: str = "") -> list[list[str]]:
+    """The names of the labels of the pattern of every dimension: kernel, output, input.
+
+    Args:
+        dimensions: how many there are.
+        kernel: what to append to the kernel's.
+        output: what to append to the output's.
+        input: what to append to the input's.
+    """
+    return [[f"k{d}{kernel}", f"o{d}{output}", f"i{d}{input}"] for d in range(dimensions)]
+
+
+def finish(made: Network, shape: tuple[int, ...], simplify: bool) -> Symbolic:
+    """The network, simplified on request, with the shape of its result."""
+    return (simplified(made) if simplify else made), shape
+
+
+def expression(made: Symbolic, *tensors: Tensor) -> Expression:
+    """The expression of a network over tensors."""
+    return made[0].text, made[0].bind(tensors), made[1]

@@ -1,0 +1,103 @@
+"""The input-based Kronecker factor of KFAC-reduce: the second moment of averaged patches.
+
+Eschenhagen et al. 2023, "Kronecker-factored approximate curvature for modern neural network architectures".
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import prod
+
+from torch import Tensor
+
+from ..network import Constant, network
+from ..parameters import Numbers, Paddings, conv_patterns, hashable, per_dimension, spatial_dimensions
+from .common import Expression, Grouped, Symbolic, batch_names, expression, finish, pattern_names, spatial
+
+__all__ = ["einsum_expression", "symbolic"]
+
+
+def einsum_expression(
+    x: Tensor,
+    kernel_size: Numbers,
+    stride: Numbers = 1,
+    padding: Paddings = 0,
+    dilation: Numbers = 1,
+    groups: int = 1,
+    simplify: bool = True,
+) -> Expression:
+    """The expression of the input-based KFAC-reduce factor of a convolution.
+
+    Args:
+        x: the input, shape: (batch, in_channels, *input_sizes); without the batch where ``kernel_size``
+            says so by its length.
+        kernel_size: elements of the kernel: a number, or one for each dimension.
+        stride: inputs between neighbouring outputs: a number, or one for each dimension.
+        padding: zeros on either side; also ``"same"``, ``"valid"``, or a pair (left, right) for each
+            dimension.
+        dilation: inputs between neighbouring elements of the kernel.
+        groups: in how many groups the channels are split.
+        simplify: whether to simplify by the structure of the patterns.
+
+    Returns:
+        The equation; its operands: ungrouped input, patterns, the same patterns, ungrouped input, and the
+        scale as a tensor of one element; and the shape (groups, side, side), where a side is in_channels /
+        groups * kernel elements.
+
+    Raises:
+        OperandError: sizes or hyper-parameters that don't fit one another.
+
+    Example:
+        >>> import torch
+        >>> equation, operands, shape = einsum_expression(torch.ones(2, 3, 9), 3, simplify=False)
+        >>> equation, shape
+        ('abcd,efd,ghi,abji,k->bcejg', (1, 9, 9))
+    """
+    return expression(
+        symbolic(
+            tuple(x.shape),
+            hashable(kernel_size),
+            hashable(stride),
+            hashable(padding),
+            hashable(dilation),
+            groups,
+            simplify,
+        ),
+        x,
+    )
+
+
+@lru_cache(maxsize=4096)
+def symbolic(
+    x: tuple[int, ...],
+    kernel_size: Numbers,
+    stride: Numbers = 1,
+    padding: Paddings = 0,
+    dilation: Numbers = 1,
+    groups: int = 1,
+    simplify: bool = True,
+) -> Symbolic:
+    """The network of :func:`einsum_expression` for shapes, and the shape of its result."""
+    n = spatial_dimensions("x", x, kernel_size)
+    kernel = per_dimension("kernel_size", kernel_size, n)
+    data = Grouped("input", 0, x, n, groups)
+    patterns = conv_patterns(data.sizes, kernel, stride, padding, dilation)
+    batch = batch_names(data.batched)
+    positions = prod(p.output_size for p in patterns)
+    made = network(
+        [
+            [*batch, "g", "c", *spatial("i", n)],
+            *pattern_names(n),
+            *pattern_names(n, "'", "'", "'"),
+            [*batch, "g", "c'", *spatial("i", n, "'")],
+            ["s"],
+        ],
+        ["g", "c", *spatial("k", n), "c'", *spatial("k", n, "'")],
+        data.view,
+        *patterns,
+        *patterns,
+        data.view,
+        Constant(1 / (max(prod(data.batch), 1) * positions**2), 1),
+    )
+    side = data.channels // groups * prod(kernel)
+    return finish(made, (groups, side, side), simplify)

@@ -1,0 +1,112 @@
+"""The vector-Jacobian product of a convolution with respect to its kernel: a weight gradient.
+
+With output and kernel in each other's place in every pattern, it is a convolution of the input, with the
+vector as its kernel.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from torch import Tensor
+
+from ..network import network
+from ..parameters import (
+    Numbers,
+    Paddings,
+    check_sizes,
+    conv_patterns,
+    hashable,
+    per_dimension,
+    spatial_dimensions,
+)
+from .common import Expression, Grouped, Symbolic, batch_names, expression, finish, pattern_names, spatial
+
+__all__ = ["einsum_expression", "symbolic"]
+
+
+def einsum_expression(
+    x: Tensor,
+    v: Tensor,
+    kernel_size: Numbers,
+    dilation: Numbers = 1,
+    padding: Paddings = 0,
+    stride: Numbers = 1,
+    groups: int = 1,
+    simplify: bool = True,
+) -> Expression:
+    """The expression of a convolution's weight VJP.
+
+    Args:
+        x: the input, shape: (batch, in_channels, *input_sizes), or without the batch.
+        v: the vector, in the shape of the convolution's output: (batch, out_channels, *output_sizes), or
+            without the batch.
+        kernel_size: elements of the kernel: a number, or one for each dimension.
+        dilation: inputs between neighbouring elements of the kernel.
+        padding: zeros on either side; also ``"same"``, ``"valid"``, or a pair (left, right) for each
+            dimension.
+        stride: inputs between neighbouring outputs: a number, or one for each dimension.
+        groups: in how many groups the channels are split.
+        simplify: whether to simplify by the structure of the patterns.
+
+    Returns:
+        The equation; its operands: ungrouped input, patterns, ungrouped vector; and the shape (out_channels,
+        in_channels / groups, *kernel_sizes).
+
+    Raises:
+        OperandError: sizes or hyper-parameters that don't fit one another.
+
+    Example:
+        >>> import torch
+        >>> x, v = torch.ones(1, 2, 9), torch.ones(1, 4, 7)
+        >>> equation, operands, shape = einsum_expression(x, v, 3, simplify=False)
+        >>> equation, shape
+        ('abcd,efd,abgf->bgce', (4, 2, 3))
+    """
+    return expression(
+        symbolic(
+            tuple(x.shape),
+            tuple(v.shape),
+            hashable(kernel_size),
+            hashable(dilation),
+            hashable(padding),
+            hashable(stride),
+            groups,
+            simplify,
+        ),
+        x,
+        v,
+    )
+
+
+@lru_cache(maxsize=4096)
+def symbolic(
+    x: tuple[int, ...],
+    v: tuple[int, ...],
+    kernel_size: Numbers,
+    dilation: Numbers = 1,
+    padding: Paddings = 0,
+    stride: Numbers = 1,
+    groups: int = 1,
+    simplify: bool = True,
+) -> Symbolic:
+    """The network of :func:`einsum_expression` for shapes, and the shape of its result."""
+    n = spatial_dimensions("x", x, kernel_size)
+    kernel = per_dimension("kernel_size", kernel_size, n)
+    data, vector = Grouped("input", 0, x, n, groups), Grouped("v", 1, v, n, groups)
+    check_sizes("v", vector.batch, data.batch)
+    patterns = conv_patterns(data.sizes, kernel, stride, padding, dilation)
+    check_sizes("v", vector.sizes, [p.output_size for p in patterns])
+    batch = batch_names(data.batched)
+    made = network(
+        [
+            [*batch, "g", "c", *spatial("i", n)],
+            *pattern_names(n),
+            [*batch, "g", "d", *spatial("o", n)],
+        ],
+        ["g", "d", "c", *spatial("k", n)],
+        data.view,
+        *patterns,
+        vector.view,
+    )
+    return finish(made, (vector.channels, data.channels // groups, *kernel), simplify)

@@ -1,0 +1,1 @@
+"""Tests of convolutions as einsums; `tests.conv.reference` holds the oracles and random hyper-parameters."""
