@@ -193,7 +193,10 @@ def test_saved_parts_give_the_same_gradients(given: tuple[bool, bool], neg_inf: 
     grad = torch.randn(3, 3, 3, dtype=torch.float64)
     words: dict[str, Any] = {"block_size": 2, "grad_of_neg_inf": neg_inf}
     expected = ours.log_einsum_backward(equation, args, [True] * 3, grad, **words)
-    saved: dict[str, Any] = {"saved_max": largest if given[0] else None, "saved_sumexpsub": sums if given[1] else None}
+    saved: dict[str, Any] = {
+        "saved_max": largest if given[0] else None,
+        "saved_sumexpsub": sums if given[1] else None,
+    }
     got = ours.log_einsum_backward(equation, args, [True, True, False], grad, **words, **saved)
     assert got[2] is None
     for one, wanted in zip(got[:2], expected[:2], strict=True):
