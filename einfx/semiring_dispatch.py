@@ -7,19 +7,18 @@ from functools import reduce
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, get_num_threads
 
 from .dispatch import as_written, read_equation, remember
 from .errors import OperandError, UsageError
 from .layout import hint
 from .options import Options
 from .planning import plan
-from .plans import Plan
-from .semiring_program import run_plan, run_plan_traced, run_plan_with_places
+from .semiring_program import SemiringProgram
 
-__all__ = ["contract_over", "plan_over"]
+__all__ = ["contract_over"]
 
-_plans: dict[Any, Plan] = {}
+_programs: dict[Any, SemiringProgram] = {}
 
 
 def contract_over(
@@ -43,43 +42,45 @@ def contract_over(
             f"sums over {options.semiring.name!r} aren't one of their terms, so there's no argmax to return"
         )
     try:
-        chosen = plan_over(token, operands, optimize, options)
+        program = _program(token, operands, optimize, options)
     except OperandError as error:
         raise as_written(token, error) from None
     if torch._C._get_tracing_state() is not None:
         if return_argmax:
             raise UsageError("torch.jit.trace can't record an argmax; compile or script the program instead")
-        return run_plan_traced(chosen, operands)
-    if return_argmax:
-        return run_plan_with_places(chosen, operands)
-    return run_plan(chosen, operands)
+        return program.traced(operands)
+    return program.with_places(operands) if return_argmax else program(operands)
 
 
-def plan_over(token: Any, operands: Sequence[Tensor], optimize: Any, options: Options) -> Plan:
-    """The plan for operands of one dtype; that of a call seen before is remembered."""
+def _program(token: Any, operands: Sequence[Tensor], optimize: Any, options: Options) -> SemiringProgram:
+    """The program for operands of one dtype; that of a call seen before is remembered."""
     first = operands[0]
-    shapes = tuple([tuple([hint(n) for n in x.shape]) for x in operands])
-    key = (token, optimize, options, shapes, first.dtype, first.device, torch.get_num_threads())
+    key = (
+        token,
+        optimize,
+        options,
+        *[x.shape for x in operands],
+        first.dtype,
+        first.device,
+        get_num_threads(),
+    )
     try:
-        known = _plans.get(key)
-    except TypeError:  # an optimizer that can't be hashed
-        return _planned(token, operands, shapes, optimize, options)
+        known = _programs.get(key)
+    except TypeError:  # an optimizer, or a symbol for a size, that can't be hashed
+        return _planned(token, operands, optimize, options)
     if known is None:
-        known = _planned(token, operands, shapes, optimize, options)
-        remember(_plans, key, known)
+        known = _planned(token, operands, optimize, options)
+        remember(_programs, key, known)
     return known
 
 
-def _planned(
-    token: Any,
-    operands: Sequence[Tensor],
-    shapes: Sequence[tuple[int, ...]],
-    optimize: Any,
-    options: Options,
-) -> Plan:
-    equation = read_equation(token, [len(shape) for shape in shapes])
+def _planned(token: Any, operands: Sequence[Tensor], optimize: Any, options: Options) -> SemiringProgram:
     first = operands[0]
-    return plan(equation, shapes, dtype=first.dtype, device=first.device, optimize=optimize, options=options)
+    shapes = [tuple([hint(n) for n in x.shape]) for x in operands]
+    equation = read_equation(token, [len(shape) for shape in shapes])
+    return SemiringProgram(
+        plan(equation, shapes, dtype=first.dtype, device=first.device, optimize=optimize, options=options)
+    )
 
 
 def _prepared(tensors: Sequence[Any], options: Options) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -14,13 +15,13 @@ from torch.utils.checkpoint import checkpoint
 from .equation import Equation
 from .errors import UsageError
 from .kernels.scriptable import contract_semiring
-from .kernels.steps import contract_step, step_kernel
+from .kernels.steps import PreparedStep, contract_step, prepare
 from .options import Options
 from .plans import Plan, Step
-from .semiring_cost import product_dtype
+from .semiring_cost import choose_step, product_dtype
 from .semiring_planning import DEFAULT_BUDGET_BYTES, LEAST_WORKSPACE_BYTES
 
-__all__ = ["own_options", "run_plan", "run_plan_traced", "run_plan_with_places"]
+__all__ = ["SemiringProgram", "own_options"]
 
 Labels = tuple[int, ...]
 
@@ -28,20 +29,110 @@ SCRIPTABLE = ("log", "max_plus", "min_plus", "max_times", "max_min", "boolean")
 """Semirings that have TorchScript code."""
 
 
-def run_plan(plan: Plan, operands: Sequence[Tensor]) -> Tensor:
-    """The value of a plan; under a limit autograd saves the operands and computes the rest again.
+class SemiringProgram:
+    """A plan with its steps prepared for the plan's shapes.
 
-    Args:
-        plan: of a contraction over a semiring.
-        operands: of the plan's dtype and shapes, or shapes that fit its equation.
-
-    Returns:
-        A contiguous tensor of the plan's dtype.
+    Attributes:
+        plan: what is computed.
     """
-    if plan.options.is_limited and len(plan.steps) > 1 and _is_recorded(operands):
-        result: Tensor = checkpoint(lambda *tensors: _run(plan, tensors), *operands, use_reentrant=False)
-        return result
-    return _run(plan, operands)
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._dtype = product_dtype(plan.dtype)
+        self._steps: list[tuple[tuple[int, ...], PreparedStep, int]] = []
+        for step in plan.steps:
+            shapes = tuple(plan.value_shapes[x] for x in step.operands)
+            made = prepare(step.equation, shapes, self._dtype, plan.device, own_options(plan, step))
+            self._steps.append((step.operands, made, self._budget(step)))
+
+    def __call__(self, operands: Sequence[Tensor]) -> Tensor:
+        """The value of the plan; under a limit autograd saves the operands and computes the rest again.
+
+        Args:
+            operands: of the plan's dtype and shapes.
+
+        Returns:
+            A contiguous tensor of the plan's dtype.
+        """
+        if self.plan.options.is_limited and len(self._steps) > 1 and _is_recorded(operands):
+            result: Tensor = checkpoint(lambda *tensors: self._run(tensors), *operands, use_reentrant=False)
+            return result
+        return self._run(operands)
+
+    def _run(self, operands: Sequence[Tensor]) -> Tensor:
+        values: list[Tensor | None] = [*operands]
+        if self._dtype != self.plan.dtype:
+            values = [x.to(self._dtype) for x in operands]
+        for read, step, budget_bytes in self._steps:
+            taken = [x for i in read if (x := values[i]) is not None]
+            for i in read:
+                values[i] = None
+            values.append(step.run(taken, budget_bytes))
+            del taken
+        result = values[-1]
+        assert result is not None
+        return result.to(self.plan.dtype).contiguous()
+
+    def _budget(self, step: Step) -> int:
+        """What the temporaries of a step may take: the limit less the values that einfx made and keeps."""
+        plan, count = self.plan, len(self.plan.shapes)
+        if plan.options.memory_limit is None:
+            return DEFAULT_BUDGET_BYTES
+        number = plan.steps.index(step)
+        later = [x for other in plan.steps[number:] for x in other.operands]
+        kept = [x for x in range(count, count + number) if x in later]
+        elements = sum(math.prod(plan.value_shapes[x]) for x in (*kept, count + number))
+        return max(plan.options.memory_limit - elements * self._dtype.itemsize, LEAST_WORKSPACE_BYTES)
+
+    def traced(self, operands: Sequence[Tensor]) -> Tensor:
+        """The value under torch.jit.trace, which must record what depends on numbers as such.
+
+        Raises:
+            UsageError: a semiring that TorchScript has no code for.
+        """
+        semiring = self.plan.options.semiring
+        if semiring.name not in SCRIPTABLE:
+            raise UsageError(
+                f"torch.jit.trace: semiring {semiring.name!r} can't be part of TorchScript, which has "
+                f"{', '.join(SCRIPTABLE)}"
+            )
+        values = dict(enumerate(operands))
+        for number, step in enumerate(self.plan.steps, len(operands)):
+            own = own_options(self.plan, step)
+            values[number] = _scripted()(
+                str(step.equation),
+                [values.pop(x) for x in step.operands],
+                semiring.name,
+                list(own.linear_operands),
+                semiring.zero_annihilates,
+                own.grad_of_neg_inf,
+            )
+        return values[len(operands) + len(self.plan.steps) - 1]
+
+    def with_places(self, operands: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The value over a semiring whose addition selects, and where its terms come from.
+
+        Returns:
+            The value, and int64 indices (*output, S) of the S summed labels, in the order of their first
+            appearance. Of equal terms each step takes the first.
+        """
+        plan = self.plan
+        inputs = plan.equation.inputs
+        values = {i: _Placed(x.to(self._dtype), inputs[i], {}) for i, x in enumerate(operands)}
+        for number, step in enumerate(plan.steps, len(operands)):
+            taken = [values.pop(x) for x in step.operands]
+            values[number] = _placed(plan.options, step.equation, taken)
+        last = values[len(operands) + len(plan.steps) - 1]
+        shape = last.tensor.shape
+        places = [last.places[x] for x in plan.equation.summed]
+        none = torch.empty((*shape, 0), dtype=torch.int64, device=last.tensor.device)
+        return last.tensor.to(plan.dtype).contiguous(), torch.stack(places, -1) if places else none
+
+
+def own_options(plan: Plan, step: Step) -> Options:
+    """The options of one step: which of its operands are linear ones of the whole contraction."""
+    linear = plan.options.linear_operands
+    return plan.options.linear(*[i for i, x in enumerate(step.operands) if x in linear])
 
 
 def _is_recorded(operands: Sequence[Tensor]) -> bool:
@@ -51,94 +142,12 @@ def _is_recorded(operands: Sequence[Tensor]) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in operands)
 
 
-def _run(plan: Plan, operands: Sequence[Tensor]) -> Tensor:
-    dtype = product_dtype(plan.dtype)
-    values = {i: x.to(dtype) for i, x in enumerate(operands)}
-    for number, step in enumerate(plan.steps, len(operands)):
-        taken = [values.pop(x) for x in step.operands]
-        values[number] = contract_step(
-            step.equation,
-            taken,
-            own_options(plan, step),
-            budget_bytes=_budget(plan, step, taken, len(operands), values),
-        )
-        del taken
-    return values[len(operands) + len(plan.steps) - 1].to(plan.dtype).contiguous()
-
-
-def own_options(plan: Plan, step: Step) -> Options:
-    """The options of one step: which of its operands are linear ones of the whole contraction."""
-    linear = plan.options.linear_operands
-    return plan.options.linear(*[i for i, x in enumerate(step.operands) if x in linear])
-
-
-def _budget(plan: Plan, step: Step, taken: Sequence[Tensor], count: int, values: dict[int, Tensor]) -> int:
-    """What the temporaries of a step may take: the limit less the values that einfx made and keeps."""
-    limit = plan.options.memory_limit
-    if limit is None:
-        return DEFAULT_BUDGET_BYTES
-    made = [x for i, x in values.items() if i >= count]
-    made += [x for i, x in zip(step.operands, taken, strict=True) if i >= count]
-    shape = step.equation.output_shape([tuple(x.shape) for x in taken])
-    written = taken[0].itemsize
-    for size in shape:
-        written *= size
-    kept = sum(x.numel() * x.itemsize for x in made) + written
-    return max(limit - kept, LEAST_WORKSPACE_BYTES)
-
-
-def run_plan_traced(plan: Plan, operands: Sequence[Tensor]) -> Tensor:
-    """The value of a plan under torch.jit.trace, which must record what depends on numbers as such.
-
-    Raises:
-        UsageError: a semiring that TorchScript has no code for.
-    """
-    semiring = plan.options.semiring
-    if semiring.name not in SCRIPTABLE:
-        raise UsageError(
-            f"torch.jit.trace: semiring {semiring.name!r} can't be part of TorchScript, which has "
-            f"{', '.join(SCRIPTABLE)}"
-        )
-    values = dict(enumerate(operands))
-    for number, step in enumerate(plan.steps, len(operands)):
-        own = own_options(plan, step)
-        values[number] = _scripted()(
-            str(step.equation),
-            [values.pop(x) for x in step.operands],
-            semiring.name,
-            list(own.linear_operands),
-            semiring.zero_annihilates,
-            own.grad_of_neg_inf,
-        )
-    return values[len(operands) + len(plan.steps) - 1]
-
-
 @cache
 def _scripted() -> Callable[..., Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         scripted: Callable[..., Tensor] = torch.jit.script(contract_semiring)
         return scripted
-
-
-def run_plan_with_places(plan: Plan, operands: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The value of a plan over a semiring whose addition selects, and where its terms come from.
-
-    Returns:
-        The value, and int64 indices (*output, S) of the S summed labels, in the order of their first
-        appearance. Of equal terms each step takes the first.
-    """
-    dtype = product_dtype(plan.dtype)
-    inputs = plan.equation.inputs
-    values = {i: _Placed(x.to(dtype), inputs[i], {}) for i, x in enumerate(operands)}
-    for number, step in enumerate(plan.steps, len(operands)):
-        taken = [values.pop(x) for x in step.operands]
-        values[number] = _placed(plan.options, step.equation, taken)
-    last = values[len(operands) + len(plan.steps) - 1]
-    shape = last.tensor.shape
-    places = [last.places[x] for x in plan.equation.summed]
-    none = torch.empty((*shape, 0), dtype=torch.int64, device=last.tensor.device)
-    return last.tensor.to(plan.dtype).contiguous(), torch.stack(places, -1) if places else none
 
 
 class _Placed(NamedTuple):
@@ -153,7 +162,8 @@ class _Placed(NamedTuple):
 def _placed(options: Options, equation: Equation, taken: Sequence[_Placed]) -> _Placed:
     """One step; what only one of two operands has and the result lacks is summed before, apart."""
     tensors = [value.tensor for value in taken]
-    own = step_kernel(equation, tensors, options).presummed
+    shapes = [tuple(x.shape) for x in tensors]
+    own = choose_step(equation, shapes, tensors[0].dtype, tensors[0].device, options).presummed
     if any(own):
         reduced, inputs = [], []
         for value, labels, gone in zip(taken, equation.inputs, own, strict=True):
@@ -169,14 +179,12 @@ def _placed(options: Options, equation: Equation, taken: Sequence[_Placed]) -> _
     places = {name[x]: indices[..., i] for i, x in enumerate(equation.summed)}
     for value in taken:
         if value.places:
-            where = [
+            where = tuple(
                 _index(label, size, output, places, result)
                 for label, size in zip(value.labels, value.tensor.shape, strict=True)
-            ]
+            )
             for label, place in value.places.items():
-                places[label] = (
-                    place[tuple(where)].expand(result.shape) if where else place.expand(result.shape)
-                )
+                places[label] = (place[where] if where else place).expand(result.shape)
     return _Placed(result, output, places)
 
 

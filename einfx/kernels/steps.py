@@ -1,9 +1,15 @@
-"""One step over a semiring: any number of operands, by the kernel that :mod:`einfx.semiring_cost` chooses."""
+"""One step over a semiring: any number of operands, by the kernel that :mod:`einfx.semiring_cost` chooses.
+
+What depends on shapes alone is decided once (:func:`prepare`); running a step then makes views of its
+operands and calls the kernel.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,15 +22,9 @@ from ..options import Options
 from ..semiring_cost import SELECTING, SemiringKernel, choose_step
 from . import blocked, boolean, log, tropical
 
-__all__ = ["contract_step", "step_kernel"]
+__all__ = ["PreparedStep", "contract_step", "prepare"]
 
 Labels = tuple[int, ...]
-
-
-def step_kernel(equation: Equation, operands: Sequence[Tensor], options: Options) -> SemiringKernel:
-    """What computes a step of these operands."""
-    shapes = [tuple([hint(n) for n in x.shape]) for x in operands]
-    return choose_step(equation, shapes, operands[0].dtype, operands[0].device, options)
 
 
 def contract_step(
@@ -42,12 +42,10 @@ def contract_step(
         operands: of one dtype that the semiring takes, on one device.
         options: over which semiring, and how; ``linear_operands`` are positions in ``operands``.
         budget_bytes: what temporaries may take.
-        return_argmax: for a semiring whose addition selects: also return where. A label that only one of two
-            operands has, and the result lacks, is then summed before, in a step of its own.
+        return_argmax: as for :meth:`PreparedStep.run`.
 
     Returns:
-        The result, with any strides. With ``return_argmax`` also int64 indices (*output, S) of the summed
-        labels in the order of their numbers.
+        As :meth:`PreparedStep.run`.
 
     Example:
         >>> x = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
@@ -55,16 +53,200 @@ def contract_step(
         tensor([[3., 4.],
                 [5., 6.]])
     """
-    kernel = step_kernel(equation, operands, options)
-    if kernel.name == "multiply":
-        product = _multiply(equation, operands, options)
-        return (
-            (product, product.new_empty((*product.shape, 0), dtype=torch.int64)) if return_argmax else product
+    shapes = tuple([tuple([hint(n) for n in x.shape]) for x in operands])
+    step = prepare(equation, shapes, operands[0].dtype, operands[0].device.type, options)
+    return step.run(operands, budget_bytes, return_argmax)
+
+
+@dataclass(frozen=True)
+class _View:
+    """One dimension for each label: diagonals, no dimensions that broadcast, and an order.
+
+    Attributes:
+        diagonals: pairs of dimensions to take the diagonal of, one after the other.
+        unit: dimensions of size 1 that broadcast, last first.
+        order: the permutation of what remains; None where it stays.
+        labels: of the result.
+    """
+
+    diagonals: tuple[tuple[int, int], ...]
+    unit: tuple[int, ...]
+    order: Labels | None
+    labels: Labels
+
+    @classmethod
+    def of(cls, labels: Labels, shape: Sequence[int], sizes: dict[int, int], wanted: Sequence[int]) -> _View:
+        """The view of an operand whose labels come in the order of ``wanted``, as far as it has them."""
+        names, lengths, diagonals = list(labels), list(shape), []
+        for label in [x for x in dict.fromkeys(labels) if labels.count(x) > 1]:
+            while names.count(label) > 1:
+                first = names.index(label)
+                second = names.index(label, first + 1)
+                diagonals.append((first, second))
+                for dim in (second, first):
+                    del names[dim], lengths[dim]
+                names.append(label)
+                lengths.append(sizes[label])
+        unit = tuple(i for i in reversed(range(len(names))) if lengths[i] == 1 != sizes[names[i]])
+        for dim in unit:
+            del names[dim]
+        present = [x for x in wanted if x in names]
+        order = tuple([names.index(x) for x in present])
+        return cls(
+            tuple(diagonals), unit, None if order == tuple(range(len(order))) else order, tuple(present)
         )
-    own_argmax = options.semiring.name in SELECTING and not any(kernel.presummed)
-    if kernel.name == "matmul" and (own_argmax or not return_argmax):
-        return _matmul(equation, operands, kernel, options, budget_bytes, return_argmax)
-    return _blocked(equation, operands, options, budget_bytes, return_argmax)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for first, second in self.diagonals:
+            x = x.diagonal(0, first, second)
+        for dim in self.unit:
+            x = x.squeeze(dim)
+        return x if self.order is None else x.permute(self.order)
+
+
+@dataclass(frozen=True)
+class PreparedStep:
+    """A step with everything that shapes decide.
+
+    Attributes:
+        equation: of the step.
+        options: over which semiring, and how.
+        kernel: what computes it.
+        views: of the operands, in the order of labels that the kernel takes; unused by ``"blocked"``.
+        order: from the labels that a matrix product writes to those of the output; None where they agree.
+    """
+
+    equation: Equation
+    options: Options
+    kernel: SemiringKernel
+    views: tuple[_View, ...]
+    order: Labels | None
+
+    def run(self, operands: Sequence[Tensor], budget_bytes: int, return_argmax: bool = False) -> Any:
+        """Contract operands of the shapes prepared for, or of others with the same dimensions of size 1.
+
+        Args:
+            operands: of one dtype that the semiring takes, on one device.
+            budget_bytes: what temporaries may take.
+            return_argmax: for a semiring whose addition selects: also return where.
+
+        Returns:
+            The result, with any strides. With ``return_argmax`` also int64 indices (*output, S) of the summed
+            labels in the order of their numbers.
+        """
+        if self.kernel.name == "multiply":
+            product = self._multiply(operands)
+            if not return_argmax:
+                return product
+            return product, product.new_empty((*product.shape, 0), dtype=torch.int64)
+        own_argmax = self.options.semiring.name in SELECTING and not any(self.kernel.presummed)
+        if self.kernel.name == "matmul" and (own_argmax or not return_argmax):
+            return self._matmul(operands, budget_bytes, return_argmax)
+        return self._blocked(operands, budget_bytes, return_argmax)
+
+    def _blocked(self, operands: Sequence[Tensor], budget_bytes: int, return_argmax: bool) -> Any:
+        return _blocked(self.equation, operands, self.options, budget_bytes, return_argmax)
+
+    def _multiply(self, operands: Sequence[Tensor]) -> Tensor:
+        """The product of operands whose labels the result has, all of them."""
+        product: Tensor | None = None
+        for position, (operand, form) in enumerate(zip(operands, self.views, strict=True)):
+            view = form(operand)
+            for dim, label in enumerate(self.equation.output):
+                if label not in form.labels:
+                    view = view.unsqueeze(dim)
+            if position in self.options.linear_operands:
+                view = view.log()
+            product = view if product is None else _times(self.options.semiring, product, view)
+        assert product is not None
+        return product
+
+    def _matmul(self, operands: Sequence[Tensor], budget_bytes: int, return_argmax: bool) -> Any:
+        kernel, options = self.kernel, self.options
+        a, b = (view(x) for view, x in zip(self.views, operands, strict=True))
+        if any(kernel.presummed):
+            a, b = (
+                self._presummed(x, position, budget_bytes) if kernel.presummed[position] else x
+                for position, x in enumerate((a, b))
+            )
+        first = len(kernel.batch)
+        second = first + len(kernel.rows)
+        shape, depth = (*a.shape[:second], *b.shape[first + len(kernel.summed) :]), a.shape[second:]
+        n_batch, n_summed = math.prod(a.shape[:first]), math.prod(depth)
+        matrices = (
+            (a, (n_batch, math.prod(a.shape[first:second]), n_summed)),
+            (b, (n_batch, n_summed, math.prod(shape[second:]))),
+        )
+        if options.memory_limit is not None:
+            rest = budget_bytes - sum(_copied_bytes(x, form) for x, form in matrices)
+            if rest < 0:
+                return self._blocked(operands, budget_bytes, return_argmax)
+            budget_bytes = rest
+        left, right = (x.reshape(form) for x, form in matrices)
+        product = _product(left, right, options, budget_bytes, return_argmax)
+        if not return_argmax:
+            return self._ordered(product.reshape(shape))
+        values, place = product
+        places = _unravelled(self._ordered(place.reshape(shape)), depth)
+        by_number = sorted(range(len(depth)), key=lambda i: kernel.summed[i])
+        return self._ordered(values.reshape(shape)), torch.stack([places[i] for i in by_number], -1)
+
+    def _ordered(self, x: Tensor) -> Tensor:
+        return x if self.order is None else x.permute(self.order)
+
+    def _presummed(self, view: Tensor, position: int, budget_bytes: int) -> Tensor:
+        """An operand, its own labels last, without these."""
+        count = len(self.kernel.presummed[position])
+        if position in self.options.linear_operands:
+            return view.sum(tuple(range(view.dim() - count, view.dim())))
+        labels = tuple(range(view.dim()))
+        reduction = Equation((labels,), labels[: view.dim() - count])
+        result: Tensor = _blocked(reduction, [view], self.options.linear(), budget_bytes)
+        return result
+
+
+@lru_cache(maxsize=4096)
+def prepare(
+    equation: Equation,
+    shapes: tuple[tuple[int, ...], ...],
+    dtype: torch.dtype,
+    device: str,
+    options: Options,
+) -> PreparedStep:
+    """Choose the kernel for a step, and say how its operands are laid before it.
+
+    Args:
+        equation: the step.
+        shapes: of the operands.
+        dtype: of the operands.
+        device: where it runs.
+        options: over which semiring, and how.
+
+    Example:
+        >>> shapes, log = ((2, 3), (4, 3)), Options.read("log")
+        >>> step = prepare(Equation.parse("ij,kj->ik"), shapes, torch.float32, "cpu", log)
+        >>> step.run((torch.zeros(2, 3), torch.zeros(4, 3)), 1 << 20).exp()[0]
+        tensor([3.0000, 3.0000, 3.0000, 3.0000])
+    """
+    kernel = choose_step(equation, shapes, dtype, device, options)
+    sizes = equation.sizes(shapes)
+    if kernel.name == "matmul":
+        batch, rows, columns, summed = kernel.batch, kernel.rows, kernel.columns, kernel.summed
+        wanted = [
+            (*batch, *rows, *summed, *kernel.presummed[0]),
+            (*batch, *summed, *columns, *kernel.presummed[1]),
+        ]
+        written = (*batch, *rows, *columns)
+    else:
+        wanted, written = [equation.output] * len(shapes), equation.output
+    views = tuple(
+        _View.of(labels, shape, sizes, order)
+        for labels, shape, order in zip(equation.inputs, shapes, wanted, strict=True)
+    )
+    order = tuple(written.index(x) for x in equation.output)
+    return PreparedStep(
+        equation, options, kernel, views, None if order == tuple(range(len(order))) else order
+    )
 
 
 def _blocked(
@@ -96,87 +278,11 @@ def _special(options: Options) -> dict[str, Any]:
     return words
 
 
-def _squeezed(operand: Tensor, labels: Labels, sizes: dict[int, int]) -> tuple[Tensor, Labels]:
-    """A view with one dimension for each label: of diagonals, and without dimensions that broadcast."""
-    order = list(labels)
-    for label in [x for x in dict.fromkeys(labels) if labels.count(x) > 1]:
-        while order.count(label) > 1:
-            first = order.index(label)
-            second = order.index(label, first + 1)
-            operand = operand.diagonal(0, first, second)
-            order = [x for i, x in enumerate(order) if i not in (first, second)] + [label]
-    unit = [i for i, x in enumerate(order) if sizes[x] != 1 and hint(operand.shape[i]) == 1]
-    for dim in reversed(unit):
-        operand = operand.squeeze(dim)
-        del order[dim]
-    return operand, tuple(order)
-
-
-def _views(equation: Equation, operands: Sequence[Tensor]) -> list[tuple[Tensor, Labels]]:
-    sizes = equation.sizes([[hint(n) for n in x.shape] for x in operands])
-    return [_squeezed(x, labels, sizes) for x, labels in zip(operands, equation.inputs, strict=True)]
-
-
-def _multiply(equation: Equation, operands: Sequence[Tensor], options: Options) -> Tensor:
-    """The product of operands whose labels the result has, all of them."""
-    product: Tensor | None = None
-    for position, (view, labels) in enumerate(_views(equation, operands)):
-        present = [x for x in equation.output if x in labels]
-        view = view.permute([labels.index(x) for x in present])
-        for dim, label in enumerate(equation.output):
-            if label not in labels:
-                view = view.unsqueeze(dim)
-        if position in options.linear_operands:
-            view = view.log()
-        product = view if product is None else _times(options.semiring, product, view)
-    assert product is not None
-    return product
-
-
 def _times(semiring: Semiring, x: Tensor, y: Tensor) -> Tensor:
     if semiring.name == "max_min" and x.dtype.is_floating_point:
         # torch.minimum would share the gradient of equal elements; the first operand gets it.
         return torch.where((x <= y) | x.isnan(), x, y)
     return semiring.multiply(x, y)
-
-
-def _matmul(
-    equation: Equation,
-    operands: Sequence[Tensor],
-    kernel: SemiringKernel,
-    options: Options,
-    budget_bytes: int,
-    return_argmax: bool,
-) -> Any:
-    views = _views(equation, operands)
-    for position, own in enumerate(kernel.presummed):
-        if own:
-            views[position] = _presummed(*views[position], own, position, options, budget_bytes)
-    (a, of_a), (b, of_b) = views
-    batch, rows, columns, summed = kernel.batch, kernel.rows, kernel.columns, kernel.summed
-    a = a.permute([of_a.index(x) for x in (*batch, *rows, *summed)])
-    b = b.permute([of_b.index(x) for x in (*batch, *summed, *columns)])
-    first, second = len(batch), len(batch) + len(rows)
-    shape = (*a.shape[:second], *b.shape[len(batch) + len(summed) :])
-    depth = a.shape[second:]
-    n_batch, n_rows, n_summed = math.prod(a.shape[:first]), math.prod(a.shape[first:second]), math.prod(depth)
-    n_columns = math.prod(shape[second:])
-    matrices = (a, (n_batch, n_rows, n_summed)), (b, (n_batch, n_summed, n_columns))
-    if options.memory_limit is not None:
-        rest = budget_bytes - sum(_copied_bytes(x, form) for x, form in matrices)
-        if rest < 0:
-            return _blocked(equation, operands, options, budget_bytes, return_argmax)
-        budget_bytes = rest
-    left, right = (x.reshape(form) for x, form in matrices)
-    product = _product(left, right, options, budget_bytes, return_argmax)
-    written = (*batch, *rows, *columns)
-    order = [written.index(x) for x in equation.output]
-    if not return_argmax:
-        return product.reshape(shape).permute(order)
-    values, place = product
-    places = _unravelled(place.reshape(shape).permute(order), depth)
-    by_label = sorted(range(len(summed)), key=lambda i: summed[i])
-    return values.reshape(shape).permute(order), torch.stack([places[i] for i in by_label], -1)
 
 
 def _copied_bytes(x: Tensor, shape: Sequence[int]) -> int:
@@ -195,15 +301,6 @@ def _unravelled(place: Tensor, depth: Sequence[int]) -> list[Tensor]:
         indices.append(place % size)
         place = place // size
     return indices[::-1]
-
-
-def _presummed(
-    view: Tensor, labels: Labels, own: Labels, position: int, options: Options, budget_bytes: int
-) -> tuple[Tensor, Labels]:
-    kept = tuple(x for x in labels if x not in own)
-    if position in options.linear_operands:
-        return view.sum([labels.index(x) for x in own]), kept
-    return _blocked(Equation((labels,), kept), [view], options.linear(), budget_bytes), kept
 
 
 def _product(a: Tensor, b: Tensor, options: Options, budget_bytes: int, return_argmax: bool) -> Any:
