@@ -85,18 +85,22 @@ def contract(
     algebra = get(semiring)
     if block_size is not None and block_size < 1:
         raise UsageError(f"a block size is at least 1, not {block_size}")
+    if torch.compiler.is_compiling():
+        equation = _constant(equation)
     sizes = equation.sizes([tuple(operand.shape) for operand in operands])
     linear = _checked(equation, operands, algebra, linear_operands, grad_of_neg_inf)
     dtype = operands[0].dtype
     for operand in operands[1:]:
         dtype = torch.promote_types(dtype, operand.dtype)
-    count = math.prod([sizes[label] for label in equation.summed])
+    # Not what the equation remembers: torch.compile can't follow a property that takes a lock.
+    summed = tuple([label for label in sizes if label not in equation.output])
+    count = math.prod([sizes[label] for label in summed])
     if return_argmax:
         algebra.selection()
         if count == 0:
             raise OperandError(f"{str(equation)!r} over {algebra.name!r} sums no terms, so there's no argmax")
     limits = Limits(block_size, budget_bytes)
-    subscripts, tensors = _plain(equation, operands, sizes)
+    subscripts, tensors = _plain(equation, operands, sizes, summed)
     if _is_log(algebra):
         kinds = "".join(WEIGHT if position in linear else LOG for position in range(len(tensors)))
         empty = str(1 / max(1, count)) if grad_of_neg_inf == "uniform" else str(float(grad_of_neg_inf))
@@ -108,7 +112,7 @@ def contract(
     if 0 in sizes.values():
         shape = [sizes[label] for label in equation.output]
         values = _connected(algebra, shape, dtype, tensors)
-        places = values.new_zeros((*shape, len(equation.summed)), dtype=torch.int64)
+        places = values.new_zeros((*shape, len(summed)), dtype=torch.int64)
         return (values, places) if return_argmax else values
     differentiable = (dtype.is_floating_point or dtype.is_complex) and _follows(*tensors)
     if algebra.selective:
@@ -122,6 +126,15 @@ def contract(
         return differentiable_sums(subscripts, tensors, generic(algebra, tensors, dtype), limits)
     kernel = (best if algebra.addition in REDUCTIONS else generic)(algebra, tensors, dtype)
     return walk(subscripts, tensors, kernel, limits)[0]
+
+
+_LABELS = tuple(range(1024))
+
+
+def _constant(equation: Equation) -> Equation:
+    """The same with labels that torch.compile can't hold for variables, as it does with numbers."""
+    inputs = [tuple([_LABELS[label] for label in labels]) for labels in equation.inputs]
+    return Equation(tuple(inputs), tuple([_LABELS[label] for label in equation.output]))
 
 
 def _checked(
@@ -178,7 +191,7 @@ def _follows(*tensors: Tensor) -> bool:
 
 
 def _plain(
-    equation: Equation, operands: Sequence[Tensor], sizes: dict[int, int]
+    equation: Equation, operands: Sequence[Tensor], sizes: dict[int, int], summed: tuple[int, ...]
 ) -> tuple[Subscripts, list[Tensor]]:
     """Operands with every label at most once and at its full size: diagonals, without what broadcasts."""
     inputs, tensors = [], []
@@ -196,7 +209,7 @@ def _plain(
                 del order[dim]
         inputs.append(tuple(order))
         tensors.append(operand)
-    return Subscripts(tuple(inputs), equation.output, equation.summed), tensors
+    return Subscripts(tuple(inputs), equation.output, summed), tensors
 
 
 def _connected(

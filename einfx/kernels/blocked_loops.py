@@ -18,7 +18,18 @@ from torch import Tensor
 from ..accumulators import State
 from ..layout import Layout, iteration_order
 
-__all__ = ["Block", "Kernel", "Limits", "Subscripts", "blocks_of", "ranges_within", "view_along", "walk"]
+__all__ = [
+    "Block",
+    "Kernel",
+    "Limits",
+    "Subscripts",
+    "blocks_of",
+    "digits",
+    "part_of",
+    "ranges_within",
+    "view_along",
+    "walk",
+]
 
 Labels = tuple[int, ...]
 Block = dict[int, tuple[int, int]]
@@ -32,6 +43,9 @@ SHORTEST_RUN = 1024
 
 FEWEST_TERMS = 64
 """A block doesn't add fewer terms than this to a sum while it can be cut along the output."""
+
+SMALL = 1 << 12
+"""Up to so many terms are computed in one block, in whatever order."""
 
 PENDING_BYTES = 1 << 16
 """What partial sums may take that wait for being merged."""
@@ -73,8 +87,8 @@ class Subscripts(NamedTuple):
             >>> Subscripts(((0, 1), (1,)), (0,), (1,)).as_text()
             '0 1,1,>0>1'
         """
-        inputs = "".join(" ".join(map(str, x)) + "," for x in self.inputs)
-        return ">".join((inputs, " ".join(map(str, self.output)), " ".join(map(str, self.summed))))
+        inputs = "".join([_text(x) + "," for x in self.inputs])
+        return ">".join((inputs, _text(self.output), _text(self.summed)))
 
     @classmethod
     def from_text(cls, text: str) -> Subscripts:
@@ -82,6 +96,27 @@ class Subscripts(NamedTuple):
         inputs, output, summed = text.split(">")
         parts = inputs.split(",")[:-1]
         return cls(tuple(map(_numbers, parts)), _numbers(output), _numbers(summed))
+
+
+_DIGITS = tuple("0123456789")
+
+
+def digits(number: int) -> str:
+    """``str(number)`` for a natural number, which torch.compile may hold for a variable and can't write.
+
+    Example:
+        >>> digits(1024), digits(0)
+        ('1024', '0')
+    """
+    text = _DIGITS[number % 10]
+    while number >= 10:
+        number //= 10
+        text = _DIGITS[number % 10] + text
+    return text
+
+
+def _text(labels: Labels) -> str:
+    return " ".join([digits(x) for x in labels])
 
 
 def _numbers(text: str) -> Labels:
@@ -156,7 +191,7 @@ def ranges_within(
     if limits.block_size is not None:
         ranges.update({label: min(ranges[label], limits.block_size) for label in summed})
     while True:
-        terms = math.prod(ranges.values())
+        terms = math.prod(list(ranges.values()))
         added = math.prod([ranges[label] for label in summed])
         taken = costs[0] * terms + costs[1] * (terms // added)
         if terms == 1 or (taken <= limits.budget_bytes and terms <= most_terms):
@@ -225,6 +260,8 @@ def walk(
             for position, (dtype, tail) in enumerate(kernel.outputs)
         )
     order = (*output, *summed)
+    if limits.block_size is None and math.prod(sizes.values()) <= SMALL <= limits.budget_bytes >> 6:
+        return _at_once(subscripts, tensors, kernel, sizes)
     if not kernel.summed_last:
         layouts = [
             Layout.of(labels, x.shape, x.stride(), True)
@@ -232,7 +269,9 @@ def walk(
         ]
         order = iteration_order(layouts, order, sizes)
     itemsize = 8 if kernel.buffer is None else kernel.buffer.itemsize
-    cached = CACHED_BYTES * torch.get_num_threads() // itemsize if device.type == "cpu" else math.inf
+    cached: float = math.inf
+    if device.type == "cpu" and kernel.per_term:
+        cached = CACHED_BYTES * torch.get_num_threads() // itemsize
     costs = kernel.per_term, kernel.per_output
     ranges = ranges_within(order, sizes, summed, limits, costs, cached)
     views = [view_along(x, labels, order) for labels, x in zip(subscripts.inputs, tensors, strict=True)]
@@ -256,6 +295,22 @@ def walk(
         for result, value in zip(results, values, strict=True):
             result[where].copy_(value)
     return tuple(results)
+
+
+def _at_once(
+    subscripts: Subscripts, tensors: Sequence[Tensor], kernel: Kernel, sizes: Mapping[int, int]
+) -> tuple[Tensor, ...]:
+    """The same for few terms, in one block, without a thought."""
+    order = (*subscripts.output, *subscripts.summed)
+    parts = [view_along(x, labels, order) for labels, x in zip(subscripts.inputs, tensors, strict=True)]
+    buffer = None
+    if kernel.buffer is not None:
+        shape = [sizes[label] for label in order]
+        buffer = torch.empty(shape, dtype=kernel.buffer, device=tensors[0].device)
+    dims = tuple(range(len(subscripts.output), len(order)))
+    ranges = {label: (0, sizes[label]) for label in subscripts.summed}
+    values = kernel.finish(kernel.block(parts, dims, buffer, ranges))
+    return tuple(x.to(dtype) for x, (dtype, _) in zip(values, kernel.outputs, strict=True))
 
 
 class _Loop:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..accumulators import State
 from .batching import accumulation_dtype, apply
-from .blocked_loops import Block, Kernel, Limits, Subscripts, walk
+from .blocked_loops import Block, Kernel, Limits, Subscripts, digits, view_along, walk
 
 __all__ = ["FACTOR", "LOG", "MINUS_LOG", "WEIGHT", "Spec", "exponents", "weighted_sums"]
 
@@ -56,8 +56,8 @@ class Spec(NamedTuple):
             (
                 self.subscripts.as_text(),
                 self.kinds,
-                str(self.limits.block_size),
-                str(self.limits.budget_bytes),
+                "None" if self.limits.block_size is None else digits(self.limits.block_size),
+                digits(self.limits.budget_bytes),
                 str(int(self.annihilate)),
                 self.empty,
                 str(self.dtype).removeprefix("torch."),
@@ -123,11 +123,17 @@ def vjp(
     grads: list[Tensor | None] = []
     tensors = [x.conj() if x.is_complex() else x for x in tensors]
     labels = [*spec.subscripts.inputs, spec.subscripts.output]
+    # The gradients of logarithms with the same labels are the same.
+    known: dict[tuple[Any, ...], Tensor] = {}
     for position in range(len(tensors) - skip):
         if not needs[position]:
             grads.append(None)
             continue
         kind, own = spec.kinds[position], spec.subscripts.inputs[position]
+        key = own, kind, tensors[position].dtype
+        if kind == LOG and key in known:
+            grads.append(known[key])
+            continue
         chosen = [p for p in range(len(tensors)) if p != position or kind in (LOG, MINUS_LOG)]
         kinds = "".join(spec.kinds[p] for p in chosen) + FACTOR
         dtype = tensors[position].dtype
@@ -141,7 +147,8 @@ def vjp(
         result = result.expand(tensors[position].shape)
         if result.is_complex() and not tensors[position].is_complex():
             result = result.real
-        grads.append(-result if kind == MINUS_LOG else result)
+        known[key] = -result if kind == MINUS_LOG else result
+        grads.append(known[key])
     return grads
 
 
@@ -199,6 +206,8 @@ def compute(spec: Spec, tensors: Sequence[Tensor]) -> Tensor:
     for tensor, kind in zip(tensors, spec.kinds, strict=True):
         if kind == FACTOR or tensor.is_floating_point():
             dtype = torch.promote_types(dtype, accumulation_dtype(tensor.dtype))
+    if any(torch._C._functorch.is_legacy_batchedtensor(x) for x in tensors):
+        return _without_blocks(spec, tensors, dtype)
     positions = [p for p, kind in enumerate(spec.kinds) if kind == MINUS_LOG]
     share = float(spec.empty)
     masks: tuple[int, ...] = ()
@@ -251,6 +260,42 @@ def _kernel(spec: Spec, tensors: Sequence[Tensor], dtype: torch.dtype, masks: Se
         lambda state: state,
         buffer,
     )
+
+
+def _without_blocks(spec: Spec, tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """The same for what ``torch.autograd.grad(is_grads_batched=True)`` hands over, which no rule sees first.
+
+    Such tensors can't be written into.
+    """
+    output, summed = spec.subscripts.output, spec.subscripts.summed
+    order = (*output, *summed)
+    views = [
+        view_along(x, labels, order).to(dtype)
+        for x, labels in zip(tensors, spec.subscripts.inputs, strict=True)
+    ]
+    exponent: Any = 0
+    product: Any = 1
+    zero: Any = False
+    empty: Any = False
+    for kind, view in zip(spec.kinds, views, strict=True):
+        if kind == FACTOR:
+            product = product * view
+            zero = zero | (view == 0)
+            continue
+        log = view.log() if kind == WEIGHT else view
+        exponent = exponent - log if kind == MINUS_LOG else exponent + log
+        if kind == MINUS_LOG:
+            empty = empty | (log == -math.inf)
+        elif spec.annihilate:
+            exponent = torch.where(log == -math.inf, -math.inf, exponent)
+    if len(spec.kinds) > spec.kinds.count(FACTOR):
+        share = exponent.exp() if empty is False else torch.where(empty, float(spec.empty), exponent.exp())
+        product = share * product
+    elif spec.annihilate:
+        product = torch.where(zero, 0, product)
+    dims = tuple(range(len(output), len(order)))
+    total: Tensor = product.sum(dims, dtype=dtype) if dims else product
+    return total.to(spec.dtype)
 
 
 def exponents(kinds: str, parts: Sequence[Tensor], buffer: Tensor, annihilate: bool) -> Tensor:
