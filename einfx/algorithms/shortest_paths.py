@@ -51,8 +51,10 @@ def all_pairs_shortest_paths(weights: Tensor) -> Tensor:
     """
     _require_square("weights", weights)
     loops = weights.diagonal(0, -2, -1)
-    distances = _closure(weights.diagonal_scatter(loops.clamp(max=0), 0, -2, -1), "min_plus")
-    _refuse_negative_cycles(weights, distances)
+    edges = weights.diagonal_scatter(loops.clamp(max=0), 0, -2, -1)
+    if not bool((weights < 0).any()):
+        return _closure(edges, "min_plus")
+    distances = _closure_without_negative_cycles(edges)
     return distances.diagonal_scatter(torch.zeros_like(loops), 0, -2, -1)
 
 
@@ -108,34 +110,43 @@ def reachability(edges: Tensor) -> Tensor:
 
 def _closure(matrix: Tensor, semiring: str) -> Tensor:
     """Sums over all paths of up to n edges, given those of up to one: 1 or better on the diagonal."""
-    zero = get(semiring).zero_of(matrix.dtype)
-    # Beside an edge of length -inf, one that is missing still is.
-    special = semiring == "min_plus" and matrix.dtype.is_floating_point and bool((matrix == -zero).any())
     edges = 1
     while edges < matrix.shape[-1]:
-        longer: Tensor = einsum(
-            "...ij,...jk->...ik", matrix, matrix, semiring=semiring, zero_annihilates=special or None
-        )
+        longer: Tensor = einsum("...ij,...jk->...ik", matrix, matrix, semiring=semiring)
         if torch.equal(longer, matrix):
             break
         matrix, edges = longer, 2 * edges
     return matrix
 
 
-def _require_square(name: str, matrix: Tensor) -> None:
-    if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
-        raise OperandError(f"{name} has the shape (..., n, n), not {tuple(matrix.shape)}")
+def _closure_without_negative_cycles(matrix: Tensor) -> Tensor:
+    """The same over min-plus.
 
-
-def _refuse_negative_cycles(weights: Tensor, distances: Tensor) -> None:
-    """A cycle has at most n edges, so that the shortest way from one of its vertices to itself shows it."""
-    ways = distances.detach().diagonal(0, -2, -1)
-    allowed = torch.zeros_like(ways[..., :1])
-    if weights.dtype.is_floating_point and weights.numel():
-        sizes = weights.detach().abs()
-        largest = sizes.where(sizes.isfinite(), 0).amax((-2, -1), keepdim=True).squeeze(-1)
-        allowed = -largest * weights.shape[-1] * torch.finfo(weights.dtype).eps
-    negative = (ways < allowed).nonzero()
+    A cycle has at most n edges, so that the shortest way from one of its vertices back to it shows a negative
+    one. The absolute values along each way, which are added beside it, tell what may be rounding: half a unit
+    of each for the weights themselves, and again for every sum that they are in.
+    """
+    size = matrix.detach().abs()
+    # Beside an edge of length -inf, one that is missing still is.
+    missing_wins = matrix.dtype.is_floating_point and bool((matrix == -torch.inf).any())
+    edges, sums = 1, 0
+    while edges < matrix.shape[-1]:
+        longer, middle = einsum(
+            "...ij,...jk->...ik",
+            matrix,
+            matrix,
+            semiring="min_plus",
+            zero_annihilates=missing_wins or None,
+            return_argmax=True,
+        )
+        if torch.equal(longer, matrix):
+            break
+        middle = middle.squeeze(-1)
+        size = size.gather(-1, middle) + size.gather(-2, middle)
+        matrix, edges, sums = longer, 2 * edges, sums + 1
+    ways, sizes = (x.detach().diagonal(0, -2, -1) for x in (matrix, size))
+    rounding = torch.finfo(matrix.dtype).eps * (sums + 1) * sizes if matrix.dtype.is_floating_point else 0
+    negative = ((ways < -rounding) | (ways == -torch.inf)).nonzero()
     if len(negative):
         *graph, vertex = negative[0].tolist()
         where = f" of graph {tuple(graph)}" if graph else ""
@@ -143,3 +154,9 @@ def _refuse_negative_cycles(weights: Tensor, distances: Tensor) -> None:
             f"there's a cycle of negative length through vertex {vertex}{where}, so there's no shortest path "
             f"from {vertex} to itself; all cycles must have a length of at least 0"
         )
+    return matrix
+
+
+def _require_square(name: str, matrix: Tensor) -> None:
+    if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
+        raise OperandError(f"{name} has the shape (..., n, n), not {tuple(matrix.shape)}")

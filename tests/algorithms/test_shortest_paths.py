@@ -123,6 +123,27 @@ def test_cycles_that_rounding_alone_makes_negative_are_none() -> None:
         torch.testing.assert_close(distances[0, 2].item(), 0.3, rtol=1e-6, atol=0)
 
 
+def test_small_negative_cycles_are_found_beside_large_weights() -> None:
+    # Some write 1e9 for what is missing.
+    weights = torch.full((50, 50), 1e9)
+    weights[3, 7], weights[7, 3] = 1.0, -1.001
+    with pytest.raises(OperandError, match="through vertex 3"):
+        all_pairs_shortest_paths(weights)
+    weights[7, 3] = -1.0
+    assert all_pairs_shortest_paths(weights)[3, 7] == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_zero_cycles_of_rounded_weights_everywhere_are_no_negative_cycles(dtype: torch.dtype) -> None:
+    for seed in range(20):
+        heights = torch.randn(20, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        weights = (heights - heights.unsqueeze(1)).to(dtype)
+        distances = all_pairs_shortest_paths(weights)
+        # The search prefers those of all paths whose roundings add up.
+        accuracy = 200 * torch.finfo(dtype).eps
+        torch.testing.assert_close(distances, weights, rtol=accuracy, atol=accuracy)
+
+
 def test_integers_stay_integers() -> None:
     none = torch.iinfo(torch.int64).max
     weights = torch.tensor([[none, 4, 1], [none, none, none], [none, 2, none]])
@@ -136,6 +157,9 @@ def test_edges_of_length_minus_infinity_leave_missing_ones_missing() -> None:
     weights = torch.tensor([[inf, -inf, inf], [inf, inf, 5.0], [inf, inf, inf]])
     expected = [[0, -inf, -inf], [inf, 0, 5], [inf, inf, 0]]
     assert all_pairs_shortest_paths(weights).tolist() == expected
+    weights[2, 0] = 7.0
+    with pytest.raises(OperandError, match="negative length"):
+        all_pairs_shortest_paths(weights)
 
 
 def test_batches_are_graphs_of_their_own() -> None:
