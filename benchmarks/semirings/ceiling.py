@@ -20,7 +20,9 @@ import torch
 
 from .row import Call
 
-__all__ = ["additions_and_maxima"]
+__all__ = ["CEILING", "additions_and_maxima"]
+
+CEILING = "add and maximum alone"
 
 SOURCE = """
 #include <immintrin.h>

@@ -15,17 +15,15 @@ from einfx.kernels import native
 from . import ceiling, operands
 from .oracle import exact, exact_argmax, exact_gradients
 from .peers import SEMIRING_EINSUM, TROPICAL_GEMM, semiring_einsum, tropical_gemm, tropical_gemm_module
-from .row import OURS, AtLeast, Call, Contest, Row, with_gradients
+from .row import OURS, REAL, AtLeast, Call, Contest, Row, with_gradients
 
 __all__ = ["BOOLEAN", "LOG", "TROPICAL"]
 
 MATRICES = "ik,kj->ij"
 BATCHES = "zik,zkj->zij"
 BROADCAST = "broadcast"
-REAL = "torch.mm"
 REAL_BATCHES = "torch.bmm"
 SAFE = "einfx, safe scores"
-CEILING = "add and maximum alone"
 TINY = 24
 
 Pair = tuple[Tensor, Tensor]
@@ -171,7 +169,7 @@ def _tropical(n: int, semiring: str, broadcast: bool = False, extension: bool = 
         calls[BROADCAST] = _call(BROADCASTS[semiring], given)
     limits: dict[str, Call | None] = {REAL: _call(torch.mm, given)}
     if extension:
-        limits[CEILING] = ceiling.additions_and_maxima(n**3)
+        limits[ceiling.CEILING] = ceiling.additions_and_maxima(n**3)
     return Contest(calls, exact(MATRICES, semiring, *given), limits)
 
 

@@ -1,8 +1,9 @@
 """Peaks of memory, each in a process of its own: ``python -m benchmarks.semirings.memory ROW WHO THREADS``.
 
-The call runs once to load what it needs. Then what the allocator keeps is given back to the system, the mark
-of the highest memory resident so far is reset, and the call runs again: what the mark shows beyond what was
-resident before is the call's peak, its result included. Linux only.
+A tiny call loads what all calls need. Then what the allocator keeps is given back to the system, the mark of
+the highest memory resident so far is reset, and the call runs twice: what the mark shows beyond what was
+resident before is the call's peak. It includes the result, and workspaces that are kept for the next call.
+Linux only.
 """
 
 from __future__ import annotations
@@ -29,21 +30,28 @@ def available() -> bool:
     return RESET.exists()
 
 
-def peak_bytes(call: Call) -> int:
+def peak_bytes(call: Call, tiny: Call) -> int:
     """The most memory that is resident during a call, beyond what was resident before.
 
     Args:
         call: what to measure; it runs twice.
+        tiny: the same on tiny operands.
     """
-    call()
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    tiny()
+    _give_back()
     RESET.write_text("5", encoding="ascii")
     before = _resident("VmRSS")
-    result = call()
-    peak = _resident("VmHWM")
-    del result
-    return peak - before
+    for _ in range(2):
+        result = call()
+        del result
+        _give_back()
+    return _resident("VmHWM") - before
+
+
+def _give_back() -> None:
+    """What is free inside the allocator, which the next call would take without being noticed."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def _resident(kind: str) -> int:
@@ -83,7 +91,8 @@ def main() -> None:
     name, contestant, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
     row = next(row for row in ROWS if row.name == name)
-    print(peak_bytes(row.build(row.size).present()[contestant]))
+    call, tiny = (row.build(size).present()[contestant] for size in (row.size, row.tiny))
+    print(peak_bytes(call, tiny))
 
 
 if __name__ == "__main__":

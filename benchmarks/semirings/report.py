@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from einfx.kernels import native
 
 from ..results import ratio_text, table, threads_text, time_text
+from .ceiling import CEILING
 from .result import Result
-from .row import OURS, AtLeast, Smaller, Target, Within
+from .row import OURS, REAL, AtLeast, Smaller, Target, Within
 
 __all__ = ["line", "missed", "section"]
 
@@ -47,7 +48,7 @@ def section(results: Sequence[Result]) -> str:
     for threads in sorted({result.threads for result in results}):
         own = [result for result in results if result.threads == threads]
         header = ["row", OURS, "beside", "its time", "speed", "target", "verdict"]
-        parts += [f"### {threads_text(threads)}\n", table(header, _speed_rows(own))]
+        parts += [f"### {threads_text(threads)}\n", table(header, _speed_rows(own)), *_ceilings(own)]
         if any(result.peaks for result in own):
             header = ["row", "who", "peak", "target", "verdict"]
             parts += [
@@ -70,6 +71,16 @@ def section(results: Sequence[Result]) -> str:
     if failures:
         parts.append("### What contestants could not do\n\n" + "".join(failures))
     return "\n".join(parts) + "\n"
+
+
+def _ceilings(results: Sequence[Result]) -> Iterator[str]:
+    """What the processor's own ceiling is, as a part of the speed of real products."""
+    shares = []
+    for result in results:
+        if {CEILING, REAL} <= set(result.quick.seconds):
+            shares.append(f"{result.quick.ratio(REAL, CEILING).median:.2f} ({result.row.name})")
+    if shares:
+        yield f"Ceiling of tropical products in multiples of the speed of `{REAL}`: {', '.join(shares)}.\n"
 
 
 def _speed_rows(results: Sequence[Result]) -> Iterator[list[str]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 __all__ = [
     "OURS",
+    "REAL",
     "AtLeast",
     "Call",
     "Contest",
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 OURS = "einfx"
+REAL = "torch.mm"
 
 Call = Callable[[], Any]
 """One computation: gives a tensor, or a tuple of them."""
