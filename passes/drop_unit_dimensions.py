@@ -11,7 +11,7 @@ from torch import fx
 from ..equation import Equation
 from ..legality import Effects, function_name, is_known_function
 from ..nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
-from ..rewrite import Pass
+from ..rewrite import Pass, decline
 
 _VIEWS = {"unsqueeze", "getitem", "broadcast_tensors"}
 
@@ -69,6 +69,9 @@ def _without_one(graph: fx.Graph, effects: Effects, node: fx.Node) -> fx.Node | 
         source, dims = inserted
         smaller = _dropped(contraction, position, source, dims)
         if smaller is None or not effects.may_move_reads([source], operand, node):
+            continue
+        if len(smaller.operands) == 1 and not smaller.equation.summed and contraction.equation.summed:
+            decline(node, f"as a view of {source} it would share its memory")
             continue
         return _replaced(graph, effects, node, smaller)
     return None

@@ -91,10 +91,14 @@ class FuseEinsums(Pass):
             if not effects.may_move_reads(producer.operands, node, user):
                 decline(node, f"something writes to its operands before {user} reads it")
                 return False
+            whole = _substituted(_contraction(user), node, producer)
+            if len(whole.operands) == 1 and not whole.equation.summed and not whole.arranges:
+                decline(node, f"fused with {user} it could share the memory of its operand")
+                return False
             if _takes_diagonal(_contraction(user), node, producer):
                 decline(node, f"{user} takes a diagonal of it, and its operands may broadcast there")
                 return False
-            if len(_substituted(_contraction(user), node, producer).equation.labels) > len(LETTERS):
+            if len(whole.equation.labels) > len(LETTERS):
                 decline(node, f"fused with {user} it would have more than {len(LETTERS)} labels")
                 return False
         return True

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
 
-from tests.program import BATCH, OPERATOR, Program, TensorSpec
+from tests.program import BATCH, OPERATOR, ORACLE, Program, TensorSpec
 
 __all__ = ["Builder", "Operation"]
 
@@ -29,10 +29,17 @@ class Builder:
     Args:
         draw: Hypothesis's.
         dtypes: the dtypes of inputs and state to choose from.
+        layouts: how inputs may lie in memory, see :func:`tests.program.tensor`.
     """
 
-    def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any], dtypes: Sequence[torch.dtype]) -> None:
+    def __init__(
+        self,
+        draw: Callable[[st.SearchStrategy[Any]], Any],
+        dtypes: Sequence[torch.dtype],
+        layouts: Sequence[str] = ("contiguous",) * 5 + ("transposed", "strided", "expanded"),
+    ) -> None:
         self.draw = draw
+        self.layouts = layouts
         self.seed = 0
         self.inputs = [self._spec(dtypes, batched=True) for _ in range(self.between(1, 3))]
         self.parameters = [
@@ -55,7 +62,7 @@ class Builder:
             "F": F,
             "math": math,
             "operator": OPERATOR,
-            "einfx": torch,
+            "einfx": ORACLE,
             "self": self.model,
             **{name: value for name, value in self.values.items() if "." not in name},
         }
@@ -65,7 +72,7 @@ class Builder:
         shape = [self.pick((3, 2, 4, 3, 1)) for _ in range(rank)]
         if batched and shape and self.chance(60):
             shape[0] = BATCH
-        layout = self.pick(("contiguous",) * 5 + ("transposed", "strided", "expanded"))
+        layout = self.pick(self.layouts)
         if not batched:
             layout = "contiguous"
         self.seed += 1

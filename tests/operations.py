@@ -6,7 +6,8 @@ import torch
 
 from tests.builder import Builder
 
-__all__ = ["ARRANGE", "CONTRACT", "MUTATE", "SCALE", "SMOOTH", "cast", "constant", "einsum"]
+__all__ = ["ALPHABETS", "ARRANGE", "CONTRACT", "MUTATE", "SCALE", "SMOOTH", "cast", "constant", "einsum"]
+__all__ += ["label_for"]
 
 ALPHABETS = ("ijklmnopq", "abcdefghi", "zyxwvutsr", "bAcBaDdCe")
 
@@ -26,7 +27,7 @@ def einsum(b: Builder) -> str | None:
         if with_ellipsis:
             named = min(len(shape), b.between(0, 2))
             shape = shape[len(shape) - named :] if leading else shape[:named]
-        labels.append([_label(b, sizes, size) for size in shape])
+        labels.append([label_for(b, sizes, size) for size in shape])
     used = sorted({label for operand in labels for label in operand})
     output: list[int] | None = None
     if not b.chance(30):
@@ -35,7 +36,8 @@ def einsum(b: Builder) -> str | None:
     return _call(b, names, labels, output, with_ellipsis, leading)
 
 
-def _label(b: Builder, sizes: list[int], size: int) -> int:
+def label_for(b: Builder, sizes: list[int], size: int) -> int:
+    """A label for a dimension of this size: one that is there already, or a new one, noted in ``sizes``."""
     fitting = [i for i, known in enumerate(sizes) if known == size or 1 in (known, size)]
     exact = [i for i in fitting if sizes[i] == size]
     if exact and b.chance(70):

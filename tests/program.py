@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 import einfx
+from tests.semiring_judge import judge
 
-__all__ = ["BATCH", "OPERATOR", "Program", "TensorSpec", "tensor"]
+__all__ = ["BATCH", "OPERATOR", "ORACLE", "Program", "TensorSpec", "tensor"]
 
 BATCH = 5
 """The size that stands for the batch: no other dimension has it, and no program writes it as a number."""
@@ -98,6 +99,9 @@ OPERATOR = types.SimpleNamespace(
     **{name: _recorded(getattr(operator, name)) for name in ("setitem", "imul", "iadd", "isub", "itruediv")},
     **{name: getattr(operator, name) for name in ("mul", "truediv", "neg", "matmul", "add", "sub")},
 )
+ORACLE = types.SimpleNamespace(einsum=judge)
+"""What stands for einfx where a program is to run on torch alone."""
+
 _count = itertools.count()
 
 
@@ -141,14 +145,14 @@ class Program:
         printer.text(f"\n{self!r}\n")
 
     def model(self, *, oracle: bool = False) -> nn.Module:
-        """An instance; the ``oracle`` runs on torch alone, with torch.einsum in place of einfx.einsum."""
+        """An instance; the ``oracle`` runs on torch alone, with its own einsum in place of einfx.einsum."""
         namespace: dict[str, Any] = {
             "torch": torch,
             "nn": nn,
             "F": F,
             "math": math,
             "operator": OPERATOR,
-            "einfx": types.SimpleNamespace(einsum=torch.einsum) if oracle else einfx,
+            "einfx": ORACLE if oracle else einfx,
             "tensor": tensor,
             "__name__": "program",
         }

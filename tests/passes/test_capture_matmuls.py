@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+import einfx
 from einfx.passes import CaptureMatmuls
 from einfx.rewrite import collect_declined
 from einfx.shapes import propagate
@@ -177,3 +178,16 @@ def test_a_result_that_is_written_to_is_left_alone_with_the_reason() -> None:
 def test_without_shapes_nothing_is_captured() -> None:
     traced = fx.symbolic_trace(lambda x, w, v: (x @ w) @ v)
     assert CaptureMatmuls().apply(traced) == 0
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda a, b: einfx.einsum("ij,jk->ik", a @ b, b, semiring="log"),
+        lambda a, b: einfx.einsum("ij,jk->ik", a, b, semiring="log") @ b,
+        lambda a, b: einfx.einsum("ij,jk->ik", a, b, semiring="max_plus").sum(0),
+        lambda a, b: einfx.einsum("ij,jk->ik", a * b, b, semiring="log"),
+    ],
+)
+def test_contractions_over_another_semiring_are_no_company(program: Callable[..., torch.Tensor]) -> None:
+    check_declined(CaptureMatmuls(), program, (torch.rand(3, 3), torch.rand(3, 3)))

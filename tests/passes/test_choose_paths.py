@@ -9,12 +9,15 @@ import pytest
 import torch
 from torch import fx
 
+import einfx
 from einfx.errors import PlanError
 from einfx.estimate import estimate
+from einfx.nodes import value_of
 from einfx.passes import ChoosePaths
 from einfx.rewrite import collect_declined, readable_code
 from einfx.shapes import propagate
 from tests.rewriting import check_declined, check_rewrite
+from tests.semiring_judge import OWN
 
 E = torch.einsum
 TALL, SQUARE, THIN = torch.rand(50, 60), torch.rand(60, 70), torch.rand(70, 5)
@@ -119,3 +122,81 @@ def test_steps_say_which_line_they_come_from() -> None:
     next(node for node in traced.graph.nodes if node.name == "einsum").meta["stack_trace"] = "here"
     ChoosePaths().apply(traced)
     assert [n.meta["stack_trace"] for n in traced.graph.nodes if n.op == "call_function"] == ["here", "here"]
+
+
+def over(semiring: str, equation: str, *operands: torch.Tensor, **options: Any) -> torch.Tensor:
+    result: torch.Tensor = einfx.einsum(equation, *operands, semiring=semiring, **options)
+    return result
+
+
+@pytest.mark.parametrize("semiring", ["log", "max_plus", "max_times", "base_two"])
+def test_a_chain_over_a_semiring_starts_at_its_thin_end(semiring: str) -> None:
+    assert OWN[0].name == "base_two"
+    check_rewrite(
+        ChoosePaths(),
+        lambda a, b, c: over(semiring, "ij,jk,kl->il", a, b, c),
+        f"""
+        einsum_1 = einfx_contract_einsum('ab,bc->ac', b, c, semiring = '{semiring}')
+        einsum_2 = einfx_contract_einsum('ab,bc->ac', a, einsum_1, semiring = '{semiring}')
+        return einsum_2
+        """,
+        (TALL, SQUARE, THIN),
+        rewrites=1,
+    )
+
+
+def test_a_step_takes_its_operands_as_linear_where_the_whole_does_and_its_results_as_logarithms() -> None:
+    check_rewrite(
+        ChoosePaths(),
+        lambda a, b, c: over("log", "ij,jk,kl->il", a, b, c, linear_operands=(1, 2)),
+        """
+        einsum_1 = einfx_contract_einsum('ab,bc->ac', b, c, semiring = 'log', linear_operands = (0, 1))
+        einsum_2 = einfx_contract_einsum('ab,bc->ac', a, einsum_1, semiring = 'log')
+        return einsum_2
+        """,
+        (TALL, SQUARE, THIN),
+    )
+
+
+def test_what_no_pair_makes_smaller_stays_whole() -> None:
+    a = torch.rand(8, 4000)
+    check_declined(ChoosePaths(), lambda a: over("log", "ak,ak,ak->a", a, a, a), (a,))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"block_size": 8}, "memory is limited"),
+        ({"memory_limit": "64MiB"}, "memory is limited"),
+        ({"grad_of_neg_inf": "uniform"}, "grad_of_neg_inf"),
+    ],
+)
+def test_what_is_limited_as_a_whole_stays_whole(options: dict[str, Any], reason: str) -> None:
+    check_declined(
+        ChoosePaths(),
+        lambda a, b, c: over("log", "ij,jk,kl->il", a, b, c, **options),
+        (TALL, SQUARE, THIN),
+        reason,
+    )
+
+
+def test_integers_keep_the_order_that_einfx_chooses_when_it_runs() -> None:
+    operands = [x.mul(10).to(torch.int64) for x in (TALL, SQUARE, THIN)]
+    check_declined(
+        ChoosePaths(), lambda a, b, c: over("min_plus", "ij,jk,kl->il", a, b, c), operands, "overflow"
+    )
+
+
+def test_the_steps_of_a_boolean_chain_are_bool() -> None:
+    traced = check_rewrite(
+        ChoosePaths(),
+        lambda a, b, c: over("boolean", "ij,jk,kl->il", a, b, c),
+        """
+        einsum_1 = einfx_contract_einsum('ab,bc->ac', b, c, semiring = 'boolean')
+        einsum_2 = einfx_contract_einsum('ab,bc->ac', a, einsum_1, semiring = 'boolean')
+        return einsum_2
+        """,
+        tuple(x > 0.9 for x in (TALL, SQUARE, THIN)),
+    )
+    values = [value_of(node) for node in traced.graph.nodes if node.op == "call_function"]
+    assert [value.dtype for value in values if value is not None] == [torch.bool] * 2

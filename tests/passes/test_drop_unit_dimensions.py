@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+import einfx
 from einfx.passes import DropUnitDimensions
 from tests.rewriting import check_declined, check_rewrite
 
@@ -90,3 +91,30 @@ def test_a_tensor_that_is_written_between_stays_read_where_it_was() -> None:
         return E("ixj,jk->ik", inserted, b)
 
     check_declined(DropUnitDimensions(), program, (A, B))
+
+
+def test_a_broadcast_product_over_a_semiring_becomes_a_matrix_product() -> None:
+    def program(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = einfx.einsum(
+            "ijk,ijk->ik", a[:, :, None], b[None], semiring="log", linear_operands=(1,)
+        )
+        return result
+
+    check_rewrite(
+        DropUnitDimensions(),
+        program,
+        """
+        einsum_2 = einfx_contract_einsum('ab,bc->ac', a, b, semiring = 'log', linear_operands = (1,))
+        return einsum_2
+        """,
+        (A, B),
+        rewrites=2,
+    )
+
+
+@pytest.mark.parametrize("program", [
+    lambda a, b: E("ab->a", a[:, 0][:, None]),
+    lambda a, b: einfx.einsum("ab->a", a[:, 0].unsqueeze(1), semiring="max_plus"),
+])  # fmt: skip
+def test_a_sum_of_one_element_does_not_become_a_view(program: Program) -> None:
+    check_declined(DropUnitDimensions(), program, (A, B), "share its memory")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import einfx
 from einfx.capture import capture
 from einfx.optimized import OptimizedModule
 from einfx.passes import ChoosePaths, FoldConstants
@@ -168,3 +169,33 @@ def test_two_rounds_of_folding_number_their_constants_on() -> None:
         "_folded_constant_0",
         "_folded_constant_1",
     ]
+
+
+def test_contractions_of_constants_over_a_semiring_are_folded_with_their_options() -> None:
+    def program(x: torch.Tensor, model: Any) -> torch.Tensor:
+        table = einfx.einsum("ij,jk->ik", model.p, model.q, semiring="log", linear_operands=(1,))
+        result: torch.Tensor = einfx.einsum("bi,ij->bj", x, table, semiring="log")
+        return result
+
+    class Chain(Model):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return program(x, self)
+
+    model = Chain(lambda model, x: x)
+    traced = capture(model)
+    propagate(traced, (X,))
+    assert FoldConstants(constants=("p", "q")).apply(traced) == 1
+    traced.recompile()
+    assert readable_code(traced.graph).count("einfx_contract_einsum") == 1
+    assert_same(traced(X), model(X))
+
+
+def test_the_logarithm_of_a_linear_constant_is_something_to_save() -> None:
+    class Logarithm(Model):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = einfx.einsum("ij->ji", self.p, semiring="log", linear_operands=(0,))
+            return x @ result
+
+    traced = capture(Logarithm(lambda model, x: x))
+    propagate(traced, (X,))
+    assert FoldConstants(constants=("p",)).apply(traced) == 1

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import fx
 
+import einfx
 from einfx.passes import FoldScalars
 from einfx.rewrite import readable_code
+from einfx.shapes import propagate
 from tests.rewriting import check_declined, check_rewrite
+from tests.semiring_judge import OWN
 
 E = torch.einsum
 A = torch.rand(3, 3) + 0.5
@@ -183,3 +187,132 @@ def test_without_shapes_nothing_moves_unless_the_caller_says_that_tensors_are_fl
     assert readable_code(traced.graph) == before
     assert FoldScalars(assume_floating=True).apply(traced) == 2
     assert "mul_3 = einsum * 6" in readable_code(traced.graph)
+
+
+def over(semiring: str, equation: str, *operands: torch.Tensor, **options: Any) -> torch.Tensor:
+    result: torch.Tensor = einfx.einsum(equation, *operands, semiring=semiring, **options)
+    return result
+
+
+SHIFTED: list[Program] = [
+    lambda a, b: over("log", "ij,jk->ik", a + 3.0, b),
+    lambda a, b: over("log", "ij,jk->ik", a, 3.0 + b),
+    lambda a, b: over("log", "ij,jk->ik", torch.add(a, 1), b.sub(-2.0)),
+    lambda a, b: over("log", "ij,jk->ik", a.add(4.0), torch.sub(b, 1)),
+    lambda a, b: over("log", "ij,jk->ik", a.add(4.0) - 1, b),
+    lambda a, b: over("log", "ij,jk->ik", a, b) + 1 + 2.0,
+    lambda a, b: over("log", "ij,jk->ik", a + 1, b) + 2.0,
+]
+
+
+@pytest.mark.parametrize("program", SHIFTED)
+def test_an_added_constant_is_a_factor_over_log(program: Program) -> None:
+    traced = fx.symbolic_trace(program)
+    propagate(traced, (A, B))
+    assert FoldScalars().apply(traced) > 0
+    names = [node.name for node in traced.graph.nodes]
+    assert names[:3] == ["a", "b", "einsum"]
+    last = names[3]
+    check_rewrite(
+        FoldScalars(),
+        program,
+        f"""
+        einsum = einfx_contract_einsum('ij,jk->ik', a, b, semiring = 'log')
+        {last} = einsum + 3.0
+        return {last}
+        """,
+        (A, B),
+    )
+
+
+@pytest.mark.parametrize("semiring", ["log", "max_plus", "min_plus"])
+def test_constants_meet_behind_the_views_and_contractions_that_follow(semiring: str) -> None:
+    check_rewrite(
+        FoldScalars(),
+        lambda a, b: over(semiring, "ij,jk->ik", (a + 1.5).t(), over(semiring, "ij,jk->ik", b - 1, a)) + 2,
+        f"""
+        t = a.t()
+        einsum = einfx_contract_einsum('ij,jk->ik', b, a, semiring = '{semiring}')
+        einsum_1 = einfx_contract_einsum('ij,jk->ik', t, einsum, semiring = '{semiring}')
+        add_7 = einsum_1 + 2.5
+        return add_7
+        """,
+        (A, B),
+    )
+
+
+def test_constants_that_undo_one_another_go() -> None:
+    check_rewrite(
+        FoldScalars(),
+        lambda a, b: over("max_plus", "ij,jk->ik", a + 2, b) - 2,
+        "einsum = einfx_contract_einsum('ij,jk->ik', a, b, semiring = 'max_plus')\nreturn einsum",
+        (A, B),
+        rewrites=2,
+    )
+
+
+def test_a_positive_factor_moves_over_max_times() -> None:
+    check_rewrite(
+        FoldScalars(),
+        lambda a, b: over("max_times", "ij,jk->ik", a * 2.0, b / 4) * 3,
+        """
+        einsum = einfx_contract_einsum('ij,jk->ik', a, b, semiring = 'max_times')
+        mul_4 = einsum * 1.5
+        return mul_4
+        """,
+        (A, B),
+    )
+
+
+STAYING: list[tuple[Program, str]] = [
+    (lambda a, b: over("log", "ij,jk->ik", a * 2.0, b), "over log a factor"),
+    (lambda a, b: over("max_plus", "ij,jk->ik", a * 2.0, b), "over max_plus a factor"),
+    (lambda a, b: over("log", "ij,jk->ik", a, b * 2.0, linear_operands=(1,)), "over log a factor"),
+    (lambda a, b: over("log", "ij,jk->ik", a, b + 2.0, linear_operands=(1,)), "linear operand"),
+    (lambda a, b: over("max_times", "ij,jk->ik", a + 2.0, b), "over max_times an added constant"),
+    (lambda a, b: over("max_min", "ij,jk->ik", a + 2.0, b), "over max_min an added constant"),
+    (lambda a, b: over("max_min", "ij,jk->ik", a * 2.0, b), "over max_min a factor"),
+    (lambda a, b: over("base_two", "ij,jk->ik", a + 2.0, b), "over base_two an added constant"),
+    (lambda a, b: over("log", "ij,jk->ik", a - 1e5, b), "could cost digits"),
+]
+
+
+@pytest.mark.parametrize(("program", "reason"), STAYING)
+def test_what_is_no_factor_in_the_semiring_stays(program: Program, reason: str) -> None:
+    assert OWN[0].name == "base_two"
+    check_declined(FoldScalars(), program, (A, B), reason)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_constants_stay_in_half_precision(dtype: torch.dtype) -> None:
+    traced = fx.symbolic_trace(lambda a, b: over("log", "ij,jk->ik", a + 1.0, b))
+    propagate(traced, (A.to(dtype), B.to(dtype)))
+    assert FoldScalars().apply(traced) == 0
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda a, b: E("ij,jk->ik", a + 3.0, b),
+        lambda a, b: over("log", "ij,jk->ik", 3.0 - a, b),
+        lambda a, b: over("log", "ij,jk->ik", torch.add(a, 3.0, alpha=2), b),
+        lambda a, b: over("log", "ij,jk->ik", torch.add(a, b, alpha=2), b),
+        lambda a, b: over("log", "ij,jk->ik", a, b).sum(0) + 1,
+        lambda a, b: (a + 1 - 1).t() + 2,
+    ],
+)
+def test_constants_elsewhere_stay_where_they_are(program: Program) -> None:
+    check_declined(FoldScalars(), program, (A, B))
+
+
+def test_an_operand_that_stands_twice_keeps_its_constant() -> None:
+    def program(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        shifted = a + 1.0
+        return over("log", "ij,jk->ik", shifted, shifted)
+
+    check_declined(FoldScalars(), program, (A, B))
+
+
+def test_integers_keep_their_constants_over_max_plus() -> None:
+    a = torch.arange(9).reshape(3, 3)
+    check_declined(FoldScalars(), lambda a, b: over("max_plus", "ij,jk->ik", a + 1, b), (a, a))

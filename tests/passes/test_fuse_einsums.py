@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import fx
 
+import einfx
 from einfx.equation import LETTERS
 from einfx.passes import FuseEinsums
 from einfx.rewrite import collect_declined, readable_code
 from einfx.shapes import propagate
 from tests.rewriting import check_declined, check_rewrite
+from tests.semiring_judge import OWN
 
 E = torch.einsum
 A, B, C = torch.rand(2, 3), torch.rand(3, 4), torch.rand(4, 5)
@@ -163,3 +166,142 @@ def test_the_node_that_stays_keeps_the_metadata_of_the_one_it_replaces() -> None
     last.meta["stack_trace"] = "here"
     FuseEinsums().apply(traced)
     assert [node.meta.get("stack_trace") for node in traced.graph.nodes if "einsum" in node.name] == ["here"]
+
+
+def over(semiring: str, equation: str, *operands: torch.Tensor, **options: Any) -> torch.Tensor:
+    result: torch.Tensor = einfx.einsum(equation, *operands, semiring=semiring, **options)
+    return result
+
+
+@pytest.mark.parametrize("semiring", ["log", "max_plus", "min_plus", "max_times", "max_min"])
+def test_a_chain_over_any_semiring_becomes_one_contraction(semiring: str) -> None:
+    check_rewrite(
+        FuseEinsums(),
+        lambda a, b, c: over(semiring, "ij,jk->ik", over(semiring, "ij,jk->ki", a, b).t(), c),
+        f"""
+        einsum_3 = einfx_contract_einsum('ab,bc,cd->ad', a, b, c, semiring = '{semiring}')
+        return einsum_3
+        """,
+        (A, B, C),
+        rewrites=2,
+    )
+
+
+def test_a_sum_over_a_semiring_goes_into_the_contraction_that_reads_it() -> None:
+    check_rewrite(
+        FuseEinsums(),
+        lambda a, b: over("max_plus", "i,ij->j", over("max_plus", "ji->i", a), b),
+        "einsum_2 = einfx_contract_einsum('ab,bc->c', a, b, semiring = 'max_plus')\nreturn einsum_2",
+        (A, B),
+    )
+
+
+def test_views_and_diagonals_by_torch_go_into_any_semiring_and_take_its_results() -> None:
+    check_rewrite(
+        FuseEinsums(),
+        lambda a, b: over("log", "ij,jk->ik", E("ii->i", a)[None].permute(1, 0).T, b),
+        """
+        einsum = torch.functional.einsum('ii->i', a)
+        getitem = einsum[None]
+        einsum_3 = einfx_contract_einsum('ab,bc->ac', getitem, b, semiring = 'log')
+        return einsum_3
+        """,
+        (torch.rand(3, 3), B),
+    )
+    check_rewrite(
+        FuseEinsums(),
+        lambda a, b: E("ik->ki", over("log", "ij,jk->ik", a, b)),
+        "einsum_2 = einfx_contract_einsum('ab,bc->ca', a, b, semiring = 'log')\nreturn einsum_2",
+        (A, B),
+    )
+    check_rewrite(
+        FuseEinsums(),
+        lambda a: over("log", "i,i->i", E("ii->i", a), E("jj->j", a)),
+        "einsum_4 = einfx_contract_einsum('aa,aa->a', a, a, semiring = 'log')\nreturn einsum_4",
+        (torch.rand(3, 3),),
+    )
+
+
+def test_linear_operands_stay_linear_where_they_get_to() -> None:
+    check_rewrite(
+        FuseEinsums(),
+        lambda a, b, c: over(
+            "log", "ij,jk->ik", over("log", "ij,jk->ik", a, b, linear_operands=(1,)), c, linear_operands=(1,)
+        ),
+        """
+        einsum_2 = einfx_contract_einsum('ab,bc,cd->ad', a, b, c, semiring = 'log', linear_operands = (1, 2))
+        return einsum_2
+        """,
+        (A, B, C),
+    )
+    check_rewrite(
+        FuseEinsums(),
+        lambda a, b: over("log", "ij,jk->ik", a, b.t(), linear_operands=(1,)),
+        """
+        einsum_1 = einfx_contract_einsum('ab,cb->ac', a, b, semiring = 'log', linear_operands = (1,))
+        return einsum_1
+        """,
+        (A, torch.rand(4, 3)),
+    )
+
+
+APART: list[tuple[Program, str]] = [
+    (lambda a, b, c: over("log", "ij,jk->ik", over("max_plus", "ij,jk->ik", a, b), c), "over max_plus, and"),
+    (lambda a, b, c: over("log", "ij,jk->ik", E("ij,jk->ik", a, b), c), "over real, and"),
+    (lambda a, b, c: E("ij,jk->ik", over("log", "ij,jk->ik", a, b), c), "over log, and"),
+    (lambda a, b, c: over("log", "ij,jk->ik", a, over("log", "ij,jk->ik", b, c), linear_operands=(1,)),
+     "it is a logarithm"),
+    (lambda a, b, c: over("log", "ij,jk->ik", over("log", "ij,jk->ik", a, b, block_size=2), c),
+     "memory is limited"),
+    (lambda a, b, c: over("log", "ij,jk->ik", over("log", "ij,jk->ik", a, b), c, memory_limit="1MiB"),
+     "memory is limited"),
+    (lambda a, b, c: over("log", "ij,jk->ik", over("log", "ij,jk->ik", a, b), c, grad_of_neg_inf=0.0),
+     "other options"),
+    (lambda a, b, c: over("log", "ij,jk->ik", over("log", "ij,jk->ik", a, b, zero_annihilates=True), c),
+     "other options"),
+    (lambda a, b, c: over("log", "ij,jk->ik", over("log", "ij,jk->ik", a, b, grad_of_neg_inf="uniform"), c,
+                          grad_of_neg_inf="uniform"), "grad_of_neg_inf"),
+    (lambda a, b, c: over("log", "jk->kj", over("log", "ij->ji", b)), "share the memory"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("program", "reason"), APART)
+def test_what_means_something_else_stays_apart(program: Program, reason: str) -> None:
+    check_declined(FuseEinsums(), program, (A, B, C), reason)
+
+
+def test_a_sum_by_torch_is_no_sum_over_another_semiring() -> None:
+    check_declined(FuseEinsums(), lambda a, b: over("log", "j,jk->k", a.sum(0), b), (A, B), "over real, and")
+
+
+def test_integers_fuse_where_their_arithmetic_is_exact() -> None:
+    a, b, c = (x.mul(10).to(torch.int64) for x in (A, B, C))
+    for semiring in ("max_plus", "min_plus", "max_times"):
+        check_declined(
+            FuseEinsums(),
+            lambda a, b, c: over(semiring, "ij,jk->ik", over(semiring, "ij,jk->ik", a, b), c),  # noqa: B023
+            (a, b, c),
+            "overflow",
+        )
+    check_rewrite(
+        FuseEinsums(),
+        lambda a, b, c: over("max_min", "ij,jk->ik", over("max_min", "ij,jk->ik", a, b), c),
+        "einsum_2 = einfx_contract_einsum('ab,bc,cd->ad', a, b, c, semiring = 'max_min')\nreturn einsum_2",
+        (a, b, c),
+    )
+    check_rewrite(
+        FuseEinsums(),
+        lambda a, b, c: over("boolean", "ij,jk->ik", over("boolean", "ij,jk->ik", a, b), c),
+        "einsum_2 = einfx_contract_einsum('ab,bc,cd->ad', a, b, c, semiring = 'boolean')\nreturn einsum_2",
+        (a > 4, b > 4, c > 4),
+    )
+
+
+def test_a_semiring_of_ones_own_fuses_by_its_name() -> None:
+    assert "base_two" in [semiring.name for semiring in OWN]
+    check_rewrite(
+        FuseEinsums(),
+        lambda a, b, c: over("base_two", "ij,jk->ik", over("base_two", "ij,jk->ik", a, b), c),
+        "einsum_2 = einfx_contract_einsum('ab,bc,cd->ad', a, b, c, semiring = 'base_two')\nreturn einsum_2",
+        (A, B, C),
+    )

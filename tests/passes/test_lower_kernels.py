@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import fx
 
+import einfx
 from einfx.estimate import LOWERED
 from einfx.passes import LowerKernels
 from einfx.rewrite import collect_declined
@@ -140,3 +141,15 @@ def test_without_shapes_nothing_is_lowered_and_the_reason_is_said() -> None:
     with collect_declined() as declined:
         assert LowerKernels().apply(traced) == 0
     assert "aren't all known" in declined[0].reason
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda a: einfx.einsum("ij,jk->ik", a, a, semiring="log"),
+        lambda a: einfx.einsum("ij,jk->ik", a, a, semiring="max_plus"),
+        lambda a: einfx.einsum("ij,jk->ik", a, a, memory_limit="64MiB"),
+    ],
+)
+def test_einsums_over_other_semirings_and_with_limits_stay_calls_of_einfx(program: Program) -> None:
+    check_declined(LowerKernels(), program, (torch.rand(30, 30),))

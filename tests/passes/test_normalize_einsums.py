@@ -94,3 +94,49 @@ def test_an_equation_that_cannot_be_read_is_left_to_fail_as_it_always_did() -> N
     assert NormalizeEinsums().apply(traced) == 0
     with pytest.raises(RuntimeError):
         traced(A, B)
+
+
+@pytest.mark.parametrize(
+    ("program", "line"),
+    [
+        (
+            lambda a, b: einfx.einsum("xy, yz", [a, b], semiring="log"),
+            "einfx_contract_einsum('ab,bc->ac', a, b, semiring = 'log')",
+        ),
+        (
+            lambda a, b: einfx.einsum(a, [3, 7], b, [7, 5], semiring="viterbi", zero_annihilates=False),
+            "einfx_contract_einsum('ab,bc->ac', a, b, semiring = 'max_plus')",
+        ),
+        (
+            lambda a, b: einfx.einsum("...j,jk->...k", a, b, semiring="log", linear_operands=[1]),
+            "einfx_contract_einsum('ab,bc->ac', a, b, semiring = 'log', linear_operands = (1,))",
+        ),
+        (
+            lambda a, b: einfx.einsum("xy,yz->xz", a, b, memory_limit="1MiB"),
+            "einfx_contract_einsum('ab,bc->ac', a, b, memory_limit = 1048576)",
+        ),
+        (
+            lambda a, b: einfx.einsum("xy,yz->xz", a, b, semiring="real", linear_operands=()),
+            "torch.functional.einsum('ab,bc->ac', a, b)",
+        ),
+    ],
+)
+def test_options_are_written_in_one_way_and_only_where_they_say_something(
+    program: Callable[..., torch.Tensor], line: str
+) -> None:
+    check_rewrite(NormalizeEinsums(), program, f"einsum = {line}\nreturn einsum", (A, B), rewrites=1)
+
+
+def test_an_argmax_and_an_order_that_the_caller_chose_are_left_as_they_are() -> None:
+    check_declined(
+        NormalizeEinsums(),
+        lambda a, b: einfx.einsum("ij,jk->ik", a, b, semiring="max_plus", return_argmax=True)[0],
+        (A, B),
+        "argmax",
+    )
+    check_declined(
+        NormalizeEinsums(),
+        lambda a, b: einfx.einsum("ij,jk->ik", a, b, semiring="log", optimize="greedy"),
+        (A, B),
+        "chose the order",
+    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import fx, nn
 
+import einfx
 from einfx.capture import capture
 from einfx.passes import ShareContractions
 from einfx.rewrite import readable_code
@@ -147,3 +149,78 @@ def test_a_function_that_einfx_does_not_know_may_write_to_an_operand() -> None:
         return first + unknown_function(a) + E("ij,jk->ik", a, b).sin()
 
     check_declined(ShareContractions(), program, (A, B), "something writes to")
+
+
+def log(equation: str, *operands: torch.Tensor, **options: Any) -> torch.Tensor:
+    result: torch.Tensor = einfx.einsum(equation, *operands, semiring="log", **options)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("program", "call"),
+    [
+        (lambda a, b: log("ij,jk->ik", a, b).exp() + log("jk,ij->ik", b, a).sin(), ""),
+        (
+            lambda a, b: (
+                log("ij,jk->ik", a, b, linear_operands=(1,)).exp()
+                + log("yz,xy->xz", b, a, linear_operands=(0,)).sin()
+            ),
+            ", linear_operands = (1,)",
+        ),
+    ],
+)
+def test_equal_contractions_over_a_semiring_are_computed_once(program: Program, call: str) -> None:
+    check_rewrite(
+        ShareContractions(),
+        program,
+        f"einsum = einfx_contract_einsum('ij,jk->ik', a, b, semiring = 'log'{call})\n"
+        "exp = einsum.exp()\nsin = einsum.sin()\nadd = exp + sin\nreturn add",
+        (A, B),
+        rewrites=1,
+    )
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda a, b: log("ij,jk->ik", a, b).exp() + E("ij,jk->ik", a, b),
+        lambda a, b: log("ij,jk->ik", a, b) + log("ij,jk->ik", a, b, linear_operands=(1,)),
+        lambda a, b: (
+            log("ij,jk->ik", a, b, linear_operands=(0,)) + log("jk,ij->ik", b, a, linear_operands=(0,))
+        ),
+        lambda a, b: log("ij,jk->ik", a, b) + log("ij,jk->ik", a, b, grad_of_neg_inf=0.0),
+        lambda a, b: log("ij,jk->ik", a, b) + log("ij,jk->ik", a, b, zero_annihilates=True),
+        lambda a, b: log("ij,jk->ik", a, b) + log("ij,jk->ik", a, b, block_size=2),
+    ],
+)
+def test_contractions_that_mean_something_else_are_both_computed(program: Program) -> None:
+    check_declined(ShareContractions(), program, (A, B))
+
+
+def test_integers_that_may_overflow_are_shared_in_the_same_order_alone() -> None:
+    a, b = torch.arange(9).reshape(3, 3), torch.arange(9).reshape(3, 3) - 4
+
+    def same(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        one, two = (einfx.einsum("ij,jk,kl->il", a, b, b, semiring="max_plus") for _ in range(2))
+        return one.abs() + two.sign()
+
+    check_rewrite(
+        ShareContractions(),
+        same,
+        """
+        einsum = einfx_contract_einsum('ij,jk,kl->il', a, b, b, semiring = 'max_plus')
+        abs_1 = einsum.abs()
+        sign = einsum.sign()
+        add = abs_1 + sign
+        return add
+        """,
+        (a, b),
+    )
+    check_declined(
+        ShareContractions(),
+        lambda a, b: (
+            einfx.einsum("ij,jk->ik", a, b, semiring="max_plus").abs()
+            + einfx.einsum("jk,ij->ik", b, a, semiring="max_plus").sign()
+        ),
+        (a, b),
+    )
