@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import einfx
+from einfx import algorithms
 
 from .operands import edges, scores
 from .peers import PYRO, SEMIRING_EINSUM, library, pyro_chain, semiring_einsum
@@ -17,6 +18,7 @@ from .row import OURS, Call, Contest, Row, with_gradients
 
 __all__ = ["ALGORITHMS"]
 
+SHIPPED = "einfx.algorithms"
 BROADCAST = "broadcast"
 FLOYD_WARSHALL = "scipy, Floyd-Warshall"
 DIJKSTRA = "scipy, Dijkstra"
@@ -102,7 +104,11 @@ def _markov(states: int) -> Contest:
     def run(product: Product | None, given: tuple[Tensor, ...] = given) -> Call | None:
         return None if product is None else with_gradients(partial(_forward, product), given)
 
-    calls = {OURS: run(ours), BROADCAST: run(_log_broadcast), SEMIRING_EINSUM: run(peer)}
+    def shipped(transition: Tensor, emission: Tensor) -> Tensor:
+        return algorithms.forward(torch.zeros(states), transition, emission.transpose(0, 1))
+
+    calls = {OURS: run(ours), SHIPPED: with_gradients(shipped, given)}
+    calls |= {BROADCAST: run(_log_broadcast), SEMIRING_EINSUM: run(peer)}
     expected = run(_log_broadcast, tuple(x.double() for x in given))
     assert expected is not None
     return Contest(calls, expected, {})
@@ -129,8 +135,13 @@ def _viterbi(states: int) -> Contest:
 
         return call
 
+    def shipped() -> Tensor:
+        _, paths = algorithms.viterbi(torch.zeros(states), transition, emission.transpose(0, 1))
+        return paths.T
+
     calls: dict[str, Call | None] = {
         OURS: run(ours),
+        SHIPPED: shipped,
         BROADCAST: run(broadcast),
         SEMIRING_EINSUM: _viterbi_of_peer(transition, emission),
     }
@@ -185,7 +196,12 @@ def _shortest_paths(vertices: int) -> Contest:
         return torch.from_numpy(csgraph.shortest_path(graph, method=method))
 
     csgraph = library("scipy.sparse.csgraph")
-    calls: dict[str, Call | None] = {OURS: ours, FLOYD_WARSHALL: None, DIJKSTRA: None}
+    calls: dict[str, Call | None] = {
+        OURS: ours,
+        SHIPPED: lambda: algorithms.all_pairs_shortest_paths(lengths),
+        FLOYD_WARSHALL: None,
+        DIJKSTRA: None,
+    }
     if csgraph is not None:
         dense = lengths.double().numpy()
         sparse = csgraph.csgraph_from_dense(dense, null_value=float("inf"))
