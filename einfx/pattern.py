@@ -323,33 +323,42 @@ class IndexPattern:
             self.kernel_size, self.input_size, self.output_size, stride=1, left=left, dilation=self.dilation
         )
 
-    def narrow(self, axis: Axis, start: int, length: int) -> IndexPattern:
+    def narrow(self, axis: Axis, start: int, length: int, step: int = 1) -> IndexPattern:
         """The pattern of a range of an axis.
 
         Args:
             axis: the axis.
             start: the first position kept.
             length: the number of positions kept, at least 1.
+            step: positions between those kept; 1 for inputs, of which :meth:`subsampled` leaves some out.
 
         Raises:
-            OperandError: the range isn't within the axis.
+            OperandError: the range isn't within the axis, or inputs are left out between those kept.
 
         Example:
             >>> IndexPattern(8, 3, padding=1).narrow("kernel", 1, 1)
             IndexPattern(8, 1)
+            >>> IndexPattern(8, 3).narrow("output", 0, 3, step=2)
+            IndexPattern(8, 3, stride=2)
         """
         size = dict(zip(_AXES, self.shape, strict=True))
-        if length < 1 or start < 0 or start + length > size[axis]:
-            raise OperandError(f"{self!r} has no range of {length} from {start} among {size[axis]} of {axis}")
+        last = start + (length - 1) * step
+        if length < 1 or start < 0 or step < 1 or last >= size[axis]:
+            raise OperandError(
+                f"{self!r} has no range of {length} from {start} in steps of {step} among {size[axis]} of "
+                f"{axis}"
+            )
+        if axis == "input" and step > 1:
+            raise OperandError(f"{self!r} can't leave out inputs between those it keeps; see subsampled()")
         moved = {"kernel": -self.dilation * start, "output": -self.stride * start, "input": start}[axis]
         size[axis] = length
         return pattern_of_shape(
             size["kernel"],
             size["output"],
             size["input"],
-            stride=self.stride,
+            stride=self.stride * (step if axis == "output" else 1),
             left=self.left + moved,
-            dilation=self.dilation,
+            dilation=self.dilation * (step if axis == "kernel" else 1),
         )
 
     def subsampled(self) -> tuple[int, int, IndexPattern]:

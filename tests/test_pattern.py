@@ -137,11 +137,18 @@ def test_a_range_of_an_axis_is_a_pattern(pattern: IndexPattern, data: st.DataObj
     start = data.draw(st.integers(0, pattern.shape[axis] - length))
     narrowed = pattern.narrow(AXES[axis], start, length)
     assert torch.equal(narrowed.tensor(), by_definition(pattern).narrow(axis, start, length))
+    step = data.draw(st.integers(1, 3))
+    kept = range(start, start + length, step)
+    if axis < 2:
+        narrowed = pattern.narrow(AXES[axis], start, len(kept), step)
+        assert torch.equal(narrowed.tensor(), by_definition(pattern).index_select(axis, torch.tensor(kept)))
 
 
 def test_a_range_beyond_the_axis_is_refused() -> None:
-    with pytest.raises(OperandError, match="no range of 3 from 1 among 3 of kernel"):
+    with pytest.raises(OperandError, match="no range of 3 from 1 in steps of 1 among 3 of kernel"):
         IndexPattern(7, 3).narrow("kernel", 1, 3)
+    with pytest.raises(OperandError, match="leave out inputs"):
+        IndexPattern(7, 3).narrow("input", 0, 2, 2)
 
 
 @given(patterns())

@@ -83,40 +83,26 @@ class Network:
         shown = ", ".join(_shown(operand) for operand in self.operands)
         return f"{self.text} ({shown}) -> {self.shape}"
 
-    def bind(self, tensors: Sequence[Tensor]) -> list[Tensor | IndexPattern]:
+    def bind(self, tensors: Sequence[Tensor | IndexPattern]) -> list[Tensor | IndexPattern]:
         """The operands, for an einsum that takes index patterns as they are.
 
         Args:
-            tensors: the caller's tensors.
+            tensors: the caller's tensors, by position; what stands where no view looks is ignored.
         """
         bound: list[Tensor | IndexPattern] = []
         for operand in self.operands:
             if isinstance(operand, View):
                 tensor = tensors[operand.position]
+                assert isinstance(tensor, Tensor)
                 for step in operand.steps:
                     tensor = step.apply(tensor)
                 bound.append(tensor)
             elif isinstance(operand, IndexPattern):
                 bound.append(operand)
             else:
-                first = tensors[0]
-                bound.append(torch.full(operand.shape, operand.value, dtype=first.dtype, device=first.device))
+                like = next((x for x in tensors if isinstance(x, Tensor)), torch.empty(0))
+                bound.append(torch.full(operand.shape, operand.value, dtype=like.dtype, device=like.device))
         return bound
-
-    def materialise(self, tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> list[Tensor]:
-        """The operands as tensors, patterns too, for an einsum that takes nothing else.
-
-        Args:
-            tensors: the caller's tensors.
-            dtype: the dtype of the patterns; that of the first tensor where None.
-        """
-        first = tensors[0]
-        return [
-            operand.tensor(dtype or first.dtype, first.device)
-            if isinstance(operand, IndexPattern)
-            else operand
-            for operand in self.bind(tensors)
-        ]
 
 
 def network(inputs: Sequence[Sequence[Hashable]], output: Sequence[Hashable], *operands: Operand) -> Network:

@@ -84,6 +84,8 @@ class Merge(Step):
 
     def strides(self, shape: Sizes, strides: Sizes) -> Sizes:
         """The strides that a tensor of this shape and these strides gets."""
+        if shape[self.dim + 1] == 1:
+            return (*strides[: self.dim + 1], *strides[self.dim + 2 :])
         return (*strides[: self.dim], *strides[self.dim + 1 :])
 
     def is_view(self, shape: Sizes, strides: Sizes) -> bool:
