@@ -21,9 +21,9 @@ __all__ = [
     "Contraction",
     "Value",
     "as_contraction",
-    "as_selection",
     "canonical_target",
     "forget_value",
+    "in_any_order",
     "insert_contraction",
     "is_einsum",
     "set_value",
@@ -203,19 +203,21 @@ def as_contraction(node: Any) -> Contraction | None:
     return result
 
 
-def as_selection(node: fx.Node) -> Contraction | None:
-    """Read a node that computes a contraction and the argmax of its sums; None for any other node."""
-    return _read(node, True) if is_einsum(node) and node.kwargs.get("return_argmax") is True else None
+def in_any_order(node: fx.Node) -> Contraction | None:
+    """Read an einsum in whatever order it is computed, and whether or not it returns an argmax beside.
+
+    A pass that rewrites takes :func:`as_contraction` instead.
+    """
+    return _read(node, in_any_order=True) if is_einsum(node) else None
 
 
 _STEPS = ("path", "optimize", "return_argmax")
 """Keywords of einsums that say nothing of the value itself."""
 
 
-def _read(node: fx.Node, with_argmax: bool = False) -> Contraction | None:
-    if node.kwargs.get("return_argmax", False) is not with_argmax:
-        return None
-    if node.kwargs.get("optimize", "auto") != "auto" and not with_argmax:
+def _read(node: fx.Node, in_any_order: bool = False) -> Contraction | None:
+    chosen = node.kwargs.get("optimize", "auto") != "auto"
+    if not in_any_order and (chosen or node.kwargs.get("return_argmax", False) is not False):
         return None
     keywords: dict[str, Any] = {key: value for key, value in node.kwargs.items() if key not in _STEPS}
     if keywords and (node.target is not einfx_einsum or _holds_nodes(keywords)):

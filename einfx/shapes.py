@@ -23,7 +23,7 @@ from .errors import EinfxError, OperandError
 from .folding import attribute
 from .kernels.results import Dense, result_of
 from .legality import FRESH, Effects, function_name, is_known_function, writes_in_place
-from .nodes import VALUE, Value, as_contraction, as_selection, forget_value, is_einsum
+from .nodes import VALUE, Value, as_contraction, forget_value, in_any_order, is_einsum
 from .sources import source_line
 
 __all__ = ["propagate"]
@@ -267,7 +267,7 @@ def _over_semiring(node: fx.Node, environment: dict[fx.Node, Any]) -> Any:
 
     None for any other node.
     """
-    contraction = as_contraction(node) or as_selection(node)
+    contraction = in_any_order(node)
     if contraction is None or contraction.options.is_plain:
         return None
     operands = [environment[x] for x in contraction.operands]
@@ -276,7 +276,7 @@ def _over_semiring(node: fx.Node, environment: dict[fx.Node, Any]) -> Any:
     kinds = [torch.empty(1, dtype=reduce(torch.promote_types, wide))] if wide else []
     kinds += [torch.empty((), dtype=reduce(torch.promote_types, single))] if single else []
     values = torch.empty(shape, dtype=torch.result_type(kinds[0], kinds[-1]), device=operands[0].device)
-    if as_contraction(node) is not None:
+    if not node.kwargs.get("return_argmax", False):
         return values
     places = (*shape, len(contraction.equation.summed))
     return values, torch.empty(places, dtype=torch.int64, device=values.device)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import fx
 
+import einfx
 from einfx.equation import Equation
 from einfx.estimate import Estimate, contraction_flops, estimate, pair_flops
 from einfx.passes import DEFAULT
@@ -61,6 +62,8 @@ def test_a_step_of_three_multiplies_twice() -> None:
         (lambda a, b: (a @ b).exp() * 2, ((2, 3), (3, 4)), 48),
         (lambda a, b: E("ij,jk->ik", a, b) + a @ b, ((2, 3), (3, 4)), 96),
         (lambda a, b: a.t().permute(1, 0), ((2, 3), (3, 4)), 0),
+        (lambda a, b: einfx.einsum("ij,jk->ik", a, b, semiring="log"), ((2, 3), (3, 4)), 48),
+        (lambda a, b: einfx.einsum("ij,jk->ik", a, b, memory_limit="1MiB") + 1, ((2, 3), (3, 4)), 48),
     ],
 )
 def test_contractions_of_every_spelling_count_and_nothing_else_does(

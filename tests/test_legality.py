@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+import einfx
 from einfx.legality import (
     OUTSIDE,
     Effects,
@@ -19,6 +20,7 @@ from einfx.legality import (
     use_count,
     written_arguments,
 )
+from einfx.passes import FuseEinsums
 from einfx.shapes import propagate
 
 Program = Callable[..., Any]
@@ -364,3 +366,53 @@ def test_a_factor_is_finite_normal_and_keeps_the_dtype(
 )
 def test_strides_are_free_where_only_contractions_read_them(program: Program, free: bool) -> None:
     assert is_layout_free(Analysed(program)["exp"]) is free
+
+
+# Contractions over semirings
+
+
+def over_log(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    result: torch.Tensor = einfx.einsum("ij,jk->ik", a, b, semiring="log", grad_of_neg_inf=0.0)
+    return result
+
+
+def test_a_contraction_over_a_semiring_writes_to_nothing_and_is_memory_of_its_own() -> None:
+    seen = Analysed(lambda a, b: over_log(a, b).exp())
+    assert seen.effects.pure
+    assert seen.effects.memory_of(seen["einsum"]) == {seen["einsum"]}
+    assert not seen.effects.escapes(seen["a"])
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda a, b: einfx.einsum("ij->ji", a, semiring="log"),
+        lambda a, b: einfx.einsum("ij,jk->ik", a, b, semiring="max_plus", return_argmax=True),
+        lambda a, b: einfx.einsum("ij,jk->ik", a, b, semiring="log", optimize="greedy"),
+    ],
+)
+def test_what_may_return_an_operand_or_is_not_read_may_share_memory(program: Program) -> None:
+    seen = Analysed(program)
+    assert OUTSIDE in seen.effects.memory_of(seen["einsum"])
+    assert seen.effects.pure
+
+
+def test_reads_of_a_contraction_over_a_semiring_stay_before_writes() -> None:
+    def program(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        t = over_log(a, b)
+        a.mul_(2)
+        return over_log(t, b)
+
+    seen = Analysed(program)
+    first, second = seen["einsum"], seen["einsum_1"]
+    assert not seen.effects.may_move_reads([seen["a"]], first, second)
+    traced = fx.symbolic_trace(program)
+    propagate(traced, (torch.rand(3, 3), torch.rand(3, 3)))
+    assert FuseEinsums().apply(traced) == 0
+
+
+def test_only_contractions_that_make_memory_of_their_own_hide_strides() -> None:
+    hidden = Analysed(lambda a, b: over_log(a.exp(), b))
+    assert is_layout_free(hidden["exp"])
+    seen = Analysed(lambda a, b: einfx.einsum("ij->ji", a.exp(), semiring="log"))
+    assert not is_layout_free(seen["exp"])

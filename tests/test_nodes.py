@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +18,14 @@ from einfx.nodes import (
     VALUE,
     Value,
     as_contraction,
+    in_any_order,
     inherit,
     insert_contraction,
     is_einsum,
     set_value,
     value_of,
 )
+from einfx.options import REAL, Options
 from einfx.shapes import propagate
 
 E = torch.einsum
@@ -72,6 +75,116 @@ def test_every_style_of_einsum_is_read_alike(program: Callable[..., Any]) -> Non
 )
 def test_what_is_no_einsum_or_no_valid_one_is_not_read(program: Callable[..., Any]) -> None:
     assert as_contraction(call(program)) is None
+
+
+L = functools.partial(einfx.einsum, semiring="log")
+
+
+@pytest.mark.parametrize(
+    ("program", "options"),
+    [
+        (lambda a, b: L("ij,jk->ik", a, b), Options.read("log")),
+        (lambda a, b: L("ij,jk", [a, b], optimize="auto"), Options.read("log")),
+        (
+            lambda a, b: L(a, [0, 1], b, [1, 2], linear_operands=[1]),
+            Options.read("log", linear_operands=(1,)),
+        ),
+        (lambda a, b: L("ij,jk->ik", a, b, grad_of_neg_inf=0), Options.read("log", grad_of_neg_inf=0.0)),
+        (
+            lambda a, b: L("ij,jk->ik", a, b, zero_annihilates=True),
+            Options.read("log", zero_annihilates=True),
+        ),
+        (lambda a, b: L("ij,jk->ik", a, b, grad_of_neg_inf=float("nan")), Options.read("log")),
+        (lambda a, b: einfx.einsum("ij,jk->ik", a, b, semiring="viterbi"), Options.read("max_plus")),
+        (lambda a, b: einfx.einsum("ij,jk->ik", a, b, block_size=4), Options.read(block_size=4)),
+        (
+            lambda a, b: einfx.einsum("ij,jk->ik", a, b, memory_limit="1 KiB", return_argmax=False),
+            Options.read(memory_limit=1024),
+        ),
+        (lambda a, b: einfx.einsum("ij,jk->ik", a, b, semiring="real"), REAL),
+    ],
+)
+def test_options_are_read_with_the_contraction(program: Callable[..., Any], options: Options) -> None:
+    contraction = as_contraction(call(program, A, B))
+    assert contraction is not None
+    assert str(contraction.equation) == "ab,bc->ac"
+    assert contraction.options == options
+
+
+def with_keywords(**keywords: Any) -> fx.Node:
+    graph = fx.Graph()
+    a, b = graph.placeholder("a"), graph.placeholder("b")
+    return graph.call_function(einfx.einsum, ("ij,jk->ik", a, b), {"semiring": "log", **keywords})
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"semiring": "nobody's"},
+        {"semiring": "max_plus", "linear_operands": (0,)},
+        {"linear_operands": (2,)},
+        {"linear_operands": (-1,)},
+        {"block_size": 0},
+        {"memory_limit": "much"},
+        {"grad_of_neg_inf": "equal"},
+        {"optimize": "greedy"},
+        {"return_argmax": True},
+        {"something": 1},
+    ],
+)
+def test_options_that_are_invalid_or_say_more_are_not_read(keywords: dict[str, Any]) -> None:
+    assert as_contraction(with_keywords(**keywords)) is None
+
+
+def test_options_that_the_program_computes_are_not_read() -> None:
+    for key in ("block_size", "zero_annihilates", "linear_operands", "semiring"):
+        node = with_keywords()
+        (a, *_) = node.all_input_nodes
+        node.kwargs = {**node.kwargs, key: (a,) if key == "linear_operands" else a}
+        assert as_contraction(node) is None
+
+
+def test_what_was_read_is_read_again_when_keywords_change() -> None:
+    node = with_keywords()
+    assert as_contraction(node).options.semiring.name == "log"  # type: ignore[union-attr]
+    node.kwargs = {"semiring": "min_plus"}
+    assert as_contraction(node).options.semiring.name == "min_plus"  # type: ignore[union-attr]
+
+
+def test_an_argmax_and_an_order_of_ones_own_are_read_by_who_asks_for_the_value_alone() -> None:
+    for keywords in ({"optimize": "greedy"}, {"semiring": "max_plus", "return_argmax": True}):
+        contraction = in_any_order(with_keywords(**keywords))
+        assert contraction is not None
+        assert str(contraction.equation) == "ab,bc->ac"
+
+
+def test_a_contraction_with_options_is_written_as_a_call_of_einfx() -> None:
+    traced = fx.symbolic_trace(lambda a, b: (a, b))
+    propagate(traced, (A, B))
+    a, b, output = traced.graph.nodes
+    options = Options.read("log", linear_operands=(1,), grad_of_neg_inf=0.0, memory_limit=2048)
+    with traced.graph.inserting_before(output):
+        node = insert_contraction(traced.graph, Equation.parse("xy,yz->zx"), (a, b), options)
+    assert node.target is einfx.einsum
+    assert node.kwargs == {
+        "semiring": "log", "linear_operands": (1,), "grad_of_neg_inf": 0.0, "memory_limit": 2048
+    }  # fmt: skip
+    assert value_of(node) == Value((4, 2), (2, 1), torch.float32, torch.device("cpu"))
+    contraction = as_contraction(node)
+    assert contraction is not None
+    assert contraction.options == options
+
+
+def test_only_what_reorders_real_numbers_arranges() -> None:
+    assert as_contraction(call(lambda a: E("ij->ji", a))).arranges  # type: ignore[union-attr]
+    assert as_contraction(call(lambda a: E("ii->i", a))).arranges  # type: ignore[union-attr]
+    for program in (
+        lambda a: E("ij->i", a),
+        lambda a: E("i,i->i", a, a),
+        lambda a: L("ij->ji", a, linear_operands=(0,)),
+        lambda a: L("ij->ji", a),
+    ):
+        assert not as_contraction(call(program)).arranges  # type: ignore[union-attr]
 
 
 def test_things_that_are_no_nodes_are_no_contractions() -> None:

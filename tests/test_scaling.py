@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import fx
 
+from einfx.equation import Equation
+from einfx.nodes import Contraction
+from einfx.options import Options
 from einfx.rewrite import readable_code
-from einfx.scaling import Scale, as_scaled, insert_scaled, is_factor, may_cross_contraction
+from einfx.scaling import (
+    Scale,
+    Shift,
+    as_scalar,
+    as_scaled,
+    as_shifted,
+    insert_scaled,
+    is_factor,
+    may_cross_contraction,
+    why_not_through,
+)
 from einfx.shapes import propagate
 
 X = torch.rand(3)
@@ -161,3 +176,127 @@ def test_a_division_is_written_as_one_where_only_that_is_exact(scale: Scale, tex
     scaled = as_scaled(new)
     assert scaled is not None
     assert scaled.scale.factor == scale.factor
+
+
+@pytest.mark.parametrize(
+    ("program", "amount"),
+    [
+        (lambda x: x + 3, 3),
+        (lambda x: 3.5 + x, 3.5),
+        (lambda x: x - 2, -2),
+        (lambda x: torch.add(x, 2.0), 2.0),
+        (lambda x: torch.add(2.0, x), 2.0),
+        (lambda x: torch.add(input=x, other=2.0), 2.0),
+        (lambda x: torch.add(x, 2.0, alpha=1), 2.0),
+        (lambda x: x.add(2.0), 2.0),
+        (lambda x: x.sub(2.0), -2.0),
+        (lambda x: torch.sub(x, 2.0), -2.0),
+        (lambda x: torch.subtract(x, 2.0), -2.0),
+        (lambda x: operator.sub(x, -1), 1),
+    ],
+)
+def test_every_spelling_of_an_added_constant_is_read(program: Program, amount: float) -> None:
+    node = last_node(program)
+    shifted = as_shifted(node)
+    assert shifted is not None
+    assert shifted.scale == Shift(amount)
+    assert shifted.tensor.name in ("x", "input_1")
+    assert as_scalar(node) == shifted
+    assert as_scaled(node) is None
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda x: 3 - x,
+        lambda x: torch.rsub(x, 3),
+        lambda x: torch.sub(3, x),
+        lambda x: x + x,
+        lambda x: x + True,
+        lambda x: x + 1j,
+        lambda x: x + float("inf"),
+        lambda x: x + float("nan"),
+        lambda x: x - 1e300,
+        lambda x: torch.add(x, 2.0, alpha=3),
+        lambda x: torch.add(x, x, alpha=3),
+        lambda x: x.add_(2.0),
+        lambda x: x * 2,
+    ],
+)
+def test_what_adds_no_constant_is_not_read(program: Program) -> None:
+    assert as_shifted(last_node(program)) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float16, torch.complex64])
+def test_constants_are_read_where_they_are_added_to_real_numbers(dtype: torch.dtype) -> None:
+    assert as_shifted(last_node(lambda x: x + 2, torch.ones(3, dtype=dtype))) is None
+
+
+@pytest.mark.parametrize(
+    ("amount", "dtype", "expected"),
+    [
+        (3.0, torch.float32, True),
+        (-32, torch.float64, True),
+        (33, torch.float64, False),
+        (-1e9, torch.float32, False),
+        (1.0, torch.bfloat16, False),
+    ],
+)
+def test_a_constant_crosses_a_contraction_only_where_few_digits_are_lost(
+    amount: float, dtype: torch.dtype, expected: bool
+) -> None:
+    node = last_node(lambda x: x.exp(), torch.ones(3, dtype=dtype))
+    assert may_cross_contraction(Shift(amount), node) is expected
+
+
+def test_constants_add_up() -> None:
+    total = Shift(2).times(Shift(-2.5))
+    assert total == Shift(-0.5)
+    assert not total.is_one
+    assert Shift(0).is_one
+    assert str(total) == "-0.5"
+
+
+def test_a_constant_is_written_as_a_sum() -> None:
+    node = last_node(lambda x: x.exp())
+    output = next(iter(node.users))
+    with node.graph.inserting_before(output):
+        new = insert_scaled(node.graph, Shift(-1.5), node)
+    output.args = (new,)
+    assert "exp + -1.5" in readable_code(node.graph)
+    assert as_shifted(new) == (Shift(-1.5), node)
+
+
+@pytest.mark.parametrize(
+    ("semiring", "scale", "through"),
+    [
+        ("real", Scale(-2, 1), True),
+        ("real", Shift(2), False),
+        ("log", Shift(2), True),
+        ("max_plus", Shift(-2), True),
+        ("min_plus", Shift(2), True),
+        ("log", Scale(2, 1), False),
+        ("max_times", Scale(2, 3), True),
+        ("max_times", Scale(-2, 3), False),
+        ("max_times", Scale(2j, 1), False),
+        ("max_times", Shift(2), False),
+        ("max_min", Scale(2, 1), False),
+        ("max_min", Shift(2), False),
+    ],
+)
+def test_what_multiplies_in_the_semiring_goes_through(semiring: str, scale: Any, through: bool) -> None:
+    x = fx.Graph().placeholder("x")
+    contraction = Contraction(Equation.parse("ij->i"), (x,), Options.read(semiring))
+    assert (why_not_through(scale, contraction, x) is None) is through
+    arranged = Contraction(Equation.parse("ij->ji"), (x,))
+    assert why_not_through(scale, arranged, x) is None
+
+
+def test_nothing_goes_through_a_linear_operand() -> None:
+    graph = fx.Graph()
+    x, w = graph.placeholder("x"), graph.placeholder("w")
+    options = Options.read("log", linear_operands=(1,))
+    contraction = Contraction(Equation.parse("ij,jk->ik"), (x, w), options)
+    assert why_not_through(Shift(1), contraction, x) is None
+    assert why_not_through(Shift(1), contraction, w) is not None
+    assert why_not_through(Scale(2, 1), contraction, w) is not None

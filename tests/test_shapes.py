@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+import einfx
 from einfx.capture import capture
 from einfx.errors import OperandError
 from einfx.nodes import Value, value_of
@@ -183,3 +184,37 @@ def test_an_argument_without_an_example_takes_its_default() -> None:
 def test_trees_of_tensors_are_examples_too() -> None:
     found = known(lambda pair, named: pair[0] @ named["b"], (A, 3), {"b": B})
     assert found["matmul"].shape == (2, 4)
+
+
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda a, b: einfx.einsum("ij,jk->ki", a, b, semiring="log"),
+        lambda a, b: einfx.einsum("ij,jk->ki", a.abs(), b.abs(), semiring="max_times"),
+        lambda a, b: einfx.einsum("ij,jk->ik", a > 0, b > 0, semiring="boolean"),
+        lambda a, b: einfx.einsum("...j,jk", a, b.double(), semiring="max_plus"),
+        lambda a, b: einfx.einsum(",jk->kj", a.double()[0, 0], b, semiring="max_plus"),
+        lambda a, b: einfx.einsum(",->", a[0, 0].double(), b[0, 0], semiring="max_plus"),
+        lambda a, b: einfx.einsum("ij,jk->ik", a, b, semiring="min_plus", optimize="greedy"),
+        lambda a, b: einfx.einsum("ij,jk->ik", a, b, memory_limit="1MiB"),
+        lambda a, b: einfx.einsum("ij,jk->ik", a, b, semiring="max_plus", return_argmax=True)[0],
+        lambda a, b: einfx.einsum("ij,jk->i", a, b, semiring="max_plus", return_argmax=True)[1],
+        lambda a, b: einfx.einsum("ij->ji", a, semiring="log") + a.t(),
+    ],
+)
+def test_contractions_over_semirings_have_the_shapes_and_dtypes_that_they_have_when_run(
+    program: Callable[..., torch.Tensor], strided: bool
+) -> None:
+    a, b = (A.t().contiguous().t(), B.t().contiguous().t()) if strided else (A, B)
+    expected = program(a, b)
+    values = known(program, a, b)
+    value = list(values.values())[-1]
+    assert (value.shape, value.dtype, value.device) == (expected.shape, expected.dtype, expected.device)
+    if expected.is_contiguous():
+        assert value.strides == expected.stride()
+
+
+def test_operands_that_do_not_fit_a_contraction_over_a_semiring_are_refused() -> None:
+    with pytest.raises(OperandError, match="label"):
+        known(lambda a, b: einfx.einsum("ij,kj->ik", a, b, semiring="log"), A, B)
