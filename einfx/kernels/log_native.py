@@ -10,16 +10,18 @@ import ctypes
 import importlib.machinery
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .log_scratch import scratch
 from .native import LEVELS
 
 __all__ = ["describe", "divide", "finish", "shift", "takes"]
 
 LEVEL = len(LEVELS) - 1
-"""The best instruction set to use, a position in ``LEVELS``; a worse one is used where the machine lacks it."""
+"""The best instruction set to use, a position in ``LEVELS``; a machine without it gets a worse one."""
 
 
 @cache
@@ -32,7 +34,9 @@ def _library() -> ctypes.CDLL | None:
                 library = ctypes.CDLL(str(file))
             except OSError:
                 return None
-            pointer, integer, real = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
+            pointer: Any = ctypes.c_void_p
+            integer: Any = ctypes.c_int
+            real: Any = ctypes.c_float
             rest = [integer, integer, pointer]
             library.einfx_log_shift.argtypes = [pointer] * 5 + [integer, integer, real, real, *rest]
             library.einfx_log_finish.argtypes = [pointer] * 5 + [real, integer, *rest]
@@ -86,6 +90,7 @@ def shift(
     linear: bool = False,
     scale: float | None = None,
     plain: bool = True,
+    place: str | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor, bool]:
     """Maxima along a dimension, and exponentials of the distance to them.
 
@@ -94,8 +99,9 @@ def shift(
         dim: 1 or 2.
         window: exponentials of what is further below its maximum are 0.
         linear: x isn't logarithms: maxima are those of absolute values, and x is divided by them.
-        scale: what to multiply exponentials by, in a second result.
+        scale: what to multiply exponentials by, in a second result, which is of scratch memory.
         plain: whether those without it are wanted.
+        place: the name of the scratch memory, for the first result too unless there's a second one.
 
     Returns:
         Exponentials (B, M, N), those times the scale, both None if they aren't wanted; maxima (B, M, 1) or
@@ -111,23 +117,28 @@ def shift(
         x = x.contiguous()
     flipped = x.stride(2) != 1
     view = x.mT if flipped else x
-    results = [
-        torch.empty_like(view, memory_format=torch.contiguous_format) if wanted else None
-        for wanted in (plain, scale is not None)
-    ]
+    shape = view.shape
+
+    def result(name: str | None) -> Tensor:
+        return view.new_empty(shape) if name is None else scratch(name, shape)
+
+    first = result(None if scale is not None else place) if plain else None
+    second = result(place) if scale is not None else None
     tops = x.new_empty((x.shape[0], x.shape[1], 1) if dim == 2 else (x.shape[0], 1, x.shape[2]))
     special = _call().einfx_log_shift(
         view.data_ptr(),
-        *(None if result is None else result.data_ptr() for result in results),
+        None if first is None else first.data_ptr(),
+        None if second is None else second.data_ptr(),
         tops.data_ptr(),
-        (ctypes.c_int64 * 5)(*view.shape, view.stride(0), view.stride(1)),
+        (ctypes.c_int64 * 5)(*shape, view.stride(0), view.stride(1)),
         (dim == 1) != flipped,
         linear,
         window,
         1.0 if scale is None else scale,
         *_rest(),
     )
-    first, second = (result.mT if flipped and result is not None else result for result in results)
+    if flipped:
+        first, second = None if first is None else first.mT, None if second is None else second.mT
     return first, second, tops, bool(special)
 
 
@@ -138,32 +149,32 @@ def finish(sums: Tensor, logs: Tensor, tops: tuple[Tensor, Tensor], low: float, 
         sums: (B, I, J), contiguous; they lose their scale, and become 0 where they aren't above ``low`` then.
         logs: (B, I, J), contiguous: where to write logarithms, -inf where the sum becomes 0, and nan where it
             is negative. It may be ``sums`` itself.
-        tops: what to add to them, (B, I, 1) and (B, 1, J), contiguous.
+        tops: what to add to them, (B, I, 1) and (B, 1, J).
         low: the smallest sum that is right.
         power: the scale is 2 to it.
 
     Returns:
         How many sums became 0.
     """
-    tensors = sums, logs, *tops
+    tensors = sums, logs, tops[0].contiguous(), tops[1].contiguous()
     shape = (ctypes.c_int64 * 3)(*sums.shape)
     return int(_call().einfx_log_finish(*(x.data_ptr() for x in tensors), shape, low, power, *_rest()))
 
 
-def divide(x: Tensor, sums: Tensor) -> tuple[Tensor, int]:
+def divide(x: Tensor, sums: Tensor, *, in_place: bool = False) -> tuple[Tensor, int]:
     """``x / sums``, and 0 where a sum is 0; and how many are.
 
     Args:
-        x: (B, I, J), as :func:`takes` wants it.
+        x: (B, I, J), as :func:`takes` wants it; contiguous if it is changed in place.
         sums: (B, I, J), contiguous.
+        in_place: whether to put the quotients into ``x``, rather than into scratch memory.
     """
     if x.stride(2) != 1:
         x = x.contiguous()
-    out = torch.empty_like(sums)
+    out = x if in_place else scratch("quotients", sums.shape)
     geometry = (ctypes.c_int64 * 5)(*x.shape, x.stride(0), x.stride(1))
-    return out, int(
-        _call().einfx_log_divide(x.data_ptr(), sums.data_ptr(), out.data_ptr(), geometry, *_rest())
-    )
+    pointers = (tensor.data_ptr() for tensor in (x, sums, out))
+    return out, int(_call().einfx_log_divide(*pointers, geometry, *_rest()))
 
 
 def _call() -> ctypes.CDLL:

@@ -6,6 +6,9 @@ With ``out_ij = log(sum over k of exp(a_ik + b_kj))``, the share of a term is
 of them, summed over the label that both have: over j (the result is like ``a``), over i (like ``b``) or over
 k (like ``out``). With s the shifted sums, that is a product of matrices, such as
 ``exp(a - max a) * ((f2 / s) @ (exp(b - max b) * f1)^T)``.
+
+An operand in linear space is a factor rather than a part of P: the derivative with respect to a weight
+``w_kj`` is ``exp(a_ik - out_ij)``, whatever the weight.
 """
 
 from __future__ import annotations
@@ -16,67 +19,125 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .log_rescue import Rescued, gathered_terms, rescue
-from .log_sums import Operands, is_small, terms
+from .log_operands import Operands, divided
+from .log_options import LogOptions, blocks, cuts, sizes_of
+from .log_sums import Kept, block_sums, is_small
+from .log_terms import shares_of_terms, weighed
+from .log_unsafe import add_unsafe
 
 __all__ = ["Factors", "posterior_sums"]
 
 Factors = Sequence[Tensor | None]
-"""f0 (B, I, K), f1 (B, K, J) and f2 (B, I, J); None stands for ones."""
+"""f0 (B, I, K), f1 (B, K, J) and f2 (B, I, J). None stands for ones, or for an operand in linear space."""
+
+ELEMENTS = (4, 4, 4)
+"""How many numbers a block holds for an element of the first operand, of the second and of the output."""
 
 
 def posterior_sums(
     a: Tensor,
     b: Tensor,
     logs: Tensor,
-    sums: Tensor,
+    kept: Kept | None,
     factors: Factors,
-    target: int,
-    zero_annihilates: bool,
-    grad_of_neg_inf: float | str,
-) -> Tensor:
+    targets: Sequence[int],
+    options: LogOptions,
+) -> list[Tensor]:
     """Sum shares of terms, weighted by two factors.
 
     Args:
         a: (B, I, K), float32 or float64, K at least 1.
         b: (B, K, J), of the same dtype.
         logs: (B, I, J), as :func:`.log_sums.log_sums` gives them for these.
-        sums: (B, I, J), likewise: relative sums, 0 where they aren't safe.
-        factors: of the same dtype; that at ``target`` isn't used.
-        target: which of the factors the result is like.
-        zero_annihilates: as it was for ``logs``.
-        grad_of_neg_inf: the share of every term of a sum that is -inf: a number, or ``"uniform"`` for 1/K.
+        kept: what it kept.
+        factors: of the same dtype; that of a target isn't used for it.
+        targets: which of the factors a result is like, for each.
+        options: as they were for ``logs``.
 
     Returns:
-        (B, I, K), (B, K, J) or (B, I, J), for a target of 0, 1 or 2.
+        For each target of 0, 1 or 2: (B, I, K), (B, K, J) or (B, I, J).
     """
-    empty_share = 1 / a.shape[2] if grad_of_neg_inf == "uniform" else float(grad_of_neg_inf)
-    if is_small(a, b):
-        return _all_at_once(a, b, logs, factors, target, zero_annihilates, empty_share)
-    operands = Operands(a, b, exact_zeros=True)
-    safe = float(sums.amin()) > 0
-    shares = sums.reciprocal() if safe else torch.threshold(sums, 0, math.inf).reciprocal_()
-    result = _weighted(*operands.exponentials, shares, factors, target)
-    if not safe:
-        _add_unsafe(result, operands, (a, b), logs, sums, factors, target, zero_annihilates)
-        empty = logs == -math.inf
-        if empty_share != 0 and empty.any():
-            result = _with_empty(result, empty, (a.shape, b.shape), factors, target, empty_share)
-    return result
+    share = options.share_of_empty(a.shape[2])
+    if is_small(a, b, options.budget_bytes):
+        return _all_at_once(a, b, logs, factors, targets, options, share)
+    if kept is not None:
+        results = _by_product(a, b, logs, kept, factors, targets, options)
+        _add_empty(results, logs, factors, targets, share)
+        return results
+    results = [torch.zeros_like((a, b, logs)[x], memory_format=torch.contiguous_format) for x in targets]
+    sizes = sizes_of(a, b)
+    weights = ELEMENTS[0] * a.itemsize, ELEMENTS[1] * a.itemsize, ELEMENTS[2] * a.itemsize
+    lengths = cuts(sizes, weights, options.budget_bytes // 2)
+    for n, i, k, j in blocks(sizes, lengths):
+        places = (n, i, k), (n, k, j), (n, i, j)
+        left, right, total = a[places[0]], b[places[1]], logs[places[2]]
+        own = [None if x is None else x[place] for x, place in zip(factors, places, strict=True)]
+        if lengths[2] == sizes[2]:
+            parts = _by_product(left, right, total, _kept(left, right, total, options), own, targets, options)
+        else:
+            parts = _part_of_depth(left, right, total, own, targets, options)
+        _add_empty(parts, total, own, targets, share)
+        for result, target, part in zip(results, targets, parts, strict=True):
+            result[places[target]] += part
+    return results
 
 
-def _times(x: Tensor, factor: Tensor | None) -> Tensor:
-    return x if factor is None else x * factor
+def _kept(a: Tensor, b: Tensor, logs: Tensor, options: LogOptions) -> Kept:
+    """What the forward pass would have kept."""
+    operands = Operands.of(a, b, options, keep=True)
+    sums = operands.sums()
+    if operands.special:
+        sums.masked_fill_(~logs.isfinite(), 0)
+    return Kept(sums, *operands.kept())
 
 
-def _weighted(left: Tensor, right: Tensor, shares: Tensor, factors: Factors, target: int) -> Tensor:
-    """The sum for terms ``left_ik right_kj shares_ij``."""
-    f0, f1, f2 = factors
-    if target == 0:
-        return torch.bmm(_times(shares, f2), _times(right, f1).mT).mul_(left)
-    if target == 1:
-        return torch.bmm(_times(left, f0).mT, _times(shares, f2)).mul_(right)
-    return torch.bmm(_times(left, f0), _times(right, f1)).mul_(shares)
+def _part_of_depth(
+    a: Tensor, b: Tensor, total: Tensor, factors: Factors, targets: Sequence[int], options: LogOptions
+) -> list[Tensor]:
+    """The terms of one range of the summed dimension, whose own sum is a part of the total."""
+    logs, kept = block_sums(a, b, options, keep=True)
+    assert kept is not None
+    # The derivative of the total by this part.
+    slope = torch.where(logs == total, 1, (logs - total).exp_()).masked_fill_(total == -math.inf, 0)
+    f2 = factors[2]
+    own = (factors[0], factors[1], slope if f2 is None else slope * f2)
+    results = _by_product(a, b, logs, kept, own, targets, options)
+    return [x.mul_(slope) if target == 2 else x for x, target in zip(results, targets, strict=True)]
+
+
+def _by_product(
+    a: Tensor,
+    b: Tensor,
+    logs: Tensor,
+    kept: Kept,
+    factors: Factors,
+    targets: Sequence[int],
+    options: LogOptions,
+) -> list[Tensor]:
+    """The sums for terms ``left_ik right_kj / sums_ij``, and those that aren't safe."""
+    linear = options.is_linear(0), options.is_linear(1)
+    # In linear space, 0 / 1 stands for 0 / 0.
+    tops = [x.masked_fill(x == 0, 1) if own else x for x, own in zip(kept[3:], linear, strict=True)]
+    weights = kept.left, kept.right
+    left, right = (
+        weight if factor is None else factor / top if own else weight * factor
+        for weight, factor, top, own in zip(weights, factors, tops, linear, strict=False)
+    )
+    results, lost = [], False
+    quotient = None if list(targets) == [2] else divided(factors[2], kept.sums)
+    for target in targets:
+        if target == 2:
+            result, lost = divided(torch.bmm(left, right), kept.sums, in_place=True)
+        else:
+            assert quotient is not None
+            shares, lost = quotient
+            pair = (shares, right.mT) if target == 0 else (left.mT, shares)
+            result = torch.bmm(*pair)
+            result = result.div_(tops[target]) if linear[target] else result.mul_(weights[target])
+        results.append(result)
+    if lost:
+        add_unsafe(results, a, b, logs, kept.sums, factors, targets, options)
+    return results
 
 
 def _all_at_once(
@@ -84,102 +145,49 @@ def _all_at_once(
     b: Tensor,
     logs: Tensor,
     factors: Factors,
-    target: int,
-    zero_annihilates: bool,
+    targets: Sequence[int],
+    options: LogOptions,
     empty_share: float,
-) -> Tensor:
-    """The sum by a tensor of all shares, (B, I, K, J)."""
-    each = terms(a[..., None], b[:, None], zero_annihilates)
-    kept = logs[:, :, None]
-    shares = torch.where(kept.isfinite(), torch.softmax(each, 2), (each - kept).exp())
-    shares = shares.masked_fill(kept == -math.inf, empty_share)
-    views = [(factors[0], 3), (factors[1], 1), (factors[2], 2)]
-    for position, (factor, missing) in enumerate(views):
-        if position != target and factor is not None:
-            shares = shares * factor.unsqueeze(missing)
-    return shares.sum((3, 1, 2)[target])
+) -> list[Tensor]:
+    """The sums by a tensor of all shares, (B, I, K, J)."""
+    views = a[..., None], b[:, None], logs[:, :, None]
+    empty = views[2] == -math.inf
+    shares = shares_of_terms(*views, 2, options)
+    results = []
+    for target in targets:
+        own = shares
+        for position, missing in enumerate((3, 1, 2)):
+            factor, linear = factors[position], options.is_linear(position)
+            if position == target:
+                continue
+            if factor is not None:
+                own = weighed(own, factor.unsqueeze(missing), linear)
+            elif linear:
+                own = weighed(own, views[position], linear)
+        results.append(own.masked_fill(empty, 0).sum((3, 1, 2)[target]))
+    _add_empty(results, logs, factors, targets, empty_share)
+    return results
 
 
-def _with_empty(
-    result: Tensor,
-    empty: Tensor,
-    shapes: tuple[torch.Size, torch.Size],
-    factors: Factors,
-    target: int,
-    share: float,
-) -> Tensor:
-    """Add the terms of sums that are -inf, each with the same share; the shapes are those of a and b."""
-    if math.isnan(share):
-        # nan reaches just what such a sum has a part in.
-        reached = empty if target == 2 else empty.any(2 - target, keepdim=True)
-        return result.masked_fill(reached, math.nan)
-    left, right = (result.new_ones(1).expand(shape) for shape in shapes)
-    return result + _weighted(left, right, empty.to(result.dtype) * share, factors, target)
-
-
-def _add_unsafe(
-    result: Tensor,
-    operands: Operands,
-    given: tuple[Tensor, Tensor],
-    logs: Tensor,
-    sums: Tensor,
-    factors: Factors,
-    target: int,
-    zero_annihilates: bool,
+def _add_empty(
+    results: list[Tensor], logs: Tensor, factors: Factors, targets: Sequence[int], share: float
 ) -> None:
-    """Add the terms of sums that aren't safe, in place; those that are -inf have none."""
-    lost = sums == 0
-    single = torch.zeros_like(result.mT, memory_format=torch.contiguous_format) if target == 1 else result
-    for found in rescue(operands.a, operands.b, lost & logs.isfinite()):
-        if isinstance(found, Rescued):
-            result[found.batches] += _by_levels(found, factors, target).to(result.dtype)
-            continue
-        for place, left, right in gathered_terms(operands.a, operands.b, found):
-            _scatter(single, place, torch.softmax(left.add_(right), 1), factors, target)
-    odd = lost & ~logs.isfinite() & (logs != -math.inf)
-    if odd.any():
-        entries = torch.stack(odd.nonzero(as_tuple=True))
-        for place, left, right in gathered_terms(*given, entries):
-            shares = (terms(left, right, zero_annihilates) - logs[place][:, None]).exp_()
-            _scatter(single, place, shares, factors, target)
-    if target == 1:
-        result += single.mT
-
-
-def _by_levels(found: Rescued, factors: Factors, target: int) -> Tensor:
-    levels = found.levels
-    dtype = levels.total.dtype
-    own = [None if factor is None else factor[found.batches].to(dtype) for factor in factors]
-    # Shares of a pair can be as large as its smallest sum is small. Half of the exponents of the dtype are
-    # taken off, so that products with a factor stay finite.
-    scale = 2.0 ** (math.frexp(torch.finfo(dtype).max)[1] // 3)
-    result: Tensor | None = None
-    for p, q in levels.pairs:
-        shares = levels.weights(p, q).mul_(found.found).div_(scale)
-        part = _weighted(levels.left[p][0], levels.right[q][0], shares, own, target).mul_(scale)
-        result = part if result is None else result.add_(part)
-    assert result is not None
-    return result
-
-
-def _scatter(
-    result: Tensor, place: tuple[Tensor, Tensor, Tensor], shares: Tensor, factors: Factors, target: int
-) -> None:
-    """Add single sums to the result: their shares (M, K), weighted by the factors at their places.
-
-    The result is contiguous and, for a target of 1, transposed: (B, J, K).
-    """
-    n, i, j = place
-    f0, f1, f2 = factors
-    if target != 0 and f0 is not None:
-        shares = shares * f0[n, i]
-    if target != 1 and f1 is not None:
-        shares = shares * f1.mT[n, j]
-    if target == 2:
-        result[place] = shares.sum(1)
+    """Add the terms of sums that are -inf, each with the same share, in place."""
+    if share == 0 or not (empty := logs == -math.inf).any():
         return
-    if f2 is not None:
-        shares = shares * f2[place][:, None]
-    rows = n * result.shape[1] + (i if target == 0 else j)
-    flat = result.view(-1, result.shape[2])
-    flat.scatter_add_(0, rows[:, None].expand(shares.shape), shares)
+    for result, target in zip(results, targets, strict=True):
+        if math.isnan(share):
+            # nan reaches just what such a sum has a part in.
+            result.masked_fill_(empty if target == 2 else empty.any(2 - target, keepdim=True), math.nan)
+            continue
+        f0, f1, f2 = factors
+        shares = torch.where(empty, share if f2 is None or target == 2 else f2 * share, 0).to(logs.dtype)
+        if target == 0:
+            result += shares.sum(2, keepdim=True) if f1 is None else torch.bmm(shares, f1.mT)
+        elif target == 1:
+            result += shares.sum(1, keepdim=True) if f0 is None else torch.bmm(f0.mT, shares)
+        elif f0 is not None:
+            result += shares * (f0.sum(2, keepdim=True) if f1 is None else torch.bmm(f0, f1))
+        else:
+            assert f1 is not None, "a change of the sum comes from that of an operand"
+            result += shares * f1.sum(1, keepdim=True)

@@ -1,6 +1,8 @@
 """Which way unsafe sums of the log semiring are found: by levels, in float64, or term by term.
 
-The forward and the backward pass take the same ways, so they're chosen here once.
+The forward and the backward pass take the same ways, so they're chosen here once. The product is gone
+through in blocks, so that what this takes stays within a budget, and each part goes the way that is best for
+it.
 """
 
 from __future__ import annotations
@@ -11,9 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .log_options import LogOptions, blocks, cuts, sizes_of
 from .log_scaling import Levels, Peeled, Range, multiply_levels
+from .log_terms import has_sign, logarithms
 
-__all__ = ["Rescued", "gathered_terms", "rescue"]
+__all__ = ["BYTES", "Entries", "Rescued", "Single", "rescue"]
 
 GATHER_SHARE = 1 / 48
 """Summing this share of all entries term by term takes about as long as products of levels."""
@@ -24,67 +28,108 @@ FEW_OUTSIDE = 0.1
 CHUNK = 1 << 16
 """Terms that are summed one by one at a time: 256 KiB in float32, which stays in the cache."""
 
+BYTES = (64, 64, 120)
+"""What levels in float64 take for an element of an operand, of the other, and of the output."""
+
+Entries = tuple[Tensor, Tensor, Tensor]
+"""Indices (batch, row, column) of single sums, (M,) each."""
+
 
 @dataclass(frozen=True)
 class Rescued:
-    """Sums over some matrices of a batch, by levels.
+    """Sums of a part of the output, by levels.
 
     Attributes:
-        batches: (N,), which matrices.
-        levels: of these matrices.
+        batches: (N,), which matrices of the batch.
+        rows: of these.
+        columns: of these.
+        levels: of the operands of this part.
         found: (N, I, J), bool: the entries that are complete now and weren't before.
     """
 
     batches: Tensor
+    rows: slice
+    columns: slice
     levels: Levels
     found: Tensor
 
 
-def rescue(a: Tensor, b: Tensor, unsafe: Tensor) -> Iterator[Rescued | Tensor]:
+@dataclass(frozen=True)
+class Single:
+    """Sums to be taken term by term.
+
+    Attributes:
+        a: (B, I, K).
+        b: (B, K, J).
+        entries: (3, N), indices (batch, row, column) of the sums.
+        origin: where these two lie in the whole product: the first matrix, row and column.
+    """
+
+    a: Tensor
+    b: Tensor
+    entries: Tensor
+    origin: tuple[int, int, int] = (0, 0, 0)
+
+    def gathered(self) -> Iterator[tuple[Entries, Tensor, Tensor]]:
+        """Indices in the whole output of M of the sums, and both operands of their terms, (M, K) each."""
+        depth = self.a.shape[2]
+        rows, columns = (x.contiguous().reshape(-1, depth) for x in (self.a, self.b.mT))
+        for part in self.entries.split(max(1, CHUNK // max(depth, 1)), dim=1):
+            n, i, j = part.unbind(0)
+            # A gather by an expanded index copies whole rows.
+            left = rows.gather(0, (n * self.a.shape[1] + i)[:, None].expand(-1, depth))
+            right = columns.gather(0, (n * self.b.shape[2] + j)[:, None].expand(-1, depth))
+            first, second, third = self.origin
+            yield (n + first, i + second, j + third), left, right
+
+
+def rescue(a: Tensor, b: Tensor, unsafe: Tensor, options: LogOptions) -> Iterator[Rescued | Single]:
     """Find the sums of entries that a single shift lost.
 
     Args:
         a: (B, I, K) without nan and +inf.
         b: (B, K, J), likewise.
         unsafe: (B, I, J), bool, the entries; none of these sums is empty. It is changed.
+        options: what the operands mean, and how many bytes this may take.
 
     Yields:
-        :class:`Rescued`, then perhaps indices (3, N) of entries to sum term by term; every entry once.
+        What holds every entry once.
     """
-    for dtype in dict.fromkeys((a.dtype, torch.float64)):
-        if int(unsafe.count_nonzero()) <= GATHER_SHARE * unsafe.numel():
+    sizes = sizes_of(a, b)
+    batch, rows, _, columns = cuts(sizes, BYTES, options.budget_bytes // 2, narrowest=1)
+    for n, i, _, j in blocks(sizes, (batch, rows, sizes[2], columns)):
+        part = unsafe[n, i, j]
+        count = int(part.count_nonzero())
+        if count > GATHER_SHARE * part.numel():
+            yield from _by_levels(a[n, i], b[n, :, j], part, (n, i, j), options)
+            count = int(part.count_nonzero())
+        if count:
+            yield Single(a[n, i], b[n, :, j], part.nonzero().T, (n.start, i.start, j.start))
+
+
+def _by_levels(
+    a: Tensor, b: Tensor, unsafe: Tensor, place: tuple[slice, slice, slice], options: LogOptions
+) -> Iterator[Rescued]:
+    """Try levels on one block; what they find isn't unsafe any more."""
+    linear = options.is_linear(0), options.is_linear(1)
+    signed = None
+    if has_sign(a, linear[0]) or has_sign(b, linear[1]):
+        # Levels hold positive numbers.
+        of_rows = (a < 0).any(2, keepdim=True) if linear[0] else unsafe.new_zeros(1)
+        signed = of_rows | (b < 0).any(1, keepdim=True) if linear[1] else of_rows
+    # Derivatives in linear space need the exponents of float64.
+    for dtype in dict.fromkeys((torch.float64,) if options.linear else (a.dtype, torch.float64)):
+        wanted = unsafe if signed is None else unsafe & ~signed
+        if int(wanted.count_nonzero()) <= GATHER_SHARE * unsafe.numel():
             break
-        batches = unsafe.flatten(1).any(1).nonzero().flatten()
+        chosen = wanted.flatten(1).any(1).nonzero().flatten()
+        whole = len(chosen) == len(unsafe)
+        left, right, wanted = (x if whole else x[chosen] for x in (a, b, wanted))
         window = Range.of_levels(dtype, a.shape[2]).window
-        left = Peeled(a[batches].to(dtype), 2, window)
-        right = Peeled(b[batches].to(dtype), 1, window)
-        if dtype == torch.float32 and max(left.share_outside(2), right.share_outside(2)) > FEW_OUTSIDE:
+        rows = Peeled(logarithms(left.to(dtype), linear[0]), 2, window)
+        columns = Peeled(logarithms(right.to(dtype), linear[1]), 1, window)
+        if dtype == torch.float32 and max(rows.share_outside(2), columns.share_outside(2)) > FEW_OUTSIDE:
             continue
-        wanted = unsafe[batches]
-        levels = multiply_levels(left, right, wanted)
-        yield Rescued(batches, levels, wanted & ~levels.incomplete)
-        unsafe[batches] = levels.incomplete
-    if unsafe.any():
-        yield torch.stack(unsafe.nonzero(as_tuple=True))
-
-
-def gathered_terms(
-    a: Tensor, b: Tensor, entries: Tensor
-) -> Iterator[tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]]:
-    """Gather the terms of single sums.
-
-    Args:
-        a: (B, I, K).
-        b: (B, K, J).
-        entries: (3, N), indices (batch, row, column).
-
-    Yields:
-        Indices of M of the entries, and both operands of their terms, (M, K) each.
-    """
-    depth = a.shape[2]
-    rows, columns = (x.contiguous().reshape(-1, depth) for x in (a, b.mT))
-    for part in entries.split(max(1, CHUNK // max(depth, 1)), dim=1):
-        n, i, j = part.unbind(0)
-        # A gather by an expanded index copies whole rows.
-        left = rows.gather(0, (n * a.shape[1] + i)[:, None].expand(-1, depth))
-        yield (n, i, j), left, columns.gather(0, (n * b.shape[2] + j)[:, None].expand(-1, depth))
+        levels = multiply_levels(rows, columns, wanted)
+        yield Rescued(chosen + place[0].start, *place[1:], levels, wanted & ~levels.incomplete)
+        unsafe[chosen] &= levels.incomplete | ~wanted

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -52,6 +53,7 @@ class Range:
     floor: float
 
     @classmethod
+    @cache
     def of(cls, dtype: torch.dtype, depth: int) -> Range:
         """The widest for a dtype and a number of products in a sum.
 
@@ -82,12 +84,15 @@ def finite_or_zero(x: Tensor) -> Tensor:
     return x.masked_fill(x == -math.inf, 0)
 
 
-def exponentials(x: Tensor, tops: Tensor, window: float, *, exact_zeros: bool = True) -> Tensor:
-    """exp(x - tops); below exp(-window) it is 0, or without ``exact_zeros`` exp(-window - 1)."""
-    distance = x - finite_or_zero(tops)
-    if exact_zeros:
-        return vanishing_exp_(distance, window)
-    return torch.threshold_(distance, -window, -window - 1).exp_()
+def exponentials(x: Tensor, tops: Tensor, window: float) -> Tensor:
+    """exp(x - tops), and 0 where that is below exp(-window)."""
+    return vanishing_exp_(x - finite_or_zero(tops), window)
+
+
+def proportions(x: Tensor, tops: Tensor, window: float) -> Tensor:
+    """X / tops, and 0 where its absolute value isn't above exp(-window)."""
+    quotient = x / tops.masked_fill(tops == 0, 1)
+    return quotient.masked_fill_(quotient.abs() <= math.exp(-window), 0)
 
 
 def vanishing_exp_(x: Tensor, window: float | None = None) -> Tensor:

@@ -3,140 +3,161 @@
 One product of exponentials, shifted by the maxima of rows and columns, gives all sums that don't underflow;
 :mod:`.log_rescue` finds the others. With M the largest of 1, the absolute values of the row's and the
 column's maximum, and of the result, the error is at most a small multiple of eps·M beside that of adding K
-numbers, as it is for logsumexp itself.
+numbers, as it is for logsumexp itself. In linear space, the logarithm of the maximum counts.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..accumulators import State
+from ..semiring import get
 from .boolean import positive_product
-from .log_rescue import Rescued, gathered_terms, rescue
-from .log_scaling import Range, above_zero, exponentials, log_of_positive, top
+from .log_operands import Operands, finished
+from .log_options import LogOptions, blocks, cuts, sizes_of
+from .log_rescue import Rescued, rescue
+from .log_scaling import top
+from .log_terms import has_sign, logarithms, sums_of_terms
 
-__all__ = ["SMALL", "Operands", "is_small", "log_sums", "nonempty", "terms"]
+__all__ = ["SMALL", "Kept", "block_sums", "is_small", "keeps", "log_sums"]
 
 SMALL = 1 << 15
 """Up to so many terms, all of them at once are as fast as a product, and exact."""
 
-
-def is_small(a: Tensor, b: Tensor) -> bool:
-    """Whether the terms of all sums fit a small tensor, or there are none."""
-    count = a.numel() * b.shape[2]
-    return count <= SMALL or count == 0
+ELEMENTS = (3, 2, 2)
+"""How many numbers a block holds for an element of the first operand, of the second and of the output."""
 
 
-def terms(a: Tensor, b: Tensor, zero_annihilates: bool) -> Tensor:
-    """Products over the log semiring: a + b, and -inf wherever one of them is, if zero annihilates."""
-    total = a + b
-    if zero_annihilates:
-        total.masked_fill_((a == -math.inf) | (b == -math.inf), -math.inf)
-    return total
-
-
-class Operands:
-    """Both operands with nan and +inf set apart, shifted and exponentiated.
-
-    Args:
-        a: (B, I, K), float32 or float64.
-        b: (B, K, J), of the same dtype.
-        exact_zeros: as for :func:`.log_scaling.exponentials`.
+class Kept(NamedTuple):
+    """What the backward pass can use again.
 
     Attributes:
-        a: (B, I, K) with -inf in the place of nan and +inf.
-        b: likewise.
-        special: whether there was nan or +inf.
-        tops: maxima of rows (B, I, 1) and of columns (B, 1, J).
-        range: of the exponentials.
-        exponentials: of the differences to the tops, (B, I, K) and (B, K, J), without the power of 2.
+        sums: (B, I, J), relative to both maxima; 0 where that isn't safe.
+        left: (B, I, K), exponentials relative to the maxima.
+        right: (B, K, J), likewise.
+        row_tops: (B, I, 1), the maxima.
+        column_tops: (B, 1, J).
     """
 
-    def __init__(self, a: Tensor, b: Tensor, *, exact_zeros: bool) -> None:
-        tops = top(a, 2), top(b, 1)
-        # Comparisons with nan are false.
-        self.special = not all(bool((x < math.inf).all()) for x in tops)
-        if self.special:
-            a, b = (x.masked_fill(~(x < math.inf), -math.inf) for x in (a, b))
-            tops = top(a, 2), top(b, 1)
-        self.a, self.b, self.tops = a, b, tops
-        self.range = Range.of(a.dtype, a.shape[2])
-        window = self.range.window
-        self.exponentials = (
-            exponentials(a, tops[0], window, exact_zeros=exact_zeros),
-            exponentials(b, tops[1], window, exact_zeros=exact_zeros),
-        )
+    sums: Tensor
+    left: Tensor
+    right: Tensor
+    row_tops: Tensor
+    column_tops: Tensor
 
 
-def log_sums(a: Tensor, b: Tensor, zero_annihilates: bool) -> tuple[Tensor, Tensor]:
+def is_small(a: Tensor, b: Tensor, budget_bytes: int) -> bool:
+    """Whether the terms of all sums fit a small tensor, or there are none."""
+    count = a.numel() * b.shape[2]
+    # Terms, their exponentials, shares and what they're multiplied by, in float64.
+    return count == 0 or (count <= SMALL and 48 * count <= budget_bytes)
+
+
+def keeps(a: Tensor, b: Tensor, budget_bytes: int) -> bool:
+    """Whether all that the backward pass can use again fits the budget."""
+    batch, rows, depth, columns = sizes_of(a, b)
+    elements = rows * depth * ELEMENTS[0] + depth * columns * ELEMENTS[1] + rows * columns * ELEMENTS[2]
+    return not is_small(a, b, budget_bytes) and batch * elements * a.dtype.itemsize <= budget_bytes // 2
+
+
+def log_sums(a: Tensor, b: Tensor, options: LogOptions, *, keep: bool) -> tuple[Tensor, Kept | None]:
     """The logarithms of all sums.
 
     Args:
         a: (B, I, K), float32 or float64, K at least 1.
         b: (B, K, J), of the same dtype.
-        zero_annihilates: whether -inf wins over +inf and nan.
+        options: what they mean, and how many bytes temporaries may take.
+        keep: whether to keep what the backward pass can use, which takes the whole product at once.
 
     Returns:
-        Logarithms (B, I, J), and the sums relative to the maxima of rows and columns (B, I, J), with 0 where
-        that sum isn't safe to use.
+        Logarithms (B, I, J), and what is kept.
     """
-    if is_small(a, b):
-        exact = torch.logsumexp(terms(a[..., None], b[:, None], zero_annihilates), 2)
-        return exact, torch.zeros_like(exact)
-    # What underflows counts as exp(-window - 1) instead of 0, which is just as wrong, and quicker.
-    operands = Operands(a, b, exact_zeros=False)
-    limits = operands.range
-    left, right = operands.exponentials
-    (left if left.numel() < right.numel() else right).mul_(2.0**limits.power)
-    sums = torch.bmm(left, right).mul_(2.0**-limits.power)
-    if float(sums.amin()) > limits.floor:
-        logs = sums.log().add_(operands.tops[0]).add_(operands.tops[1])
-    else:
-        unsafe = sums <= limits.floor
-        torch.threshold_(sums, limits.floor, 0)
-        logs = log_of_positive(sums).add_(above_zero(sums)).add_(operands.tops[0]).add_(operands.tops[1])
-        _rescue_into(logs, operands.a, operands.b, unsafe)
+    if is_small(a, b, options.budget_bytes):
+        return sums_of_terms(a[..., None], b[:, None], 2, options), None
+    sizes = sizes_of(a, b)
+    weights = ELEMENTS[0] * a.itemsize, ELEMENTS[1] * a.itemsize, ELEMENTS[2] * a.itemsize
+    lengths = cuts(sizes, weights, options.budget_bytes // 2)
+    if keep or lengths == sizes:
+        return block_sums(a, b, options, keep=keep)
+    logs = a.new_empty(sizes[0], sizes[1], sizes[3])
+    sums = get("log").partial_sums
+    state: State | None = None
+    for n, i, k, j in blocks(sizes, lengths):
+        part, _ = block_sums(a[n, i, k], b[n, k, j], options, keep=False)
+        if lengths[2] == sizes[2]:
+            logs[n, i, j] = part
+            continue
+        if state is None:
+            state = sums.init(part.shape, part.dtype, part.device)
+        state = sums.update(state, part[..., None], 3)
+        if k.stop == sizes[2]:
+            logs[n, i, j] = sums.finish(state)
+            state = None
+    return logs, None
+
+
+def block_sums(a: Tensor, b: Tensor, options: LogOptions, *, keep: bool) -> tuple[Tensor, Kept | None]:
+    """The same by one product."""
+    operands = Operands.of(a, b, options, keep=keep)
+    logs, sums, lost = finished(operands, keep or operands.special)
+    if lost:
+        _rescue_into(logs, operands, options)
     if operands.special:
-        _put_specials(a, b, logs, sums, zero_annihilates)
-    return logs, sums
+        assert sums is not None
+        _put_specials(a, b, logs, sums, options)
+    if not keep:
+        return logs, None
+    assert sums is not None
+    return logs, Kept(sums, *operands.kept())
 
 
-def nonempty(a: Tensor, b: Tensor) -> Tensor | None:
-    """Which sums have a term other than exp(-inf), (B, I, J); None where all have.
+def _rescue_into(logs: Tensor, operands: Operands, options: LogOptions) -> None:
+    """Put the logarithms of unsafe sums in the place of -inf."""
+    a, b = operands.clean
+    unsafe = logs == -math.inf
+    if (some := _nonempty(a, b, options)) is not None:
+        unsafe &= some
+    for found in rescue(a, b, unsafe, options):
+        if isinstance(found, Rescued):
+            place = found.batches, found.rows, found.columns
+            logs[place] = torch.where(found.found, found.levels.log_sums().to(logs.dtype), logs[place])
+            continue
+        signed = has_sign(found.a, options.is_linear(0)) or has_sign(found.b, options.is_linear(1))
+        for entries, left, right in found.gathered():
+            if signed:
+                logs[entries] = sums_of_terms(left, right, 1, options)
+                continue
+            each = logarithms(left, options.is_linear(0)) + logarithms(right, options.is_linear(1))
+            largest = top(each, 1)
+            logs[entries] = each.sub_(largest).exp_().sum(1).log_().add_(largest.squeeze(1))
+
+
+def _nonempty(a: Tensor, b: Tensor, options: LogOptions) -> Tensor | None:
+    """Which sums have a term other than 0, (B, I, J); None where all have.
 
     Args:
         a: (B, I, K) without nan and +inf.
         b: (B, K, J), likewise.
+        options: what they mean.
     """
-    if float(a.amin()) > -math.inf and float(b.amin()) > -math.inf:
+    zeros = (0.0 if options.is_linear(position) else -math.inf for position in (0, 1))
+    left, right = (x != zero for x, zero in zip((a, b), zeros, strict=True))
+    if bool(left.all()) and bool(right.all()):
         return None
-    return positive_product(a != -math.inf, b != -math.inf)
+    return positive_product(left, right)
 
 
-def _rescue_into(logs: Tensor, a: Tensor, b: Tensor, unsafe: Tensor) -> None:
-    """Put the logarithms of unsafe sums in the place of -inf."""
-    if (some := nonempty(a, b)) is not None:
-        unsafe &= some
-    for found in rescue(a, b, unsafe):
-        if isinstance(found, Rescued):
-            # Sums that the levels don't complete come out too small, so the larger one is right.
-            known = logs[found.batches]
-            logs[found.batches] = torch.maximum(known, found.levels.log_sums().to(logs.dtype))
-            continue
-        for place, left, right in gathered_terms(a, b, found):
-            each = left.add_(right)
-            largest = top(each, 1)
-            logs[place] = each.sub_(largest).exp_().sum(1).log_().add_(largest.squeeze(1))
-
-
-def _put_specials(a: Tensor, b: Tensor, logs: Tensor, sums: Tensor, zero_annihilates: bool) -> None:
+def _put_specials(a: Tensor, b: Tensor, logs: Tensor, sums: Tensor, options: LogOptions) -> None:
     """Put +inf and nan where the operands' make them, and 0 as their relative sums."""
+    a, b = (logarithms(x, options.is_linear(position)) for position, x in enumerate((a, b)))
     nothing = -math.inf
     infinite = positive_product(a == math.inf, b > nothing) | positive_product(a > nothing, b == math.inf)
     nan = a.isnan(), b.isnan()
-    if zero_annihilates:
+    if options.zero_annihilates:
         undefined = positive_product(nan[0], b != nothing) | positive_product(a != nothing, nan[1])
     else:
         undefined = nan[0].any(2, keepdim=True) | nan[1].any(1, keepdim=True)

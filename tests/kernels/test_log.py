@@ -268,11 +268,13 @@ def test_it_compiles_as_one_graph_with_and_without_gradients(n: int) -> None:
 
 
 def test_the_operators_pass_torchs_own_checks() -> None:
+    options = False, "0.0", 0, 1 << 30
     a, b = normal(2, 3, 4).requires_grad_(), normal(2, 4, 2).requires_grad_()
-    torch.library.opcheck(torch.ops.einfx.log_matmul, (a, b, False, "nan"))
-    logs, sums = log_sums.log_sums(a.detach(), b.detach(), False)
-    arguments = (a, b, logs, sums, None, normal(2, 4, 2), normal(2, 3, 2), 0, False, "0.0")
-    torch.library.opcheck(torch.ops.einfx.log_posteriors, arguments)
+    torch.library.opcheck(torch.ops.einfx.log_matmul, (a, b, False, *options))
+    saved = torch.ops.einfx.log_matmul(a.detach(), b.detach(), False, *options)
+    for target in range(4):
+        arguments = (a, b, *saved, None, normal(2, 4, 2), normal(2, 3, 2), target, *options)
+        torch.library.opcheck(torch.ops.einfx.log_posteriors, arguments)
 
 
 @pytest.mark.usefixtures("size")
