@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .nodes import as_contraction, value_of
+from .nodes import as_contraction, is_einsum, value_of
 
 __all__ = [
     "FRESH",
@@ -201,7 +201,7 @@ class Effects:
         if node.op == "call_module":
             return type(self._module(node)) in _FRESH_MODULES
         name = function_name(node)
-        if name == "einsum":
+        if is_einsum(node) or name == "einsum":
             contraction = as_contraction(node)
             return contraction is not None and len(contraction.operands) > 1
         if name == "sum" and node.op == "call_function" and node.target is sum:

@@ -32,6 +32,9 @@ __all__ = [
 
 _TORCH_EINSUM = torch.functional.einsum
 _ATEN_EINSUM = torch.ops.aten.einsum
+_OPERATORS = (torch.ops.einfx.einsum, torch.ops.einfx.contract)
+"""What torch.export and torch.compile record of einfx.einsum, with all of its options in order."""
+_OVERLOADS = (_ATEN_EINSUM.default, *(operator.default for operator in _OPERATORS))
 
 
 class Value(NamedTuple):
@@ -167,11 +170,10 @@ def forget_value(node: fx.Node) -> None:
 
 
 def is_einsum(node: fx.Node) -> bool:
-    """Whether ``node`` calls an einsum, of torch or of einfx, in any style."""
+    """Whether ``node`` calls an einsum, of torch or of einfx, in any style, or an operator that is one."""
     if node.op != "call_function":
         return False
-    target = node.target
-    return target in (_TORCH_EINSUM, einfx_einsum, _ATEN_EINSUM, _ATEN_EINSUM.default)
+    return node.target in (_TORCH_EINSUM, einfx_einsum, _ATEN_EINSUM, *_OPERATORS, *_OVERLOADS)
 
 
 def as_contraction(node: Any) -> Contraction | None:
@@ -216,15 +218,13 @@ _STEPS = ("path", "optimize", "return_argmax")
 
 
 def _read(node: fx.Node, in_any_order: bool = False) -> Contraction | None:
-    chosen = node.kwargs.get("optimize", "auto") != "auto"
-    if not in_any_order and (chosen or node.kwargs.get("return_argmax", False) is not False):
+    arguments, keywords = _call_of_einsum(node)
+    chosen = keywords.get("optimize", "auto") != "auto"
+    if not in_any_order and (chosen or keywords.get("return_argmax", False) is not False):
         return None
-    keywords: dict[str, Any] = {key: value for key, value in node.kwargs.items() if key not in _STEPS}
-    if keywords and (node.target is not einfx_einsum or _holds_nodes(keywords)):
+    keywords = {key: value for key, value in keywords.items() if key not in _STEPS}
+    if keywords and (node.target in (_TORCH_EINSUM, _ATEN_EINSUM) or _holds_nodes(keywords)):
         return None
-    arguments: list[Any] = list(node.args)
-    if node.target in (_ATEN_EINSUM, _ATEN_EINSUM.default):
-        arguments = arguments[:2]
     if not arguments:
         return None
     try:
@@ -239,6 +239,31 @@ def _read(node: fx.Node, in_any_order: bool = False) -> Contraction | None:
     if not all(0 <= position < len(operands) for position in options.linear_operands):
         return None
     return Contraction(equation, tuple(operands), options)
+
+
+_OPTIONS = (
+    "optimize",
+    "semiring",
+    "linear_operands",
+    "zero_annihilates",
+    "grad_of_neg_inf",
+    "block_size",
+    "memory_limit",
+)
+
+
+def _call_of_einsum(node: fx.Node) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a call as einfx.einsum would take them."""
+    arguments, keywords = list(node.args), dict(node.kwargs)
+    if node.target in (_ATEN_EINSUM, _ATEN_EINSUM.default):
+        return arguments[:2], keywords
+    if node.target in (*_OPERATORS, *_OVERLOADS):
+        given = {key: value for key, value in zip(_OPTIONS, arguments[2:], strict=False) if value is not None}
+        arguments, keywords = arguments[:2], {**given, **keywords}
+        gradient = keywords.get("grad_of_neg_inf", "uniform")
+        if isinstance(gradient, str) and gradient != "uniform":
+            keywords["grad_of_neg_inf"] = float(gradient)
+    return arguments, keywords
 
 
 def _holds_nodes(keywords: Mapping[str, Any]) -> bool:

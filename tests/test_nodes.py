@@ -111,6 +111,27 @@ def test_options_are_read_with_the_contraction(program: Callable[..., Any], opti
     assert contraction.options == options
 
 
+def test_operators_that_exported_graphs_hold_are_read_with_their_options() -> None:
+    class Model(torch.nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return (
+                L("ij,jk->ik", a, b, linear_operands=(1,), grad_of_neg_inf=0.0),
+                L("ij,jk->ik", a, b, grad_of_neg_inf="uniform", memory_limit="1MiB"),
+                einfx.einsum("ij,jk", a, b, semiring="viterbi", zero_annihilates=True, block_size=3),
+                L("ij,jk->ik", a, b, optimize="greedy"),
+            )
+
+    graph = torch.export.export(Model(), (A, B)).graph
+    read = [as_contraction(node) for node in graph.nodes if is_einsum(node)]
+    assert [None if x is None else x.options for x in read] == [
+        Options.read("log", linear_operands=(1,), grad_of_neg_inf=0.0),
+        Options.read("log", grad_of_neg_inf="uniform", memory_limit=1 << 20),
+        Options.read("max_plus", zero_annihilates=True, block_size=3),
+        None,
+    ]
+    assert {str(x.equation) for x in read if x is not None} == {"ab,bc->ac"}
+
+
 def with_keywords(**keywords: Any) -> fx.Node:
     graph = fx.Graph()
     a, b = graph.placeholder("a"), graph.placeholder("b")
