@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..timing import Measurement, interleave
 from . import memory
+from .ceiling import CEILING
 from .result import Result
 from .row import OURS, Contest, Row
 from .rows import ROWS
@@ -71,7 +72,8 @@ def _run_row(row: Row, threads: int, budget_seconds: float, peaks_too: bool) -> 
         measured_slow = interleave({OURS: quick[OURS], **slow}, 0.0, min_rounds=SLOW_ROUNDS)
     peaks: dict[str, int | None] = {}
     if peaks_too and row.memory and memory.available():
-        peaks = {name: memory.peak_bytes_of(row.name, name, threads) for name in present}
+        measured_too = [name for name in present if name != CEILING]
+        peaks = {name: memory.peak_bytes_of(row.name, name, threads) for name in measured_too}
     return Result(row, threads, measured, measured_slow, tuple(contest.absent()), peaks, failures)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from benchmarks.semirings import ROWS, Result, ceiling, memory, operands, report, run, running
 from benchmarks.semirings.row import OURS, AtLeast, Contest, Row, Smaller, Within
 from benchmarks.timing import Measurement
+from einfx.kernels import native
 
 
 def _tensors(result: Any) -> tuple[Tensor, ...]:
@@ -39,6 +40,22 @@ def test_limits_run_on_operands_of_the_same_shapes(row: Row) -> None:
     for name, call in contest.limits.items():
         if call is not None and name != ceiling.CEILING:
             assert [value.shape for value in _tensors(call())] == shapes[: len(_tensors(call()))], name
+
+
+def test_the_row_without_the_extension_does_not_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+    product = native.tropical_matmul
+
+    def noticed(*operands: Any, **options: Any) -> Any:
+        used.append("extension")
+        return product(*operands, **options)
+
+    monkeypatch.setattr(native, "tropical_matmul", noticed)
+    rows = {row.name: row for row in ROWS}
+    rows["max_plus 512, no extension"].build(24).present()[OURS]()
+    assert not used
+    rows["max_plus 512"].build(24).present()[OURS]()
+    assert used == ["extension"] * native.available()
 
 
 def test_row_names_are_unique() -> None:
