@@ -287,3 +287,24 @@ def test_transformations_of_torch_func(function: Any) -> None:
     torch.testing.assert_close(torch.func.grad(lambda x: call(x).sum())(a), expected)
     tangent = torch.func.jvp(call, (a,), (torch.ones_like(a),))[1]
     torch.testing.assert_close(tangent.sum(), expected.sum())
+
+
+@pytest.mark.parametrize("function", [*FORWARD.values(), ours.max_tropical_einsum_forward], ids=repr)
+@pytest.mark.parametrize("block_size", [2, AutomaticBlockSize()], ids=repr)
+def test_contractions_compile_as_one_graph(function: Any, block_size: Any) -> None:
+    torch._dynamo.reset()
+    equation = compile_equation("ij,jk->ik")
+    a, b = (arg.requires_grad_() for arg in operands("ij,jk->ik"))
+
+    def call(*inputs: Tensor) -> Tensor:
+        result: Tensor = function(equation, *inputs, block_size=block_size)
+        return result
+
+    compiled: Any = torch.compile(call, fullgraph=True, backend="aot_eager")
+    got, expected = compiled(a, b), call(a, b)
+    torch.testing.assert_close(got, expected)
+    pairs = zip(
+        torch.autograd.grad(got.sum(), (a, b)), torch.autograd.grad(expected.sum(), (a, b)), strict=True
+    )
+    for one, wanted in pairs:
+        torch.testing.assert_close(one, wanted)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 
-__all__ = ["AUTOMATIC_BLOCK_SIZE", "AutomaticBlockSize", "BlockSize", "checked", "most_bytes", "term_ranges"]
+__all__ = ["AUTOMATIC_BLOCK_SIZE", "AutomaticBlockSize", "BlockSize", "checked", "term_ranges"]
 
 
 class AutomaticBlockSize:
@@ -132,32 +132,6 @@ def term_ranges(
             return ranges
         longest = ranges.index(max(ranges))
         ranges[longest] = (ranges[longest] + 1) // 2
-
-
-def most_bytes(
-    block_size: BlockSize,
-    output: Sequence[int],
-    summed: Sequence[int],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> int:
-    """What a call may take: the output, what is added to it, and the terms of one block.
-
-    Args:
-        block_size: a checked one.
-        output: the sizes of the output's variables.
-        summed: the sizes of the summed variables.
-        dtype: of the terms.
-        device: where they are.
-
-    Example:
-        >>> most_bytes(4, [10], [3, 100], torch.float32, torch.device("cpu"))  # 10 + 10 + 10 * 3 * 4 numbers
-        560
-    """
-    if isinstance(block_size, AutomaticBlockSize):
-        return block_size.available_bytes(device)
-    outputs = math.prod(output)
-    return dtype.itemsize * outputs * (2 + math.prod(min(size, block_size) for size in summed))
 
 
 def _free_cuda_bytes(device: torch.device) -> int:

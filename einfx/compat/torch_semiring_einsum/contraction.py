@@ -1,7 +1,8 @@
 """From a call of this package to einfx's contraction, and to its derivative.
 
-A block size bounds memory. einfx contracts in pairs, by matrix products where it can, and mostly needs less
-than the blocks that were asked for; then it does just that. Where it would need more it is held to the bound.
+A block size bounds memory: that of the terms in a block of that range, and of the output twice. einfx
+contracts in pairs, by matrix products where it can, and mostly needs less; then it does just that. Where it
+would need more it is held to those bytes, and cuts whichever ranges that takes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from ...errors import OperandError, UsageError
 from ...kernels import blocked
 from ...options import Options
 from ...planning import plan
-from .block_size import BlockSize, checked, most_bytes
+from .block_size import BlockSize, checked
 from .equation import Equation
 
 __all__ = ["common_dtype", "contract", "gradients", "require_gradient", "require_operands"]
@@ -29,7 +30,7 @@ UNNOTICED_BYTES = 1 << 20
 """What any call may take: the interpreter's own allocations hide it."""
 
 SMALL_TERMS = 1 << 15
-"""Up to so many products it is as fast to sum all at once."""
+"""Up to so many products of three or more operands are summed at once rather than in pairs."""
 
 WORKSPACE_BYTES = 1 << 18
 """What a contraction under a limit needs beyond its result."""
@@ -61,21 +62,81 @@ def contract(
         OperandError: the operands don't fit the equation or the semiring.
         UsageError: ``equation`` isn't compiled, or ``block_size`` can't be one.
     """
-    require_operands(equation, args)
     size = checked(block_size)
-    dtype = common_dtype(args)
-    args = [arg.to(dtype) for arg in args]
+    way = _way(equation, args, semiring, size, return_argmax)
+    if not _have_one_dtype(args):
+        dtype = common_dtype(args)
+        args = [arg.to(dtype) for arg in args]
     words: dict[str, Any] = {"return_argmax": True} if return_argmax else {}
     if semiring == "log" and not (isinstance(grad_of_neg_inf, float) and math.isnan(grad_of_neg_inf)):
         words["grad_of_neg_inf"] = grad_of_neg_inf
-    if _is_small(equation, args, semiring):
-        result = blocked.contract(equation.compiled, args, semiring, **words)
-    elif (bound := _bound(equation, args, semiring, size, return_argmax)) and return_argmax:
-        budget = bound.pop("memory_limit")
-        result = blocked.contract(equation.compiled, args, semiring, budget_bytes=budget, **words, **bound)
+    if way.at_once:
+        result = blocked.contract(equation.compiled, args, semiring, **words, **way.bounds)
     else:
-        result = einsum(str(equation.compiled), *args, semiring=semiring, **words, **bound)
+        result = einsum(equation.text, *args, semiring=semiring, **words, **way.bounds)
     return tuple(_own(x, args) for x in result) if return_argmax else _own(result, args)
+
+
+class _Way(NamedTuple):
+    """How a call is computed."""
+
+    at_once: bool
+    """By the kernel that sums all products at once, rather than along a path."""
+    bounds: dict[str, Any]
+    """The keywords that keep it within what its block size allows; none where it stays there anyway."""
+
+
+def _way(
+    equation: Equation, args: Sequence[Tensor], semiring: str, block_size: BlockSize, return_argmax: bool
+) -> _Way:
+    require_operands(equation, args)
+    ranges = block_size if isinstance(block_size, int) else None
+    if torch.compiler.is_compiling():
+        return _Way(False, {} if ranges is None else {"block_size": ranges})
+    device = args[0].device
+    available = 0 if isinstance(block_size, int) else block_size.available_bytes(device)
+    recorded = torch.is_grad_enabled() and any(arg.requires_grad for arg in args)
+    shapes = tuple([arg.shape for arg in args])
+    asked = (args[0].dtype, device.type, semiring, return_argmax, recorded)
+    return _chosen_way(equation.compiled, shapes, ranges, available, *asked)
+
+
+@lru_cache(maxsize=4096)
+def _chosen_way(
+    labels: Labels,
+    shapes: tuple[tuple[int, ...], ...],
+    ranges: int | None,
+    available: int,
+    dtype: torch.dtype,
+    device: str,
+    semiring: str,
+    return_argmax: bool,
+    recorded: bool,
+) -> _Way:
+    sizes = labels.sizes(shapes)
+    outputs = math.prod(sizes[x] for x in labels.output)
+    terms = outputs * math.prod(sizes[x] for x in labels.summed)
+    if len(shapes) > 2 and terms <= SMALL_TERMS and semiring not in ("real", "boolean"):
+        # It takes little longer than pairs do, and rounds once.
+        return _Way(True, {})
+    item = dtype.itemsize + 8 * len(labels.summed) * return_argmax
+    if ranges is not None:
+        block = math.prod(min(sizes[x], ranges) for x in labels.summed)
+        available = outputs * (2 * item + block * dtype.itemsize)
+    available = max(available, UNNOTICED_BYTES)
+    if item * terms * len(shapes) <= available:
+        return _Way(False, {})
+    chosen = plan(labels, shapes, dtype=dtype, device=device, options=Options.read(semiring))
+    taken = chosen.peak_bytes
+    if recorded:  # autograd keeps all that is made
+        taken += dtype.itemsize * sum(math.prod(shape) for shape in chosen.value_shapes[len(shapes) :])
+    if taken // dtype.itemsize * item <= available:
+        return _Way(False, {})
+    result = item * outputs
+    workspace = max(available - result, WORKSPACE_BYTES, result // 4)
+    if return_argmax:
+        return _Way(True, {"budget_bytes": workspace})
+    return _Way(False, {"memory_limit": result + workspace})
 
 
 def common_dtype(args: Sequence[Tensor]) -> torch.dtype:
@@ -86,7 +147,7 @@ def common_dtype(args: Sequence[Tensor]) -> torch.dtype:
         >>> common_dtype((torch.ones(2), scalar, torch.ones(1, dtype=torch.int8)))
         torch.float32
     """
-    if all(arg.dtype == args[0].dtype for arg in args):
+    if _have_one_dtype(args):
         return args[0].dtype
     first, *rest = {arg.dtype for arg in args if arg.ndim} or {arg.dtype for arg in args}
     wide = reduce(torch.promote_types, rest, first)
@@ -94,53 +155,8 @@ def common_dtype(args: Sequence[Tensor]) -> torch.dtype:
     return reduce(torch.promote_types, [torch.result_type(one, arg) for arg in args if not arg.ndim], wide)
 
 
-def _is_small(equation: Equation, args: Sequence[Tensor], semiring: str) -> bool:
-    """Whether all products are few enough to be summed at once, which rounds only once."""
-    if semiring in ("real", "boolean"):
-        return False
-    sizes = equation.get_sizes(args, equation.all_variables())
-    return math.prod(sizes) <= SMALL_TERMS
-
-
-def _bound(
-    equation: Equation, args: Sequence[Tensor], semiring: str, block_size: BlockSize, return_argmax: bool
-) -> dict[str, Any]:
-    """The keywords that keep a call within what its block size allows; none where it stays there anyway."""
-    labels = equation.compiled
-    shapes = tuple(tuple(arg.shape) for arg in args)
-    sizes = labels.sizes(shapes)
-    output, summed = [sizes[x] for x in labels.output], [sizes[x] for x in labels.summed]
-    dtype = args[0].dtype
-    allowed = max(UNNOTICED_BYTES, most_bytes(block_size, output, summed, dtype, args[0].device))
-    per_element = dtype.itemsize + 8 * len(summed) * return_argmax
-    if per_element * math.prod(output) * math.prod(summed) * len(args) <= allowed:
-        return {}
-    recorded = torch.is_grad_enabled() and any(arg.requires_grad for arg in args)
-    taken = _taken(labels, shapes, dtype, args[0].device.type, semiring, recorded)
-    if taken // dtype.itemsize * per_element <= allowed:
-        return {}
-    least = per_element * math.prod(output) + WORKSPACE_BYTES
-    bound: dict[str, Any] = {"memory_limit": max(allowed, least)}
-    if isinstance(block_size, int):
-        bound["block_size"] = block_size
-    return bound
-
-
-@lru_cache(maxsize=4096)
-def _taken(
-    labels: Labels,
-    shapes: tuple[tuple[int, ...], ...],
-    dtype: torch.dtype,
-    device: str,
-    semiring: str,
-    recorded: bool,
-) -> int:
-    """Bytes that a contraction without a limit takes at its peak; all that it makes, where it is recorded."""
-    chosen = plan(labels, shapes, dtype=dtype, device=device, options=Options.read(semiring))
-    if not recorded:
-        return chosen.peak_bytes
-    made = sum(math.prod(shape) for shape in chosen.value_shapes[len(shapes) :])
-    return chosen.peak_bytes + made * dtype.itemsize
+def _have_one_dtype(args: Sequence[Tensor]) -> bool:
+    return all(arg.dtype == args[0].dtype for arg in args)
 
 
 def require_operands(equation: Equation, args: Sequence[Tensor]) -> None:

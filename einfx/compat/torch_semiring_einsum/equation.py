@@ -68,6 +68,7 @@ class Equation:
         self.output_variables = output_variables
         self.num_variables = num_variables
         self.compiled = self._compiled()
+        self.text = str(self.compiled)
 
     def __repr__(self) -> str:
         return f"Equation({self.source!r})"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -40,17 +38,13 @@ def real_einsum_forward(
         tensor([[ 7., 10.],
                 [15., 22.]])
     """
+    if all(isinstance(arg, Tensor) and (arg.is_floating_point() or arg.is_complex()) for arg in args):
+        return contract(equation, args, "real", block_size)  # type: ignore[no-any-return]
     require_operands(equation, args)
-    operands, semiring = _as_numbers(equation, args)
-    return contract(equation, operands, semiring, block_size)  # type: ignore[no-any-return]
-
-
-def _as_numbers(equation: Equation, args: Sequence[Tensor]) -> tuple[Sequence[Tensor], str]:
-    """Operands of the dtype in which they are summed, and over which semiring that is."""
-    dtype = common_dtype(args)
+    dtype, semiring = common_dtype(args), "real"
     if not (dtype.is_floating_point or dtype.is_complex):
         if equation.compiled.summed:
             dtype = torch.int64
         elif dtype == torch.bool:
-            return args, "boolean"
-    return [arg.to(dtype) for arg in args], "real"
+            semiring = "boolean"
+    return contract(equation, [arg.to(dtype) for arg in args], semiring, block_size)  # type: ignore[no-any-return]
