@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import fx
 
 from ..equation import LETTERS, Equation
-from ..legality import Effects, use_count
+from ..legality import Effects, is_layout_free, use_count
 from ..nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
 from ..options import Options
 from ..planning import plan
@@ -88,18 +88,9 @@ class FuseEinsums(Pass):
             decline(node, "something writes to its result or its operands")
             return False
         for user in users:
-            if not effects.may_move_reads(producer.operands, node, user):
-                decline(node, f"something writes to its operands before {user} reads it")
-                return False
-            whole = _substituted(_contraction(user), node, producer)
-            if len(whole.operands) == 1 and not whole.equation.summed and not whole.arranges:
-                decline(node, f"fused with {user} it could share the memory of its operand")
-                return False
-            if _takes_diagonal(_contraction(user), node, producer):
-                decline(node, f"{user} takes a diagonal of it, and its operands may broadcast there")
-                return False
-            if len(whole.equation.labels) > len(LETTERS):
-                decline(node, f"fused with {user} it would have more than {len(LETTERS)} labels")
+            reason = _why_not_inside(effects, node, producer, user)
+            if reason is not None:
+                decline(node, reason)
                 return False
         return True
 
@@ -133,6 +124,23 @@ def _why_apart(node: fx.Node, producer: Contraction, user: fx.Node) -> str | Non
         return f"it has other options than {user}"
     if any(consumer.operands[position] is node for position in outer.linear_operands):
         return f"it is a logarithm, and {user} takes it as a number"
+    return None
+
+
+def _why_not_inside(effects: Effects, node: fx.Node, producer: Contraction, user: fx.Node) -> str | None:
+    """Why the producer can't be computed where its user is, or None if it can."""
+    if not effects.may_move_reads(producer.operands, node, user):
+        return f"something writes to its operands before {user} reads it"
+    consumer = _contraction(user)
+    whole = _substituted(consumer, node, producer)
+    if consumer.options.is_plain and not whole.options.is_plain and not is_layout_free(user):
+        return f"somebody may see the strides of {user}, a view of it"
+    if len(whole.operands) == 1 and not whole.equation.summed and not whole.arranges:
+        return f"fused with {user} it could share the memory of its operand"
+    if _takes_diagonal(consumer, node, producer):
+        return f"{user} takes a diagonal of it, and its operands may broadcast there"
+    if len(whole.equation.labels) > len(LETTERS):
+        return f"fused with {user} it would have more than {len(LETTERS)} labels"
     return None
 
 

@@ -196,7 +196,7 @@ def test_a_sum_over_a_semiring_goes_into_the_contraction_that_reads_it() -> None
     )
 
 
-def test_views_and_diagonals_by_torch_go_into_any_semiring_and_take_its_results() -> None:
+def test_views_and_diagonals_by_torch_go_into_any_semiring() -> None:
     check_rewrite(
         FuseEinsums(),
         lambda a, b: over("log", "ij,jk->ik", E("ii->i", a)[None].permute(1, 0).T, b),
@@ -210,16 +210,39 @@ def test_views_and_diagonals_by_torch_go_into_any_semiring_and_take_its_results(
     )
     check_rewrite(
         FuseEinsums(),
-        lambda a, b: E("ik->ki", over("log", "ij,jk->ik", a, b)),
-        "einsum_2 = einfx_contract_einsum('ab,bc->ca', a, b, semiring = 'log')\nreturn einsum_2",
-        (A, B),
-    )
-    check_rewrite(
-        FuseEinsums(),
         lambda a: over("log", "i,i->i", E("ii->i", a), E("jj->j", a)),
         "einsum_4 = einfx_contract_einsum('aa,aa->a', a, a, semiring = 'log')\nreturn einsum_4",
         (torch.rand(3, 3),),
     )
+
+
+def test_a_result_over_a_semiring_keeps_the_view_of_it_that_somebody_sees() -> None:
+    def seen(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        view = E("ik->ki", over("log", "ij,jk->ik", a, b))
+        copied = view.reshape(-1)
+        copied.mul_(0.0)
+        return view, copied
+
+    check_declined(FuseEinsums(), lambda a, b: E("ik->ki", over("log", "ij,jk->ik", a, b)), (A, B), "strides")
+    check_declined(FuseEinsums(), seen, (A, B), "writes to its result")
+
+
+def test_a_result_over_a_semiring_goes_into_a_view_of_it_that_only_contractions_read() -> None:
+    def program(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        view = E("ik->ki", over("log", "ij,jk->ik", a, b))
+        return over("max_plus", "ki,kj->ij", view, view)
+
+    traced = check_rewrite(
+        FuseEinsums(),
+        program,
+        """
+        einsum_3 = einfx_contract_einsum('ab,bc->ca', a, b, semiring = 'log')
+        einsum_2 = einfx_contract_einsum('ki,kj->ij', einsum_3, einsum_3, semiring = 'max_plus')
+        return einsum_2
+        """,
+        (A, B),
+    )
+    assert len(traced.graph.nodes) == 5
 
 
 def test_linear_operands_stay_linear_where_they_get_to() -> None:
