@@ -85,10 +85,12 @@ def contract_semiring(
 
 
 def _check(operands: list[Tensor], semiring: str) -> torch.dtype:
-    """The common dtype of operands that are of the semiring."""
-    dtype = operands[0].dtype
+    """The common dtype of operands that are of the semiring; tensors without dimensions count less."""
+    with_dims: list[torch.dtype] = []
+    without: list[torch.dtype] = []
     for operand in operands:
-        dtype = torch.promote_types(dtype, operand.dtype)
+        known = with_dims if operand.dim() > 0 else without
+        known.append(operand.dtype if len(known) == 0 else torch.promote_types(known[-1], operand.dtype))
         if semiring == "boolean" and operand.dtype != torch.bool:
             raise ValueError("semiring boolean takes bool alone")
         if semiring == "log" and not operand.is_floating_point():
@@ -99,7 +101,9 @@ def _check(operands: list[Tensor], semiring: str) -> torch.dtype:
             raise ValueError("max_times is a semiring on non-negative numbers only")
         if (semiring == "max_plus" or semiring == "min_plus") and operand.dtype == torch.bool:
             raise ValueError("semiring " + semiring + " has no bool numbers")
-    return dtype
+    if len(with_dims) == 0 or len(without) == 0:
+        return (with_dims + without)[-1]
+    return torch.result_type(torch.empty([1], dtype=with_dims[-1]), torch.empty([], dtype=without[-1]))
 
 
 def _diagonal(x: Tensor, labels: str) -> tuple[Tensor, str]:

@@ -140,7 +140,14 @@ def test_short_numbers_are_rounded_once(semiring: str, dtype: torch.dtype) -> No
 
 def test_dtypes_promote() -> None:
     a, b = numbers("log", (3, 4), 0), numbers("log", (4, 5), 1).float()
-    assert contracted("ij,jk->ik", [a, b], "log").dtype == torch.float64
+    single = numbers("log", (), 2)
+    for form in FORMS:
+        assert contracted("ij,jk->ik", [a, b], "log", form).dtype == torch.float64
+        for operands in ([b, single], [single, single.float()], [single.float(), b, a], [b, single, b]):
+            text = ",".join("ij" if x.dim() else "" for x in operands)
+            sized = [x[:3, :3] if x.dim() else x for x in operands]
+            got = contracted(f"{text}->", sized, "log", form)
+            assert got.dtype == einfx.einsum(f"{text}->", *sized, semiring="log").dtype
 
 
 @pytest.mark.parametrize("spread", [10.0, 300.0, 1e4, 1e9])
