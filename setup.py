@@ -33,7 +33,7 @@ class OptionalBuild(build_ext):
 TROPICAL = Extension(
     "einfx.kernels._tropical",
     sources=["einfx/kernels/_tropical.c"],
-    depends=["einfx/kernels/_tropical.c"],
+    depends=["einfx/kernels/_tropical.c", "einfx/kernels/_tropical_sets.h", "einfx/kernels/_tropical_tile.h"],
     extra_compile_args=["-O3", "-g0", "-std=gnu11", "-pthread"],
     extra_link_args=["-pthread"],
     optional=True,

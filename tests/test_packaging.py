@@ -64,7 +64,7 @@ def test_every_data_file_is_listed(config: configparser.ConfigParser) -> None:
         path.name
         for path in (ROOT / "einfx").rglob("*")
         if path.is_file()
-        and path.suffix not in (".py", ".pyc", ".so", ".c")
+        and path.suffix not in (".py", ".pyc", ".so", ".c", ".h")
         and "__pycache__" not in path.parts
     }
     listed = {name for value in config["options.package_data"].values() for name in entries(value)}

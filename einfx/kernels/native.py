@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["LEVELS", "available", "describe", "tropical_matmul"]
+__all__ = ["LEVELS", "available", "describe", "tropical_matmul", "workspace_bytes"]
 
 LEVELS = ("baseline", "AVX2", "AVX-512")
 """The instruction sets that it has code for, worst first."""
@@ -37,12 +37,16 @@ def _library() -> ctypes.CDLL | None:
         if file.is_file():
             try:
                 library = ctypes.CDLL(str(file))
-            except OSError:
+                workspace = library.einfx_tropical_workspace
+            except (OSError, AttributeError):
+                # It can't be loaded here, or was built from another version.
                 return None
             pointer, number = ctypes.c_void_p, ctypes.c_int
             for function in (library.einfx_tropical_f32, library.einfx_tropical_f64):
                 function.argtypes = [pointer] * 5 + [number] * 5
                 function.restype = number
+            workspace.argtypes = [pointer, number, number]
+            workspace.restype = ctypes.c_int64
             return library
     return None
 
@@ -86,7 +90,7 @@ def tropical_matmul(
         Values (B, I, J), and int64 indices into K of the first term that equals them, or None.
 
     Raises:
-        MemoryError: there's no memory for the packed panels, about 1 MiB a thread.
+        MemoryError: there's no memory for the packed panels, :func:`workspace_bytes`.
 
     Example:
         >>> a, b = torch.tensor([[[0.0, 2.0]]]), torch.tensor([[[5.0], [4.0]]])
@@ -118,6 +122,20 @@ def tropical_matmul(
     if failed:
         raise MemoryError("no memory for the packed panels of a tropical matrix product")
     return values, places
+
+
+def workspace_bytes(batch: int, rows: int, depth: int, columns: int, itemsize: int) -> int:
+    """What :func:`tropical_matmul` allocates beside its results, with as many threads as torch has now.
+
+    Example:
+        >>> not available() or workspace_bytes(1, 1024, 1024, 1024, 4) < 6 << 20
+        True
+    """
+    library = _library()
+    if library is None:
+        return 0
+    geometry = (ctypes.c_int64 * 4)(batch, rows, depth, columns)
+    return int(library.einfx_tropical_workspace(geometry, itemsize, torch.get_num_threads()))
 
 
 def takes(a: Tensor, b: Tensor) -> bool:

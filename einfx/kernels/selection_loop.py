@@ -133,19 +133,38 @@ def _tile_shape(batch: int, rows: int, columns: int, device: str) -> tuple[int, 
 
 
 def workspace_bytes(
-    batch: int, rows: int, depth: int, columns: int, itemsize: int, argmax: bool, device: str
+    batch: int,
+    rows: int,
+    depth: int,
+    columns: int,
+    itemsize: int,
+    argmax: bool,
+    device: str,
+    *,
+    simple: bool = True,
 ) -> int:
-    """What :func:`matmul` allocates beside its results.
+    """What :func:`matmul` allocates beside its results, at most.
+
+    Args:
+        batch: B.
+        rows: I.
+        depth: K.
+        columns: J.
+        itemsize: bytes of an element.
+        argmax: whether indices are found.
+        device: a type of device.
+        simple: whether products are written into a buffer; otherwise they and their masks are new each time.
 
     Example:
         >>> workspace_bytes(1, 1024, 1024, 1024, 4, False, "cpu") >> 10
-        2048
+        1536
     """
     count, height, width = _tile_shape(batch, rows, columns, device)
-    elements = count * height * width
-    # Values, terms, a product with its masks; then what indices are counted and gathered in.
-    per_element = 3 * itemsize + (4 * itemsize + 32 if argmax else 0)
-    return elements * per_element + count * height * depth * itemsize
+    per_element = 2 * itemsize if simple else 5 * itemsize + 4
+    if argmax:
+        # Values to compare with, flags, the last group; then two indices, a third one as it is converted.
+        per_element += 4 * itemsize + 3 * 8
+    return count * (height * width * per_element + height * depth * itemsize)
 
 
 def _sum(tile: Tile, steps: Iterable[int]) -> None:

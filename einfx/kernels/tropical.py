@@ -20,7 +20,7 @@ from ..semiring import get
 from . import native, selection_loop
 from .batching import accumulation_dtype, apply, fold, paired, tracked, unfold
 
-__all__ = ["matmul"]
+__all__ = ["matmul", "workspace_bytes"]
 
 
 def matmul(
@@ -77,6 +77,46 @@ def matmul(
         values = _selected(a, b, places, algebra.name, zero_annihilates)
     values = values.to(dtype)
     return (values, places) if return_argmax else values
+
+
+def workspace_bytes(
+    batch: int,
+    rows: int,
+    depth: int,
+    columns: int,
+    dtype: torch.dtype,
+    *,
+    argmax: bool = False,
+    device: str = "cpu",
+) -> int:
+    """What :func:`matmul` allocates beside its results, at most, for contiguous operands of plain numbers.
+
+    The extension packs blocks of the operands; the loop in torch has tiles of values, terms and, for the
+    argmax, of indices. Half precision is computed in float32, of which both operands and the values are made.
+
+    Args:
+        batch: B.
+        rows: I.
+        depth: K.
+        columns: J.
+        dtype: of both operands.
+        argmax: whether indices are found, as they are where a gradient is asked for.
+        device: a type of device.
+
+    Example:
+        >>> workspace_bytes(1, 1024, 1024, 1024, torch.float32, argmax=True) < 16 << 20
+        True
+    """
+    wide = accumulation_dtype(dtype)
+    converted = 0
+    if wide != dtype:
+        converted = wide.itemsize * batch * (rows * depth + depth * columns + rows * columns)
+    if device == "cpu" and wide in (torch.float32, torch.float64) and native.available():
+        return converted + native.workspace_bytes(batch, rows, depth, columns, wide.itemsize)
+    simple = wide.is_floating_point
+    return converted + selection_loop.workspace_bytes(
+        batch, rows, depth, columns, wide.itemsize, argmax, device, simple=simple
+    )
 
 
 def _differentiable(a: Tensor, b: Tensor) -> bool:

@@ -24,6 +24,7 @@ from einfx.errors import OperandError
 from einfx.kernels import native, selection_loop, tropical
 from einfx.semiring import get
 from tests.kernels.matrices import LAYOUTS, by_hand, lay_out
+from tests.kernels.memory import peak_bytes
 
 ROOT = Path(__file__).parents[2]
 NAMES = ["max_plus", "min_plus", "max_times", "max_min"]
@@ -110,9 +111,17 @@ def test_values_and_first_indices_are_those_of_plain_python(
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    "shape", [(1, 97, 385, 33), (3, 13, 40, 513), (2, 1, 800, 1), (1, 200, 1, 70), (5, 24, 32, 32)]
+    "shape",
+    [
+        (1, 97, 385, 33),
+        (3, 13, 40, 513),
+        (2, 1, 800, 1),
+        (1, 200, 1, 70),
+        (5, 24, 32, 32),
+        (1, 50, 2500, 130),
+    ],
 )
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2, 3])
 def test_blocks_tiles_and_threads_meet_without_seams(
     name: str, kernel: str, shape: tuple[int, int, int, int], threads: int
 ) -> None:
@@ -263,6 +272,24 @@ def test_the_operator_passes_torchs_own_checks() -> None:
             torch.ops.einfx.select_matmul,
             (torch.rand(2, 3, 4), torch.rand(2, 4, 2), "max_plus", False, argmax),
         )
+
+
+@pytest.mark.parametrize("name", ["max_plus", "max_min"])
+@pytest.mark.parametrize("argmax", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
+def test_the_workspace_is_what_it_says(name: str, argmax: bool, dtype: torch.dtype) -> None:
+    a, b = torch.randint(0, 90, (2, 300, 400)).to(dtype), torch.randint(0, 90, (2, 400, 500)).to(dtype)
+    said = tropical.workspace_bytes(2, 300, 400, 500, dtype, argmax=argmax)
+    results = 2 * 300 * 500 * (dtype.itemsize + 8 * argmax)
+    spent = peak_bytes(lambda: tropical.matmul(a, b, name, return_argmax=argmax))
+    assert results <= spent <= results + said
+    tile = selection_loop.workspace_bytes(
+        2, 300, 400, 500, dtype.itemsize, argmax, "cpu", simple=dtype.is_floating_point
+    )
+    if dtype != torch.bfloat16:
+        loop = peak_bytes(lambda: selection_loop.matmul(get(name), a, b, argmax=argmax))
+        assert results <= loop <= results + tile
+        assert loop >= results + tile // 3
 
 
 def test_other_threads_run_while_the_extension_computes() -> None:
