@@ -33,7 +33,7 @@ def contract_semiring(
         linear_operands: positions of operands of a log contraction that aren't logarithms.
         zero_annihilates: whether the semiring's zero wins over what would make nan of it.
         grad_of_neg_inf: for log, the derivative of a sum that is -inf with respect to each of its terms, as
-            text: "nan", a number of at least 0, or "uniform". TorchScript multiplies nan by gradients of 0 too.
+            text: "nan" (also where the gradient that comes in is 0), a number from 0 up, or "uniform".
 
     Returns:
         The contraction, contiguous.

@@ -395,3 +395,17 @@ def test_an_optimised_program_scripts_for_sizes_other_than_those_of_the_example(
     for batch in (0, 1, 5):
         a, b = torch.rand(batch, 2, 6, dtype=torch.float64), torch.rand(batch, 3, 6, dtype=torch.float64)
         assert_same(scripted(a, b), batched_products(a, b))
+
+
+def test_contractions_over_semirings_become_functions_that_torchscript_compiles() -> None:
+    check_rewrite(
+        Jitable(),
+        lambda a, b: einfx.einsum("ij,jk", a, b, semiring="log") + einfx.einsum("ij,jk", a, b),
+        """
+        einsum = einfx_kernels_scriptable_contract_semiring('ab,bc->ac', [a, b], 'log', [], False, 'nan')
+        einsum_1 = torch.functional.einsum('ab,bc->ac', a, b)
+        add = einsum + einsum_1
+        return add
+        """,
+        (torch.rand(3, 3), torch.rand(3, 3)),
+    )
