@@ -1,0 +1,250 @@
+"""Convolutions and the operations around them on tensors, each lowered to what is fastest.
+
+They are what the expressions of :mod:`einfx.conv.expressions` say, computed directly: unfolding is a window
+view and one copy, patches averaged over positions are sums of slices, Kronecker factors are those and one
+matrix product, and convolutions of up to three dimensions are torch's own. All of them are differentiable,
+take inputs with or without a batch, and any floating or complex dtype.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ..errors import OperandError
+from ..pattern import IndexPattern
+from .parameters import (
+    Numbers,
+    Paddings,
+    check_groups,
+    check_sizes,
+    conv_patterns,
+    hashable,
+    per_dimension,
+    spatial_dimensions,
+)
+from .window_sums import sum_windows
+from .windows import add_windows, copy_windows
+
+__all__ = ["foldNd", "kfac_reduceNd", "kfcNd", "unfoldNd"]
+
+# Patches of so many bytes are built at a time for a second moment: the rest of the batch waits.
+_PATCH_BYTES = 32 * 2**20
+
+
+def unfoldNd(
+    x: Tensor,
+    kernel_size: Numbers,
+    dilation: Numbers = 1,
+    padding: Paddings = 0,
+    stride: Numbers = 1,
+    groups: int = 1,
+    reduce: str | None = None,
+) -> Tensor:
+    """The patches that a convolution sees, as ``torch.nn.functional.unfold``, for any number of dimensions.
+
+    Args:
+        x: the input, shape: (batch, channels, *input_sizes); without the batch where ``kernel_size`` says so
+            by its length.
+        kernel_size: elements of the kernel: a number, or one for each dimension.
+        dilation: inputs between neighbouring elements of the kernel.
+        padding: zeros on either side; also ``"same"``, ``"valid"``, or a pair (left, right) for each
+            dimension.
+        stride: inputs between neighbouring outputs.
+        groups: in how many groups reduced patches are split.
+        reduce: ``"mean"`` or ``"sum"`` for patches averaged or summed over output positions; these are never
+            built, and come for little more than reading ``x``.
+
+    Returns:
+        Patches, shape: (batch, channels * kernel elements, output elements); reduced ones, shape: (batch,
+        groups, channels / groups * kernel elements). Always a new tensor.
+
+    Raises:
+        OperandError: sizes or hyper-parameters that don't fit one another.
+
+    Example:
+        >>> x = torch.randn(2, 4, 8, 8)
+        >>> torch.equal(unfoldNd(x, 3, padding=1), torch.nn.functional.unfold(x, 3, padding=1))
+        True
+        >>> mean = unfoldNd(x, 3, padding=1, groups=2, reduce="mean")
+        >>> mean.shape, torch.allclose(mean.flatten(1), unfoldNd(x, 3, padding=1).mean(-1), atol=1e-6)
+        (torch.Size([2, 2, 18]), True)
+    """
+    if reduce not in (None, "mean", "sum"):
+        raise OperandError(f"reduce is None, 'mean' or 'sum', not {reduce!r}")
+    batches, patterns, batched = _read(x, kernel_size, stride, padding, dilation)
+    group = check_groups("channels", batches.shape[1], groups)
+    if reduce is None:
+        patches = copy_windows(batches, patterns)
+        out = patches.view(len(batches), batches.shape[1] * _kernel(patterns), _positions(patterns))
+    else:
+        if not (x.is_floating_point() or x.is_complex()):
+            raise OperandError(f"patches of {x.dtype} can't be reduced: convert x to a floating dtype")
+        sums = sum_windows(batches, patterns)
+        out = (sums / _positions(patterns) if reduce == "mean" else sums).view(
+            len(batches), groups, group * _kernel(patterns)
+        )
+    return out if batched else out[0]
+
+
+def foldNd(
+    x: Tensor,
+    output_size: Numbers,
+    kernel_size: Numbers,
+    dilation: Numbers = 1,
+    padding: Paddings = 0,
+    stride: Numbers = 1,
+) -> Tensor:
+    """Patches added up where they came from, as ``torch.nn.functional.fold``, for any number of dimensions.
+
+    Args:
+        x: patches, shape: (batch, channels * kernel elements, output elements), or without the batch.
+        output_size: the sizes of the result: one for each dimension; where this and ``kernel_size`` are
+            single numbers there are two dimensions, as in torch.
+        kernel_size: elements of the kernel: a number, or one for each dimension.
+        dilation: inputs between neighbouring elements of the kernel.
+        padding: zeros on either side of what was unfolded.
+        stride: inputs between neighbouring outputs.
+
+    Returns:
+        A tensor, shape: (batch, channels, *output_size).
+
+    Raises:
+        OperandError: sizes or hyper-parameters that don't fit one another.
+
+    Example:
+        >>> patches = torch.randn(2, 4 * 9, 64)
+        >>> expected = torch.nn.functional.fold(patches, 8, 3, padding=1)
+        >>> torch.allclose(foldNd(patches, 8, 3, padding=1), expected, atol=1e-5)
+        True
+    """
+    lengths = [len(value) for value in (output_size, kernel_size) if not isinstance(value, int)]
+    n = lengths[0] if lengths else 2
+    kernel = per_dimension("kernel_size", kernel_size, n)
+    sizes = per_dimension("output_size", output_size, n)
+    patterns = conv_patterns(sizes, kernel, hashable(stride), hashable(padding), hashable(dilation))
+    if x.ndim not in (2, 3):
+        raise OperandError(f"expected 2D (unbatched) or 3D (batched) patches, but got {list(x.shape)}")
+    if x.shape[-2] % prod(kernel):
+        raise OperandError(
+            f"expected size of input's dimension {x.ndim - 2} to be divisible by the elements of the kernel, "
+            f"but got input of size {list(x.shape)} and kernel_size={list(kernel)}"
+        )
+    outputs = [pattern.output_size for pattern in patterns]
+    check_sizes("input", x.shape[-1:], [prod(outputs)])
+    batches = x if x.ndim == 3 else x[None]
+    windows = batches.reshape(len(batches), x.shape[-2] // prod(kernel), *kernel, *outputs)
+    out = add_windows(windows, patterns)
+    return out if x.ndim == 3 else out[0]
+
+
+def kfac_reduceNd(
+    x: Tensor,
+    kernel_size: Numbers,
+    stride: Numbers = 1,
+    padding: Paddings = 0,
+    dilation: Numbers = 1,
+    groups: int = 1,
+) -> Tensor:
+    """The input-based Kronecker factor of KFAC-reduce: see :mod:`.expressions.convNd_kfac_reduce`.
+
+    Args:
+        x: the input, shape: (batch, channels, *input_sizes); without the batch where ``kernel_size`` says so
+            by its length.
+        kernel_size: elements of the kernel: a number, or one for each dimension.
+        stride: inputs between neighbouring outputs.
+        padding: zeros on either side; also ``"same"``, ``"valid"``, or a pair (left, right) for each
+            dimension.
+        dilation: inputs between neighbouring elements of the kernel.
+        groups: in how many groups the channels are split.
+
+    Returns:
+        The second moment of averaged patches, shape: (groups, side, side) with side = channels / groups *
+        kernel elements.
+
+    Raises:
+        OperandError: sizes or hyper-parameters that don't fit one another.
+
+    Example:
+        >>> x = torch.randn(4, 3, 8, 8)
+        >>> mean = torch.nn.functional.unfold(x, 3).mean(-1)
+        >>> torch.allclose(kfac_reduceNd(x, 3)[0], mean.T @ mean / 4, atol=1e-6)
+        True
+    """
+    batches, patterns, _ = _read(x, kernel_size, stride, padding, dilation)
+    group = check_groups("channels", batches.shape[1], groups)
+    # The scale goes with the patches: they are small, their second moment is not.
+    scale = 1.0 / (_positions(patterns) * max(len(batches), 1) ** 0.5)
+    mean = (sum_windows(batches, patterns) * scale).view(len(batches), groups, group * _kernel(patterns))
+    by_group = mean.movedim(1, 0)
+    return torch.bmm(by_group.transpose(1, 2), by_group)
+
+
+def kfcNd(
+    x: Tensor,
+    kernel_size: Numbers,
+    stride: Numbers = 1,
+    padding: Paddings = 0,
+    dilation: Numbers = 1,
+    groups: int = 1,
+) -> Tensor:
+    """The input-based Kronecker factor of KFC: see :mod:`.expressions.convNd_kfc`.
+
+    Args:
+        x: the input, shape: (batch, channels, *input_sizes); without the batch where ``kernel_size`` says so
+            by its length.
+        kernel_size: elements of the kernel: a number, or one for each dimension.
+        stride: inputs between neighbouring outputs.
+        padding: zeros on either side; also ``"same"``, ``"valid"``, or a pair (left, right) for each
+            dimension.
+        dilation: inputs between neighbouring elements of the kernel.
+        groups: in how many groups the channels are split.
+
+    Returns:
+        The second moment of patches, summed over positions, shape: (groups, side, side) with side = channels
+        / groups * kernel elements. Patches are built for a part of the batch at a time.
+
+    Raises:
+        OperandError: sizes or hyper-parameters that don't fit one another.
+
+    Example:
+        >>> x = torch.randn(4, 3, 8, 8)
+        >>> patches = torch.nn.functional.unfold(x, 3)
+        >>> expected = torch.einsum("npo,nqo->pq", patches, patches) / 4
+        >>> torch.allclose(kfcNd(x, 3)[0], expected, atol=1e-3)
+        True
+    """
+    batches, patterns, _ = _read(x, kernel_size, stride, padding, dilation)
+    side = check_groups("channels", batches.shape[1], groups) * _kernel(patterns)
+    each = max(1, groups * side * _positions(patterns) * batches.element_size())
+    total: Tensor | None = None
+    for part in batches.split(max(1, _PATCH_BYTES // each)):
+        patches = copy_windows(part, patterns, channels_first=True).view(groups, side, -1)
+        if total is None:
+            total = torch.bmm(patches, patches.transpose(1, 2))
+        else:
+            total = torch.baddbmm(total, patches, patches.transpose(1, 2))
+    assert total is not None
+    return total / max(len(batches), 1)
+
+
+def _read(
+    x: Tensor, kernel_size: Numbers, stride: Numbers, padding: Paddings, dilation: Numbers
+) -> tuple[Tensor, tuple[IndexPattern, ...], bool]:
+    """The input with a batch, the pattern of each of its dimensions, and whether it came with a batch."""
+    n = spatial_dimensions("input", x.shape, kernel_size)
+    batched = x.ndim == n + 2
+    kernel = per_dimension("kernel_size", kernel_size, n)
+    sizes = tuple(x.shape[x.ndim - n :])
+    patterns = conv_patterns(sizes, kernel, hashable(stride), hashable(padding), hashable(dilation))
+    return (x if batched else x[None]), patterns, batched
+
+
+def _kernel(patterns: tuple[IndexPattern, ...]) -> int:
+    return prod(pattern.kernel_size for pattern in patterns)
+
+
+def _positions(patterns: tuple[IndexPattern, ...]) -> int:
+    return prod(pattern.output_size for pattern in patterns)

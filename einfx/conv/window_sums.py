@@ -1,0 +1,225 @@
+"""Windows summed over all their positions, without ever building them.
+
+Along one dimension, ``sum_o x[dilation * k + stride * o - padding]`` for every k. Windows that start at the
+same remainder of the stride overlap but for a few elements at the ends, so their common core is summed once,
+and the ends are added one by one: every element is read once, nothing is subtracted, and what a window
+doesn't hold never reaches its sum, be it infinite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..pattern import IndexPattern, KernelSlice
+
+__all__ = ["spread_sums", "sum_windows"]
+
+Patterns = tuple[IndexPattern, ...]
+
+
+class _Class(NamedTuple):
+    """Kernel positions whose windows start at the same remainder of the stride, and what all of them hold."""
+
+    parts: tuple[KernelSlice, ...]
+    start: int
+    stop: int
+    step: int
+
+
+def sum_windows(x: Tensor, patterns: Patterns) -> Tensor:
+    """The sum of every window over its positions.
+
+    Args:
+        x: shape: (batch, channels, *input_sizes), any floating or complex dtype.
+        patterns: the pattern of each spatial dimension.
+
+    Returns:
+        A new tensor, shape: (batch, channels, *kernel_sizes).
+
+    Example:
+        >>> x = torch.tensor([[[1.0, 2.0, 3.0, 4.0]]])
+        >>> sum_windows(x, (IndexPattern(4, 3, padding=1),)).tolist()
+        [[[6.0, 10.0, 9.0]]]
+    """
+    summed: Tensor = _Sum.apply(x, patterns)  # type: ignore[no-untyped-call]
+    return summed
+
+
+def spread_sums(sums: Tensor, patterns: Patterns) -> Tensor:
+    """For every input, the sum over kernel positions that ever meet it: the adjoint of :func:`sum_windows`.
+
+    Args:
+        sums: shape: (batch, channels, *kernel_sizes).
+        patterns: the pattern of each spatial dimension.
+
+    Returns:
+        A new tensor, shape: (batch, channels, *input_sizes).
+
+    Example:
+        >>> spread_sums(torch.tensor([[[1.0, 2.0, 4.0]]]), (IndexPattern(4, 3, padding=1),)).tolist()
+        [[[3.0, 7.0, 7.0, 6.0]]]
+    """
+    spread: Tensor = _Spread.apply(sums, patterns)  # type: ignore[no-untyped-call]
+    return spread
+
+
+@lru_cache(maxsize=4096)
+def _classes(pattern: IndexPattern) -> tuple[_Class, ...]:
+    """Kernel positions by the remainder of their start, each class with the core of its windows."""
+    found: dict[int, list[KernelSlice]] = {}
+    for part in pattern.slices():
+        if part.length:
+            found.setdefault(part.input_start % pattern.stride, []).append(part)
+    classes = []
+    for parts in found.values():
+        start, stop = max(part.input_start for part in parts), min(part.input_stop for part in parts)
+        if start < stop:
+            classes.append(_Class(tuple(parts), start, stop, pattern.stride))
+        else:
+            # Windows too far apart for a common core: each by itself.
+            classes += [_Class((p,), p.input_start, p.input_stop, pattern.stride) for p in parts]
+    return tuple(classes)
+
+
+def _ends(one: _Class) -> tuple[list[int], list[int]]:
+    """The inputs to the left and to the right of the core that some window holds, from the core outwards."""
+    first = min(part.input_start for part in one.parts)
+    last = max(part.input_stop for part in one.parts)
+    left = list(range(one.start - one.step, first - 1, -one.step))
+    behind = one.start + one.step * ((one.stop - 1 - one.start) // one.step + 1)
+    return left, list(range(behind, last, one.step))
+
+
+def _summed(x: Tensor, dim: int, pattern: IndexPattern) -> Tensor:
+    """Windows along one dimension, summed: the dimension becomes that of the kernel."""
+    if pattern.kernel_size > pattern.output_size:
+        return _summed_by_output(x, dim, pattern)
+    before = (slice(None),) * dim
+    sums: list[Tensor | None] = [None] * pattern.kernel_size
+    for one in _classes(pattern):
+        core = x[(*before, slice(one.start, one.stop, one.step))].sum(dim)
+        left, right = _ends(one)
+        lefts, rights = _running(x, dim, left), _running(x, dim, right)
+        for part in one.parts:
+            total = core
+            added = (one.start - part.input_start) // one.step
+            if added:
+                total = total + lefts[added - 1]
+            added = part.length - added - ((one.stop - 1 - one.start) // one.step + 1)
+            if added:
+                total = total + rights[added - 1]
+            sums[part.kernel] = total
+    zero = x.new_zeros((*x.shape[:dim], *x.shape[dim + 1 :]))
+    return torch.stack([zero if total is None else total for total in sums], dim)
+
+
+def _running(x: Tensor, dim: int, places: list[int]) -> list[Tensor]:
+    """The sums of the first, the first two, … of some elements of a dimension."""
+    totals: list[Tensor] = []
+    for place in places:
+        element = x.select(dim, place)
+        totals.append(totals[-1] + element if totals else element)
+    return totals
+
+
+def _summed_by_output(x: Tensor, dim: int, pattern: IndexPattern) -> Tensor:
+    """The same where there are fewer outputs than kernel positions: one slice for each output."""
+    out = x.new_zeros((*x.shape[:dim], pattern.kernel_size, *x.shape[dim + 1 :]))
+    before = (slice(None),) * dim
+    for part in pattern.swapped().slices():
+        if part.length:
+            out[(*before, part.outputs)] += x[(*before, part.inputs)]
+    return out
+
+
+def _spread(sums: Tensor, dim: int, pattern: IndexPattern) -> Tensor:
+    """The adjoint along one dimension: the dimension of the kernel becomes that of the input."""
+    out = sums.new_zeros((*sums.shape[:dim], pattern.input_size, *sums.shape[dim + 1 :]))
+    before = (slice(None),) * dim
+    if pattern.kernel_size > pattern.output_size:
+        for part in pattern.swapped().slices():
+            if part.length:
+                out[(*before, part.inputs)] += sums[(*before, part.outputs)]
+        return out
+    for one in _classes(pattern):
+        slices = [sums.select(dim, part.kernel) for part in one.parts]
+        total = slices[0] if len(slices) == 1 else torch.stack(slices).sum(0)
+        out[(*before, slice(one.start, one.stop, one.step))] += total.unsqueeze(dim)
+        for place, held in _held(one):
+            for part in held:
+                out.select(dim, place).add_(sums.select(dim, part.kernel))
+    return out
+
+
+def _held(one: _Class) -> Iterator[tuple[int, list[KernelSlice]]]:
+    """The inputs beside a core, each with the kernel positions that hold it."""
+    left, right = _ends(one)
+    for place in (*left, *right):
+        yield place, [part for part in one.parts if part.input_start <= place < part.input_stop]
+
+
+def _low(dtype: torch.dtype) -> bool:
+    """Whether sums are kept in float32 until the end."""
+    return dtype in (torch.float16, torch.bfloat16)
+
+
+class _Sum(torch.autograd.Function):
+    """Summing windows, with spreading as its gradient."""
+
+    @staticmethod
+    def forward(x: Tensor, patterns: Patterns) -> Tensor:
+        # The outermost dimension first: its sums run over whole rows, and leave little for the others.
+        out = x.float() if _low(x.dtype) else x
+        for dim, pattern in enumerate(patterns):
+            out = _summed(out, 2 + dim, pattern)
+        return out.to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.patterns = inputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return spread_sums(gradient, ctx.patterns), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        return sum_windows(tangent, ctx.patterns)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None], x: Tensor, patterns: Patterns) -> tuple[Tensor, int]:
+        batches = x.movedim(in_dims[0], 0)
+        return sum_windows(batches.flatten(0, 1), patterns).unflatten(0, batches.shape[:2]), 0
+
+
+class _Spread(torch.autograd.Function):
+    """Spreading sums, with summing windows as its gradient."""
+
+    @staticmethod
+    def forward(sums: Tensor, patterns: Patterns) -> Tensor:
+        out = sums.float() if _low(sums.dtype) else sums
+        for dim, pattern in reversed(list(enumerate(patterns))):
+            out = _spread(out, 2 + dim, pattern)
+        return out.to(sums.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.patterns = inputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return sum_windows(gradient, ctx.patterns), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        return spread_sums(tangent, ctx.patterns)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None], sums: Tensor, patterns: Patterns) -> tuple[Tensor, int]:
+        batches = sums.movedim(in_dims[0], 0)
+        return spread_sums(batches.flatten(0, 1), patterns).unflatten(0, batches.shape[:2]), 0
