@@ -130,7 +130,8 @@ def _chosen_way(
     taken = chosen.peak_bytes
     if recorded:  # autograd keeps all that is made
         taken += dtype.itemsize * sum(math.prod(shape) for shape in chosen.value_shapes[len(shapes) :])
-    if taken // dtype.itemsize * item <= available:
+    # Places are found, gathered and put together.
+    if taken // dtype.itemsize * (dtype.itemsize + 3 * (item - dtype.itemsize)) <= available:
         return _Way(False, {})
     result = item * outputs
     workspace = max(available - result, WORKSPACE_BYTES, result // 4)
