@@ -1,0 +1,56 @@
+"""Convolutions of any number of dimensions against torch, and against loops where torch has none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from einfx.conv.native import convNd
+from einfx.errors import OperandError
+from tests.conv.reference import close, conv
+from tests.conv.test_functional import DIMENSIONS, some
+
+
+@pytest.mark.parametrize("n", DIMENSIONS)
+def test_convolutions_and_their_gradients(n: int) -> None:
+    for draw in some(n):
+        x, weight = draw.x().requires_grad_(), draw.weight().requires_grad_()
+        bias = torch.randn(draw.out_channels, dtype=x.dtype, requires_grad=True)
+        expected = conv(x, weight, draw) + bias.reshape(-1, *(1,) * n)
+        got = convNd(x, weight, bias, groups=draw.groups, **draw.hyper)
+        assert close(got, expected), draw
+        v = torch.randn_like(expected)
+        gradients = torch.autograd.grad(got, (x, weight, bias), v)
+        wanted = torch.autograd.grad(expected, (x, weight, bias), v)
+        assert all(close(a, b) for a, b in zip(gradients, wanted, strict=True)), draw
+
+
+def test_large_convolutions_run_under_torch_func() -> None:
+    x = torch.randn(3, 2, 2, 3, 3, 3, 3, dtype=torch.float64)
+    weight = torch.randn(3, 2, 3, 3, 1, 1, dtype=torch.float64)
+    mapped = torch.func.vmap(lambda x: convNd(x, weight, padding=1))(x)
+    assert close(mapped, torch.stack([convNd(sample, weight, padding=1) for sample in x]))
+
+
+def test_convolutions_refuse_what_does_not_fit() -> None:
+    with pytest.raises(OperandError, match="expected input to have 2 channels, but got 3"):
+        convNd(torch.ones(1, 3, 5, 5), torch.ones(4, 2, 3, 3))
+    with pytest.raises(OperandError, match=r"expected 5D .unbatched. or 6D .batched. input to conv4d"):
+        convNd(torch.ones(1, 2, 5, 5), torch.ones(4, 2, 1, 1, 1, 1))
+
+
+def test_padding_may_differ_from_side_to_side_and_crop() -> None:
+    x, weight = torch.randn(2, 2, 7, 7, dtype=torch.float64), torch.randn(3, 2, 2, 2, dtype=torch.float64)
+    padded = torch.nn.functional.pad(x, (-1, 2, 3, -2))
+    got = convNd(x, weight, padding=((3, -2), (-1, 2)))
+    assert close(got, torch.nn.functional.conv2d(padded, weight))
+
+
+def test_a_stride_that_steps_over_the_input_gives_zeros() -> None:
+    x = torch.randn(1, 1, 1, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    got = convNd(
+        x, torch.ones(1, 1, 1, 1, 1, 1, dtype=torch.float64), stride=(3, 1, 1, 1), padding=(1, 0, 0, 0)
+    )
+    assert got.shape == (1, 1, 1, 2, 2, 2)
+    assert not got.any()
+    assert not torch.autograd.grad(got.sum(), x)[0].any()
