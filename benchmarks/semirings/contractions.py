@@ -139,7 +139,10 @@ def _gradients_of_layer(layer: Callable[[Tensor], Tensor], inputs: Tensor, weigh
 
 
 _BOTH = ", forward and backward"
-_RULES = "genbmm's contraction of rules with parts of spans: 4 sentences, 16 spans, 8 splits, 16x32x32 rules"
+_RULES = (
+    "rules with parts of spans, as genbmm, whose kernels are for CUDA alone, is used: 4 sentences, 16 spans, "
+    "8 splits, 16x32x32 rules"
+)
 _TUCKER = "Tucker layer of a probabilistic circuit, 64 folds, 128 examples, 16 units; weights linear"
 
 CONTRACTIONS = (
