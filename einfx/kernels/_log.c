@@ -3,6 +3,8 @@
  *     shift   the maxima of rows or columns, and the exponentials of what is left, in one pass over memory
  *     finish  from sums of products to their logarithms, setting apart those that are too small to be right
  *     divide  gradients by sums
+ *     meet    sums of products relative to one number with those relative to another
+ *     single  sums that a shift lost, term by term, or the gradients of their terms
  *
  * Functions are written once as ordinary loops, which the compiler turns into vectors for every instruction
  * set; which of them runs is decided when it is called. Threads are those of the OpenMP library that the
@@ -12,6 +14,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -21,10 +24,13 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum level { BASELINE, AVX2, AVX512 };
-enum kind { SHIFT_ROWS, SHIFT_COLUMNS, FINISH, DIVIDE };
+enum kind { SHIFT_ROWS, SHIFT_COLUMNS, FINISH, DIVIDE, MEET, SINGLE };
 
 /* Columns whose maxima are taken together: 1 KiB of a row. */
 enum { STRIP = 256 };
+
+/* Columns whose single sums are taken together: a line of the cache. */
+enum { NARROW = 16 };
 
 /* Elements of one task, and how many a thread of its own is worth. */
 static const int64_t TASK = 1 << 14, ELEMENTS_PER_THREAD = 1 << 17;
@@ -42,6 +48,10 @@ struct job {
     float window, scale, low;
     int32_t power;
     int linear;
+    /* For single sums: operands (B, I, K) and (B, K, J), and the strides of all that belongs to them. */
+    const float *left, *right, *sums;
+    float *logs, *gradient;
+    int64_t depth, left_strides[3], right_strides[3], logs_strides[3], input_strides[3], gradient_strides[3];
     int64_t step, tasks; /* rows, or strips of columns, of one task */
     atomic_llong next_task, found;
     void (*run)(struct job *, int64_t);
@@ -250,6 +260,116 @@ INLINE void divide(struct job *p, int64_t task)
     atomic_fetch_add(&p->found, found);
 }
 
+/* Totals relative to references, both changed, and products relative to the sums of two tops. */
+INLINE void meet(struct job *p, int64_t task)
+{
+    const int64_t all = p->batch * p->rows, end = (task + 1) * p->step < all ? (task + 1) * p->step : all;
+    for (int64_t row = task * p->step; row < end; row++) {
+        const float *restrict x = p->input + row * p->columns;
+        const float *restrict tops = p->column_tops + row / p->rows * p->columns;
+        float *restrict totals = p->first + row * p->columns, *restrict references = p->second + row * p->columns;
+        const float top = p->row_tops[row];
+        for (int64_t j = 0; j < p->columns; j++) {
+            const float own = x[j] > 0 ? top + tops[j] : -INFINITY, known = references[j];
+            const float larger = own > known ? own : known;
+            const float below = known - larger, above = own - larger;
+            const float left = exponential(below), right = exponential(above);
+            /* The difference of two -inf is nan, and not above anything. */
+            totals[j] = (below > -86.0f ? totals[j] * left : 0.0f) + (above > -86.0f ? x[j] * right : 0.0f);
+            references[j] = larger;
+        }
+    }
+}
+
+INLINE float largest_sum(const float *restrict a, const float *restrict b, int64_t count)
+{
+    float lanes[LANES], top = -INFINITY;
+    int64_t k = 0;
+    for (int l = 0; l < LANES; l++) lanes[l] = top;
+    for (; k + LANES <= count; k += LANES)
+        for (int l = 0; l < LANES; l++) {
+            const float y = a[k + l] + b[k + l];
+            lanes[l] = y > lanes[l] ? y : lanes[l];
+        }
+    for (; k < count; k++) top = a[k] + b[k] > top ? a[k] + b[k] : top;
+    for (int l = 0; l < LANES; l++) top = lanes[l] > top ? lanes[l] : top;
+    return top;
+}
+
+/* exp(a + b - top), and their sum. */
+INLINE float put_terms(const float *restrict a, const float *restrict b, float top, float *restrict terms,
+                       int64_t count)
+{
+    float lanes[LANES] = {0}, sum = 0;
+    int64_t k = 0;
+    for (int64_t j = 0; j < count; j++) {
+        const float distance = a[j] + b[j] - top;
+        const float y = exponential(distance);
+        terms[j] = distance > -86.0f ? y : 0.0f;
+    }
+    for (; k + LANES <= count; k += LANES)
+        for (int l = 0; l < LANES; l++) lanes[l] += terms[k + l];
+    for (; k < count; k++) sum += terms[k];
+    for (int l = 0; l < LANES; l++) sum += lanes[l];
+    return sum;
+}
+
+/* The columns of one strip: what was lost there, of sums or of the gradient of the right operand. */
+INLINE void single(struct job *p, int64_t task)
+{
+    const int64_t strips = (p->columns + NARROW - 1) / NARROW, batch = task / strips;
+    const int64_t start = task % strips * NARROW, depth = p->depth;
+    const int64_t width = p->columns - start < NARROW ? p->columns - start : NARROW;
+    const int64_t *ls = p->left_strides, *rs = p->right_strides, *os = p->logs_strides, *is = p->input_strides;
+    const float *right = p->right + batch * rs[0] + start * rs[2];
+    float *panel = NULL, *added = NULL, *row = NULL, *terms = NULL;
+    for (int64_t i = 0; i < p->rows; i++) {
+        const float *left = NULL;
+        for (int64_t j = 0; j < width; j++) {
+            const int64_t place = batch * os[0] + i * os[1] + (start + j) * os[2];
+            const float known = p->logs[place];
+            if (p->gradient ? p->sums[place] != 0 || !(fabsf(known) < INFINITY) : known != -INFINITY) continue;
+            if (!panel) {
+                panel = malloc(sizeof(float) * (size_t)depth * (2 * NARROW + 2));
+                if (!panel) {
+                    atomic_store(&p->found, -1);
+                    return;
+                }
+                added = panel + NARROW * depth, row = added + NARROW * depth, terms = row + depth;
+                for (int64_t k = 0; k < depth; k++)
+                    for (int64_t l = 0; l < width; l++) panel[l * depth + k] = right[k * rs[1] + l * rs[2]];
+                memset(added, 0, sizeof(float) * (size_t)depth * NARROW);
+            }
+            if (!left) {
+                const float *from = p->left + batch * ls[0] + i * ls[1];
+                left = from;
+                if (ls[2] != 1) {
+                    for (int64_t k = 0; k < depth; k++) row[k] = from[k * ls[2]];
+                    left = row;
+                }
+            }
+            const float top = largest_sum(left, panel + j * depth, depth);
+            if (top == -INFINITY) continue;
+            const float sum = put_terms(left, panel + j * depth, top, terms, depth);
+            if (p->gradient) {
+                const float weight = p->input[batch * is[0] + i * is[1] + (start + j) * is[2]] / sum;
+                float *restrict to = added + j * depth;
+                const float *restrict from = terms;
+                for (int64_t k = 0; k < depth; k++) to[k] += weight * from[k];
+            } else {
+                p->logs[place] = logarithm(sum, 0) + top;
+            }
+        }
+    }
+    if (panel && p->gradient) {
+        const int64_t *gs = p->gradient_strides;
+        float *to = p->gradient + batch * gs[0] + start * gs[2];
+        for (int64_t k = 0; k < depth; k++)
+            for (int64_t j = 0; j < width; j++) to[k * gs[1] + j * gs[2]] += added[j * depth + k];
+    }
+    free(panel);
+}
+
 INLINE void run_task(struct job *p, int64_t task)
 {
     switch (p->kind) {
@@ -263,6 +383,8 @@ INLINE void run_task(struct job *p, int64_t task)
         break;
     case FINISH: finish(p, task); break;
     case DIVIDE: divide(p, task); break;
+    case MEET: meet(p, task); break;
+    case SINGLE: single(p, task); break;
     }
 }
 
@@ -315,11 +437,13 @@ static int64_t run(struct job *p, int level, int threads, parallel_function para
         p->step = STRIP;
         while (p->step > 64 && p->batch * ((p->columns + p->step - 1) / p->step) < 2 * threads) p->step /= 2;
         p->tasks = p->batch * ((p->columns + p->step - 1) / p->step);
+    } else if (p->kind == SINGLE) {
+        p->tasks = p->batch * ((p->columns + NARROW - 1) / NARROW);
     } else {
         p->step = TASK / p->columns + 1;
         p->tasks = (p->batch * p->rows + p->step - 1) / p->step;
     }
-    if (threads > elements / ELEMENTS_PER_THREAD) threads = (int)(elements / ELEMENTS_PER_THREAD);
+    if (p->kind != SINGLE && threads > elements / ELEMENTS_PER_THREAD) threads = (int)(elements / ELEMENTS_PER_THREAD);
     atomic_init(&p->next_task, 0);
     atomic_init(&p->found, 0);
     if (threads > 1 && parallel) parallel(work, p, (unsigned)threads, 0);
@@ -364,5 +488,39 @@ int64_t einfx_log_divide(const float *x, const float *sums, float *out, const in
     struct job p = {.kind = DIVIDE, .batch = geometry[0], .rows = geometry[1], .columns = geometry[2],
                     .batch_stride = geometry[3], .row_stride = geometry[4], .input = x, .first = (float *)sums,
                     .second = out};
+    return run(&p, level, threads, parallel);
+}
+
+/* totals * exp(references) + x * exp(top + top), as a total and a reference again; all are contiguous.
+ *
+ * geometry: batch, rows, columns. References are -inf where the total is 0.
+ */
+int64_t einfx_log_meet(const float *x, float *totals, float *references, const float *row_tops,
+                       const float *column_tops, const int64_t *geometry, int level, int threads,
+                       parallel_function parallel)
+{
+    struct job p = {.kind = MEET, .batch = geometry[0], .rows = geometry[1], .columns = geometry[2], .input = x,
+                    .first = totals, .second = references, .row_tops = row_tops, .column_tops = column_tops};
+    return run(&p, level, threads, parallel);
+}
+
+/* Term by term, where logs are -inf: logarithms of sums of exp(left + right). With a gradient, where sums are
+ * 0 and logs finite: add the derivatives of those sums by the right operand, times x.
+ *
+ * geometry: batch, rows, depth, columns; then three strides each of left (B, I, K), right (B, K, J), logs and
+ * sums (B, I, J), x (B, I, J) and the gradient (B, K, J). Returns -1 if there is no memory.
+ */
+int64_t einfx_log_single(const float *left, const float *right, float *logs, const float *sums, const float *x,
+                         float *gradient, const int64_t *geometry, int level, int threads,
+                         parallel_function parallel)
+{
+    struct job p = {.kind = SINGLE, .batch = geometry[0], .rows = geometry[1], .depth = geometry[2],
+                    .columns = geometry[3], .left = left, .right = right, .logs = logs, .sums = sums, .input = x,
+                    .gradient = gradient};
+    memcpy(p.left_strides, geometry + 4, sizeof p.left_strides);
+    memcpy(p.right_strides, geometry + 7, sizeof p.right_strides);
+    memcpy(p.logs_strides, geometry + 10, sizeof p.logs_strides);
+    memcpy(p.input_strides, geometry + 13, sizeof p.input_strides);
+    memcpy(p.gradient_strides, geometry + 16, sizeof p.gradient_strides);
     return run(&p, level, threads, parallel);
 }

@@ -18,7 +18,7 @@ from torch import Tensor
 from .log_scratch import scratch
 from .native import LEVELS
 
-__all__ = ["describe", "divide", "finish", "shift", "takes"]
+__all__ = ["describe", "divide", "finish", "meet", "shift", "single_gradient", "single_sums", "takes"]
 
 LEVEL = len(LEVELS) - 1
 """The best instruction set to use, a position in ``LEVELS``; a machine without it gets a worse one."""
@@ -41,8 +41,10 @@ def _library() -> ctypes.CDLL | None:
             library.einfx_log_shift.argtypes = [pointer] * 5 + [integer, integer, real, real, *rest]
             library.einfx_log_finish.argtypes = [pointer] * 5 + [real, integer, *rest]
             library.einfx_log_divide.argtypes = [pointer] * 4 + rest
-            for function in (library.einfx_log_shift, library.einfx_log_finish, library.einfx_log_divide):
-                function.restype = ctypes.c_int64
+            library.einfx_log_meet.argtypes = [pointer] * 6 + rest
+            library.einfx_log_single.argtypes = [pointer] * 7 + rest
+            for name in ("shift", "finish", "divide", "meet", "single"):
+                getattr(library, f"einfx_log_{name}").restype = ctypes.c_int64
             return library
     return None
 
@@ -175,6 +177,56 @@ def divide(x: Tensor, sums: Tensor, *, in_place: bool = False) -> tuple[Tensor, 
     geometry = (ctypes.c_int64 * 5)(*x.shape, x.stride(0), x.stride(1))
     pointers = (tensor.data_ptr() for tensor in (x, sums, out))
     return out, int(_call().einfx_log_divide(*pointers, geometry, *_rest()))
+
+
+def meet(product: Tensor, total: Tensor, reference: Tensor, tops: tuple[Tensor, Tensor]) -> None:
+    """Add sums that are relative to other numbers.
+
+    Args:
+        product: (B, I, J), relative to the sums of both tops; contiguous, like the next two.
+        total: (B, I, J), is changed.
+        reference: (B, I, J), what it is relative to: -inf where the total is 0. It is changed: the larger of
+            two where both have something.
+        tops: (B, I, 1) and (B, 1, J).
+    """
+    tensors = product, total, reference, tops[0].contiguous(), tops[1].contiguous()
+    shape = (ctypes.c_int64 * 3)(*product.shape)
+    _call().einfx_log_meet(*(x.data_ptr() for x in tensors), shape, *_rest())
+
+
+def single_sums(a: Tensor, b: Tensor, logs: Tensor) -> None:
+    """Put sums that are taken term by term in the place of -inf.
+
+    Args:
+        a: (B, I, K), logarithms as :func:`takes` wants them, without nan and +inf.
+        b: (B, K, J), likewise.
+        logs: (B, I, J), is changed.
+    """
+    _single(a, b, logs)
+
+
+def single_gradient(a: Tensor, b: Tensor, logs: Tensor, sums: Tensor, grad: Tensor, result: Tensor) -> None:
+    """Add to the gradient of ``b``, term by term, that of finite logarithms whose sums are 0.
+
+    Args:
+        a: (B, I, K), logarithms as :func:`takes` wants them, without nan and +inf.
+        b: (B, K, J), likewise.
+        logs: (B, I, J).
+        sums: (B, I, J), of the same strides.
+        grad: (B, I, J).
+        result: (B, K, J), is changed.
+    """
+    _single(a, b, logs, sums, grad, result)
+
+
+def _single(a: Tensor, b: Tensor, logs: Tensor, *rest: Tensor) -> None:
+    sizes = *a.shape, b.shape[2]
+    tensors = (a, b, logs, *rest)
+    strides = [stride for x in (a, b, logs, *rest[1:]) for stride in x.stride()]
+    geometry = (ctypes.c_int64 * 19)(*sizes, *strides)
+    pointers = [x.data_ptr() for x in tensors] + [None] * (6 - len(tensors))
+    if _call().einfx_log_single(*pointers, geometry, *_rest()) < 0:
+        raise MemoryError(f"no memory for {sizes[2]} terms of sums that are taken one by one")
 
 
 def _call() -> ctypes.CDLL:

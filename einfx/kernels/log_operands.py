@@ -86,8 +86,9 @@ def _shift(
 
 def cleaned(x: Tensor, linear: bool) -> Tensor:
     """The operand with what adds nothing in the place of nan and +inf; itself where it has none."""
-    fine = x.isfinite() if linear else x < math.inf
-    return x if bool(fine.all()) else x.masked_fill(~fine, 0 if linear else -math.inf)
+    if x.numel() == 0 or float((x.abs() if linear else x).amax()) < math.inf:
+        return x
+    return x.masked_fill(~x.isfinite(), 0) if linear else x.masked_fill(~(x < math.inf), -math.inf)
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Operands:
         return self.left.weights, self.right.weights, self.left.top, self.right.top
 
 
-def finished(operands: Operands, keep: bool) -> tuple[Tensor, Tensor | None, bool]:
+def finished(operands: Operands, keep: bool) -> tuple[Tensor, Tensor | None, int]:
     """Multiply, and take logarithms.
 
     Args:
@@ -156,18 +157,18 @@ def finished(operands: Operands, keep: bool) -> tuple[Tensor, Tensor | None, boo
         keep: whether the sums are wanted too.
 
     Returns:
-        Logarithms (B, I, J), -inf where the sum isn't safe; sums, 0 there; and whether there are such.
+        Logarithms (B, I, J), -inf where the sum isn't safe; sums, 0 there; and how many are 0.
     """
     left, right, limits = operands.left.log_top, operands.right.log_top, operands.limits
     product = operands.product()
     if log_native.takes(product):
         logs = torch.empty_like(product) if keep else product
         lost = log_native.finish(product, logs, (left, right), limits.floor, limits.power)
-        return logs, product if keep else None, lost > 0
+        return logs, product if keep else None, lost
     sums = product.mul_(2.0**-limits.power)
     if float(sums.amin()) > limits.floor:
         logs = sums.log() if keep else sums.log_()
-        return logs.add_(left).add_(right), sums if keep else None, False
+        return logs.add_(left).add_(right), sums if keep else None, 0
     if operands.left.linear or operands.right.linear:
         negative = sums < -limits.floor
         sums.masked_fill_(sums.abs() <= limits.floor, 0)
@@ -175,11 +176,11 @@ def finished(operands: Operands, keep: bool) -> tuple[Tensor, Tensor | None, boo
     else:
         torch.threshold_(sums, limits.floor, 0)
         logs = log_of_positive(sums).add_(above_zero(sums)).add_(left).add_(right)
-    return logs, sums if keep else None, True
+    return logs, sums if keep else None, int((sums == 0).count_nonzero())
 
 
-def divided(x: Tensor | None, sums: Tensor, *, in_place: bool = False) -> tuple[Tensor, bool]:
-    """``x / sums``, and 0 where a sum is 0; and whether there is one.
+def divided(x: Tensor | None, sums: Tensor, *, in_place: bool = False) -> tuple[Tensor, int]:
+    """``x / sums``, and 0 where a sum is 0; and how many are.
 
     Args:
         x: (B, I, J); None stands for ones.
@@ -189,7 +190,6 @@ def divided(x: Tensor | None, sums: Tensor, *, in_place: bool = False) -> tuple[
     if x is None:
         x = sums.new_ones(1).expand(sums.shape)
     if log_native.takes(x, sums):
-        quotient, zeros = log_native.divide(x, sums, in_place=in_place)
-        return quotient, zeros > 0
+        return log_native.divide(x, sums, in_place=in_place)
     zero = sums == 0
-    return (x / sums).masked_fill_(zero, 0), bool(zero.any())
+    return (x / sums).masked_fill_(zero, 0), int(zero.count_nonzero())

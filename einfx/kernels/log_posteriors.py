@@ -123,7 +123,7 @@ def _by_product(
         weight if factor is None else factor / top if own else weight * factor
         for weight, factor, top, own in zip(weights, factors, tops, linear, strict=False)
     )
-    results, lost = [], False
+    results, lost = [], 0
     quotient = None if list(targets) == [2] else divided(factors[2], kept.sums)
     for target in targets:
         if target == 2:
@@ -136,7 +136,7 @@ def _by_product(
             result = result.div_(tops[target]) if linear[target] else result.mul_(weights[target])
         results.append(result)
     if lost:
-        add_unsafe(results, a, b, logs, kept.sums, factors, targets, options)
+        add_unsafe(results, a, b, logs, kept.sums, lost, factors, targets, options)
     return results
 
 

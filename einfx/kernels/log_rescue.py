@@ -13,14 +13,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import log_native
 from .log_options import LogOptions, blocks, cuts, sizes_of
 from .log_scaling import Levels, Peeled, Range, multiply_levels
 from .log_terms import has_sign, logarithms
 
-__all__ = ["BYTES", "Entries", "Rescued", "Single", "rescue"]
+__all__ = ["BYTES", "Entries", "Rescued", "Single", "rescue", "suits_native"]
 
 GATHER_SHARE = 1 / 48
 """Summing this share of all entries term by term takes about as long as products of levels."""
+
+NATIVE_SHARE = 1 / 8
+"""The same for the C code."""
 
 FEW_OUTSIDE = 0.1
 """With a larger share of elements outside of two levels of float32, float64 is tried at once."""
@@ -40,14 +44,14 @@ class Rescued:
     """Sums of a part of the output, by levels.
 
     Attributes:
-        batches: (N,), which matrices of the batch.
+        batches: which matrices of the batch, indices (N,) or a range.
         rows: of these.
         columns: of these.
         levels: of the operands of this part.
         found: (N, I, J), bool: the entries that are complete now and weren't before.
     """
 
-    batches: Tensor
+    batches: Tensor | slice
     rows: slice
     columns: slice
     levels: Levels
@@ -107,6 +111,19 @@ def rescue(a: Tensor, b: Tensor, unsafe: Tensor, options: LogOptions) -> Iterato
             yield Single(a[n, i], b[n, :, j], part.nonzero().T, (n.start, i.start, j.start))
 
 
+def suits_native(a: Tensor, b: Tensor, count: int, options: LogOptions) -> bool:
+    """Whether the C code had better take so many sums term by term.
+
+    Args:
+        a: (B, I, K).
+        b: (B, K, J).
+        count: of sums that aren't safe, empty ones among them.
+        options: what the operands mean.
+    """
+    few = count <= NATIVE_SHARE * a.shape[0] * a.shape[1] * b.shape[2]
+    return few and not options.linear and log_native.takes(a, b)
+
+
 def _by_levels(
     a: Tensor, b: Tensor, unsafe: Tensor, place: tuple[slice, slice, slice], options: LogOptions
 ) -> Iterator[Rescued]:
@@ -123,13 +140,15 @@ def _by_levels(
         if int(wanted.count_nonzero()) <= GATHER_SHARE * unsafe.numel():
             break
         chosen = wanted.flatten(1).any(1).nonzero().flatten()
-        whole = len(chosen) == len(unsafe)
-        left, right, wanted = (x if whole else x[chosen] for x in (a, b, wanted))
+        # A range gives views, indices give copies.
+        inside: Tensor | slice = slice(None) if len(chosen) == len(unsafe) else chosen
+        batches = place[0] if isinstance(inside, slice) else chosen + place[0].start
+        left, right, wanted = a[inside], b[inside], wanted[inside]
         window = Range.of_levels(dtype, a.shape[2]).window
         rows = Peeled(logarithms(left.to(dtype), linear[0]), 2, window)
         columns = Peeled(logarithms(right.to(dtype), linear[1]), 1, window)
         if dtype == torch.float32 and max(rows.share_outside(2), columns.share_outside(2)) > FEW_OUTSIDE:
             continue
         levels = multiply_levels(rows, columns, wanted)
-        yield Rescued(chosen + place[0].start, *place[1:], levels, wanted & ~levels.incomplete)
-        unsafe[chosen] &= levels.incomplete | ~wanted
+        yield Rescued(batches, *place[1:], levels, wanted & ~levels.incomplete)
+        unsafe[inside] &= levels.incomplete | ~wanted

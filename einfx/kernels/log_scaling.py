@@ -23,6 +23,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from . import log_native
+
 __all__ = [
     "Levels",
     "Peeled",
@@ -220,6 +222,10 @@ def multiply_levels(left: Peeled, right: Peeled, wanted: Tensor) -> Levels:
             break
         for (p, q), tops in zip(own, sums, strict=True):
             product = torch.bmm(left.exponentials(p), right.exponentials(q))
+            if pairs and log_native.takes(product):
+                pairs.append((p, q))
+                log_native.meet(product, total, reference, (left.top_of(p), right.top_of(q)))
+                continue
             # The reference counts pairs that met alone: 0 for these, minus infinity for the others.
             met = above_zero(product).add_(tops)
             pairs.append((p, q))

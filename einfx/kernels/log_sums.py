@@ -16,10 +16,11 @@ from torch import Tensor
 
 from ..accumulators import State
 from ..semiring import get
+from . import log_native
 from .boolean import positive_product
 from .log_operands import Operands, finished
 from .log_options import LogOptions, blocks, cuts, sizes_of
-from .log_rescue import Rescued, rescue
+from .log_rescue import Rescued, rescue, suits_native
 from .log_scaling import top
 from .log_terms import has_sign, logarithms, sums_of_terms
 
@@ -105,7 +106,7 @@ def block_sums(a: Tensor, b: Tensor, options: LogOptions, *, keep: bool) -> tupl
     operands = Operands.of(a, b, options, keep=keep)
     logs, sums, lost = finished(operands, keep or operands.special)
     if lost:
-        _rescue_into(logs, operands, options)
+        _rescue_into(logs, operands, lost, options)
     if operands.special:
         assert sums is not None
         _put_specials(a, b, logs, sums, options)
@@ -115,16 +116,22 @@ def block_sums(a: Tensor, b: Tensor, options: LogOptions, *, keep: bool) -> tupl
     return logs, Kept(sums, *operands.kept())
 
 
-def _rescue_into(logs: Tensor, operands: Operands, options: LogOptions) -> None:
-    """Put the logarithms of unsafe sums in the place of -inf."""
+def _rescue_into(logs: Tensor, operands: Operands, lost: int, options: LogOptions) -> None:
+    """Put the logarithms of unsafe sums in the place of -inf, of which there are so many."""
     a, b = operands.clean
+    if suits_native(a, b, lost, options):
+        log_native.single_sums(a, b, logs)
+        return
     unsafe = logs == -math.inf
     if (some := _nonempty(a, b, options)) is not None:
         unsafe &= some
     for found in rescue(a, b, unsafe, options):
         if isinstance(found, Rescued):
             place = found.batches, found.rows, found.columns
-            logs[place] = torch.where(found.found, found.levels.log_sums().to(logs.dtype), logs[place])
+            own, known = found.levels.log_sums().to(logs.dtype), logs[place]
+            # Incomplete sums are too small, and are taken again. Where there are signs, others are wrong too.
+            larger = torch.where(found.found, own, known) if options.linear else torch.maximum(own, known)
+            logs[place] = larger
             continue
         signed = has_sign(found.a, options.is_linear(0)) or has_sign(found.b, options.is_linear(1))
         for entries, left, right in found.gathered():
@@ -144,10 +151,14 @@ def _nonempty(a: Tensor, b: Tensor, options: LogOptions) -> Tensor | None:
         b: (B, K, J), likewise.
         options: what they mean.
     """
-    zeros = (0.0 if options.is_linear(position) else -math.inf for position in (0, 1))
-    left, right = (x != zero for x, zero in zip((a, b), zeros, strict=True))
-    if bool(left.all()) and bool(right.all()):
+    linear = options.is_linear(0), options.is_linear(1)
+    # Comparisons with every element are slow.
+    if all(
+        float(x.abs().amin()) > 0 if own else float(x.amin()) > -math.inf
+        for x, own in zip((a, b), linear, strict=True)
+    ):
         return None
+    left, right = (x != (0 if own else -math.inf) for x, own in zip((a, b), linear, strict=True))
     return positive_product(left, right)
 
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from . import log_native
 from .log_operands import cleaned
 from .log_options import LogOptions
-from .log_rescue import Entries, Rescued, Single, rescue
+from .log_rescue import Entries, Rescued, Single, rescue, suits_native
 from .log_scaling import Levels
 from .log_terms import has_sign, shares_of_terms, weighed
 
@@ -23,6 +24,7 @@ def add_unsafe(
     b: Tensor,
     logs: Tensor,
     sums: Tensor,
+    count: int,
     factors: Sequence[Tensor | None],
     targets: Sequence[int],
     options: LogOptions,
@@ -34,14 +36,20 @@ def add_unsafe(
         a: (B, I, K).
         b: (B, K, J).
         logs: (B, I, J).
-        sums: (B, I, J), 0 where they aren't safe.
+        sums: (B, I, J), contiguous, 0 where they aren't safe.
+        count: how many these are.
         factors: as for :func:`.log_posteriors.posterior_sums`.
         targets: likewise.
         options: likewise.
     """
-    lost = sums == 0
-    odd = lost & ~logs.isfinite() & (logs != -math.inf)
     clean = cleaned(a, options.is_linear(0)), cleaned(b, options.is_linear(1))
+    f0, f1, f2 = factors
+    special = clean[0] is not a or clean[1] is not b
+    if not special and f0 is f1 is None and f2 is not None and suits_native(a, b, count, options):
+        _add_native(results, (a, b), (logs.contiguous(), sums, f2), targets)
+        return
+    lost = sums == 0
+    unsafe = lost & (logs.isfinite() if special or options.linear else logs > -math.inf)
     # Sums of columns are added to in rows, and turned at the end.
     turned = {
         position: torch.zeros_like(result.mT, memory_format=torch.contiguous_format)
@@ -49,15 +57,34 @@ def add_unsafe(
         if target == 1
     }
     single = [turned.get(position, result) for position, result in enumerate(results)]
-    for found in rescue(*clean, lost & logs.isfinite(), options):
+    for found in rescue(*clean, unsafe, options):
         if isinstance(found, Rescued):
             _add_levels(results, found, clean, factors, targets, options)
         else:
             _add_single(single, found, logs, factors, targets, options)
-    if odd.any():
+    if special or options.linear:
+        odd = lost & ~logs.isfinite() & (logs != -math.inf)
         _add_single(single, Single(a, b, odd.nonzero().T), logs, factors, targets, options)
     for position, part in turned.items():
         results[position].add_(part.mT)
+
+
+def _add_native(
+    results: Sequence[Tensor],
+    operands: tuple[Tensor, Tensor],
+    of_sums: tuple[Tensor, Tensor, Tensor],
+    targets: Sequence[int],
+) -> None:
+    """Add them by C code; logs, sums and f2 belong to the sums."""
+    assert 2 not in targets, "a change of sums comes from one of an operand"
+    for result, target in zip(results, targets, strict=True):
+        if target == 1:
+            log_native.single_gradient(*operands, *of_sums, result)
+        else:
+            # The same of the transposed product, whose first operand had better have its terms in a row.
+            a, b = operands
+            logs, sums, f2 = (x.mT for x in of_sums)
+            log_native.single_gradient(b.mT.contiguous(), a.mT, logs, sums, f2, result.mT)
 
 
 def _add_levels(
