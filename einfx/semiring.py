@@ -39,22 +39,32 @@ _REGISTERED: dict[str, Semiring] = {}
 
 
 def register_semiring(semiring: Semiring, *aliases: str) -> Semiring:
-    """Make a semiring known by its name.
+    """Make a semiring known by its name, so that programs can hold it by name: traced, compiled, pickled.
 
     Args:
         semiring: a semiring whose name and aliases aren't taken by another one.
         aliases: further names.
 
     Returns:
-        The semiring.
+        The semiring, from now on in :func:`semirings`.
 
     Raises:
-        UsageError: a name is taken.
+        UsageError: a name is taken by another semiring, one that is built in or not; nothing is registered.
 
     Example:
-        >>> mine = Semiring("most", torch.maximum, torch.minimum, zero=-math.inf, one=math.inf)
-        >>> register_semiring(mine) is get("most")
-        True
+        How wide is the narrowest road of the best route of two roads? The widest route wins, and a route is
+        as wide as its narrowest road.
+
+        >>> import einfx
+        >>> ends = {"zero": -math.inf, "one": math.inf}
+        >>> widest = register_semiring(
+        ...     Semiring("widest_route", torch.maximum, torch.minimum, **ends, selective=True)
+        ... )
+        >>> roads = torch.tensor([[0.0, 3.0, 7.0], [3.0, 0.0, 2.0], [7.0, 2.0, 0.0]])
+        >>> einfx.einsum("ij,jk->ik", roads, roads, semiring="widest_route")
+        tensor([[7., 2., 2.],
+                [2., 3., 3.],
+                [2., 3., 7.]])
     """
     for name in (semiring.name, *aliases):
         if _REGISTERED.get(name, semiring) != semiring:

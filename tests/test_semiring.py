@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from einfx import accumulators
+from einfx import accumulators, semiring
 from einfx.errors import OperandError, UsageError
 from einfx.semiring import Semiring, get, register_semiring, semirings
 
@@ -228,6 +228,30 @@ def test_dtypes_without_a_meaning_are_refused(name: str, dtype: torch.dtype) -> 
 
 def get_dtype(name: str) -> torch.dtype:
     return ORACLES[name].dtype
+
+
+def test_what_was_registered_is_listed_and_shadows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(semiring, "_REGISTERED", semirings())
+    before = semirings()
+    mine = Semiring("of_the_listing", torch.maximum, torch.minimum, zero=0, one=9)
+    assert register_semiring(mine, "of_the_listing_too") is mine
+    assert semirings() == {**before, "of_the_listing": mine, "of_the_listing_too": mine}
+    for name in before:
+        with pytest.raises(UsageError, match=f"another semiring '{name}'"):
+            register_semiring(Semiring("quite_new", torch.maximum, torch.minimum, zero=0, one=9), name)
+    assert "quite_new" not in semirings()
+    semirings().clear()
+    assert get("of_the_listing") is mine
+
+
+@pytest.mark.parametrize("largest", [-3000.0, 3000.0, -1e30, math.inf])
+def test_log_sums_of_numbers_far_from_zero_meet_empty_ones(largest: float) -> None:
+    log = get("log")
+    x = torch.tensor([largest, largest], dtype=torch.float64)
+    assert log.sum(x, 0) == largest + math.log(2)
+    states = [log.partial_sums.init((), x.dtype, "cpu"), (x[0], torch.ones_like(x[0]))]
+    for left, right in (states, states[::-1]):
+        assert log.partial_sums.finish(log.partial_sums.merge(left, right)) == largest
 
 
 def test_names_are_taken_once_and_unknown_ones_are_listed() -> None:

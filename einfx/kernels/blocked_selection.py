@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..accumulators import State, best_of
 from ..algebra import Semiring
+from ..semiring import get, semirings
 from .batching import accumulation_dtype, apply, tracked
-from .blocked_loops import Block, Kernel, Limits, Subscripts, view_along, walk
+from .blocked_loops import Block, Kernel, Limits, Subscripts, digits, view_along, walk
 from .blocked_products import REDUCTIONS, buffer_dtype, bytes_per_term, products
 from .blocked_sums import to_front
 
@@ -39,6 +40,31 @@ class Selection(NamedTuple):
     limits: Limits
     dtype: torch.dtype
 
+    def as_text(self) -> str | None:
+        """As text, for an operator that takes no other description; None if the semiring has no name."""
+        known = semirings().get(self.semiring.name)
+        if known is None or known.annihilating(self.semiring.zero_annihilates) != self.semiring:
+            return None
+        block_size = self.limits.block_size
+        return ";".join(
+            (
+                self.subscripts.as_text(),
+                "" if block_size is None else digits(block_size),
+                digits(self.limits.budget_bytes),
+                str(self.dtype).removeprefix("torch."),
+                "1" if self.semiring.zero_annihilates else "0",
+                self.semiring.name,
+            )
+        )
+
+    @classmethod
+    def from_text(cls, text: str) -> Selection:
+        """Undo :meth:`as_text`."""
+        subscripts, block_size, budget, dtype, annihilate, name = text.split(";", 5)
+        limits = Limits(int(block_size) if block_size else None, int(budget))
+        semiring = get(name).annihilating(annihilate == "1")
+        return cls(Subscripts.from_text(subscripts), semiring, limits, getattr(torch, dtype))
+
 
 def select(selection: Selection, *tensors: Tensor) -> tuple[Tensor, Tensor]:
     """Values and places, without derivatives.
@@ -52,7 +78,12 @@ def select(selection: Selection, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         of the terms that equal the value.
     """
     if torch.compiler.is_compiling():
-        return _at_once(selection, [x.detach() for x in tensors])
+        tensors = tuple([x.detach() for x in tensors])
+        text = selection.as_text()
+        if text is None:
+            return _at_once(selection, tensors)
+        values, places = torch.ops.einfx.blocked_select(list(tensors), text)
+        return values, places
     if tracked(*tensors):
         values, places = apply(_Select, selection, *(x.detach() for x in tensors))
         return values, places
@@ -200,3 +231,17 @@ def _at_once(selection: Selection, tensors: Sequence[Tensor]) -> tuple[Tensor, T
     flat = terms.flatten(outputs) if subscripts.summed else terms.unsqueeze(-1)
     value, place = best_of(semiring.addition, flat, -1)
     return value.to(selection.dtype), _by_label(place, terms.shape[outputs:])
+
+
+@torch.library.custom_op("einfx::blocked_select", mutates_args=())
+def _operator(tensors: Sequence[Tensor], selection: str) -> tuple[Tensor, Tensor]:
+    return _compute(Selection.from_text(selection), tensors)
+
+
+@_operator.register_fake
+def _(tensors: Sequence[Tensor], selection: str) -> tuple[Tensor, Tensor]:
+    known = Selection.from_text(selection)
+    sizes = known.subscripts.sizes(tensors)
+    shape = [sizes[x] for x in known.subscripts.output]
+    values = tensors[0].new_empty(shape, dtype=known.dtype)
+    return values, values.new_empty((*shape, len(known.subscripts.summed)), dtype=torch.int64)

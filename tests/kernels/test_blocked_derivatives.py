@@ -343,11 +343,16 @@ def test_expanded_operands_are_not_copied() -> None:
         assert spent < 1 << 21, name
 
 
-@pytest.mark.parametrize("name", ["real", "log", "max_plus", "max_times", "max_min", "own"])
+def widest() -> Semiring:
+    """The largest of the smallest elements, by laws alone."""
+    return Semiring("widest", torch.maximum, torch.minimum, zero=-math.inf, one=math.inf, selective=True)
+
+
+@pytest.mark.parametrize("name", ["real", "log", "max_plus", "max_times", "max_min", "own", "widest"])
 @pytest.mark.parametrize("options", [{}, {"block_size": 2}])
 def test_it_compiles_as_one_graph_with_and_without_gradients(name: str, options: dict[str, Any]) -> None:
     equation = Equation.parse("ak,bk,ak->ab")
-    semiring = counting() if name == "own" else get(name)
+    semiring = {"own": counting, "widest": widest}.get(name, lambda: get(name))()
     torch._dynamo.reset()
     compiled = torch.compile(
         lambda x, y: contract(equation, (x, y, x), semiring, **options), backend="aot_eager", fullgraph=True
@@ -388,3 +393,5 @@ def test_the_operators_pass_torchs_own_checks() -> None:
     torch.library.opcheck(torch.ops.einfx.log_contraction, ([x, y], log))
     sums = "0 1,1,>0>1;+*;None;1000;0;nan;float64"
     torch.library.opcheck(torch.ops.einfx.weighted_sums, ([x, y], sums))
+    places = "0 1,1,>0>1;;1000;float64;0;max_plus"
+    torch.library.opcheck(torch.ops.einfx.blocked_select, ([x.detach(), y.detach()], places))
