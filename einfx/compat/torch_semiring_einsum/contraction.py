@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function
 
 from ...contract import einsum
 from ...equation import Equation as Labels
@@ -24,7 +25,7 @@ from ...planning import plan
 from .block_size import BlockSize, checked
 from .equation import Equation
 
-__all__ = ["common_dtype", "contract", "gradients", "require_gradient", "require_operands"]
+__all__ = ["common_dtype", "contract", "gradients", "is_traced", "require_gradient", "require_operands"]
 
 UNNOTICED_BYTES = 1 << 20
 """What any call may take: the interpreter's own allocations hide it."""
@@ -64,7 +65,7 @@ def contract(
     """
     size = checked(block_size)
     way = _way(equation, args, semiring, size, return_argmax)
-    if not _have_one_dtype(args):
+    if not is_traced(args) and not _have_one_dtype(args):
         dtype = common_dtype(args)
         args = [arg.to(dtype) for arg in args]
     words: dict[str, Any] = {"return_argmax": True} if return_argmax else {}
@@ -74,7 +75,20 @@ def contract(
         result = blocked.contract(equation.compiled, args, semiring, **words, **way.bounds)
     else:
         result = einsum(equation.text, *args, semiring=semiring, **words, **way.bounds)
-    return tuple(_own(x, args) for x in result) if return_argmax else _own(result, args)
+    return (_own(result[0], args), _own(result[1], args)) if return_argmax else _own(result, args)
+
+
+def is_traced(args: Sequence[Any]) -> bool:
+    """Whether operands stand for tensors in a program that is being traced.
+
+    Example:
+        >>> is_traced((torch.ones(2),))
+        False
+    """
+    for arg in args:
+        if not isinstance(arg, Tensor):
+            return has_torch_function(args)
+    return False
 
 
 class _Way(NamedTuple):
@@ -91,7 +105,7 @@ def _way(
 ) -> _Way:
     require_operands(equation, args)
     ranges = block_size if isinstance(block_size, int) else None
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or is_traced(args):
         return _Way(False, {} if ranges is None else {"block_size": ranges})
     device = args[0].device
     available = 0 if isinstance(block_size, int) else block_size.available_bytes(device)
@@ -173,7 +187,8 @@ def require_operands(equation: Equation, args: Sequence[Tensor]) -> None:
             f"the equation is a {kind.__module__}.{kind.__qualname__}; make it with "
             "compile_equation('ij,jk->ik')"
         )
-    equation.validate_sizes(args)
+    if not is_traced(args):
+        equation.validate_sizes(args)
 
 
 def gradients(
@@ -235,4 +250,7 @@ def require_gradient(
 
 def _own(result: Tensor, args: Sequence[Tensor]) -> Tensor:
     """The result, in memory that no operand shares: callers write into it, and view it."""
-    return result.clone(memory_format=torch.contiguous_format) if len(args) == 1 else result.contiguous()
+    if len(args) == 1:
+        return result.clone(memory_format=torch.contiguous_format)
+    # In a traced program it would only part contractions that belong together.
+    return result if is_traced(args) else result.contiguous()

@@ -111,6 +111,7 @@ class Equation:
         Raises:
             OperandError: more or fewer operands than the equation has, an operand with more or fewer
                 dimensions, or different sizes of one variable; a size of 1 doesn't broadcast.
+            UsageError: an operand is no tensor.
 
         Example:
             >>> import torch
@@ -123,6 +124,9 @@ class Equation:
             )
         first: dict[int, tuple[int, int]] = {}
         for position, (arg, variables) in enumerate(zip(args, self.input_variables, strict=True)):
+            if not isinstance(arg, Tensor):
+                kind = type(arg).__name__
+                raise UsageError(f"einsum {self.source!r}: operand {position} is a {kind}, not a tensor")
             if arg.ndim != len(variables):
                 raise OperandError(
                     f"einsum {self.source!r}: operand {position} has shape {tuple(arg.shape)}, {arg.ndim} "

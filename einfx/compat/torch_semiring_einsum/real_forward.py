@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .block_size import AUTOMATIC_BLOCK_SIZE, BlockSize
-from .contraction import common_dtype, contract, require_operands
+from .contraction import common_dtype, contract, is_traced, require_operands
 from .equation import Equation
 
 __all__ = ["real_einsum_forward"]
@@ -38,7 +38,7 @@ def real_einsum_forward(
         tensor([[ 7., 10.],
                 [15., 22.]])
     """
-    if all(isinstance(arg, Tensor) and (arg.is_floating_point() or arg.is_complex()) for arg in args):
+    if is_traced(args) or all(map(_is_continuous, args)):
         return contract(equation, args, "real", block_size)  # type: ignore[no-any-return]
     require_operands(equation, args)
     dtype, semiring = common_dtype(args), "real"
@@ -48,3 +48,7 @@ def real_einsum_forward(
         elif dtype == torch.bool:
             semiring = "boolean"
     return contract(equation, [arg.to(dtype) for arg in args], semiring, block_size)  # type: ignore[no-any-return]
+
+
+def _is_continuous(arg: Tensor) -> bool:
+    return isinstance(arg, Tensor) and (arg.is_floating_point() or arg.is_complex())
