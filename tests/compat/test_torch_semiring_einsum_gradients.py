@@ -183,14 +183,30 @@ def test_the_parts_of_a_log_sum_are_those_of_the_peer(flags: tuple[bool, bool], 
         torch.testing.assert_close(one, wanted, equal_nan=True)
 
 
+@pytest.mark.parametrize("size", [3, 50])
+def test_the_parts_of_large_and_small_sums_belong_together(size: int) -> None:
+    equation, args = compile_equation("ij,jk->ik"), [arg * 50 for arg in operands("ij,jk->ik", size)]
+    args[0][0] = -math.inf
+    args[0][1, 1] = math.inf
+    words = {"return_max": True, "return_sumexpsub": True}
+    output, largest, sums = ours.log_einsum_forward(equation, *args, **words)
+    terms = args[0][:, :, None] + args[1]
+    torch.testing.assert_close(largest, terms.amax(1).nan_to_num(nan=math.nan))
+    torch.testing.assert_close(sums, (terms - largest[:, None]).exp().sum(1))
+    torch.testing.assert_close(output, sums.log() + largest)
+    mixed = ours.log_einsum_forward(equation, args[0].float(), args[1], **words)
+    assert [x.dtype for x in mixed] == [torch.float64] * 3
+
+
+@pytest.mark.parametrize("size", [3, 40])
 @pytest.mark.parametrize("given", [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("neg_inf", [math.nan, 0.0, 0, 0.5, "uniform"])
-def test_saved_parts_give_the_same_gradients(given: tuple[bool, bool], neg_inf: Any) -> None:
-    equation = compile_equation(EQUATION)
-    args = [arg * 5 for arg in operands(EQUATION)]
-    args[0][1, :, 1] = -math.inf
+def test_saved_parts_give_the_same_gradients(given: tuple[bool, bool], neg_inf: Any, size: int) -> None:
+    equation = compile_equation("ik,kj,kj->ij")
+    args = [arg * 5 for arg in operands("ik,kj,kj->ij", size)]
+    args[0][1] = -math.inf
     _, largest, sums = ours.log_einsum_forward(equation, *args, return_max=True, return_sumexpsub=True)
-    grad = torch.randn(3, 3, 3, dtype=torch.float64)
+    grad = torch.randn(size, size, dtype=torch.float64)
     words: dict[str, Any] = {"block_size": 2, "grad_of_neg_inf": neg_inf}
     expected = ours.log_einsum_backward(equation, args, [True] * 3, grad, **words)
     saved: dict[str, Any] = {

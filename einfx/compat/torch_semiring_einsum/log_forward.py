@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .block_size import AUTOMATIC_BLOCK_SIZE, BlockSize
-from .contraction import contract
+from .contraction import SMALL_TERMS, common_dtype, contract
 from .equation import Equation
 from .extend import semiring_einsum_forward
 from .utils import add_in_place, clip_inf_in_place, sum_block
@@ -52,7 +53,7 @@ def log_einsum_forward(
         return output
     with torch.no_grad():
         largest = largest_terms(equation, args, block_size)
-        sums = scaled_sums(equation, args, block_size, largest) if return_sumexpsub else None
+        sums = scaled_sums(equation, args, block_size, largest, output) if return_sumexpsub else None
     extra = [x for x, wanted in ((largest, return_max), (sums, return_sumexpsub)) if wanted]
     return (output, *extra)
 
@@ -86,9 +87,22 @@ def resize_max_values(max_values: Tensor, equation: Equation) -> Tensor:
 
 
 def scaled_sums(
-    equation: Equation, args: Sequence[Tensor], block_size: BlockSize, max_values: Tensor
+    equation: Equation,
+    args: Sequence[Tensor],
+    block_size: BlockSize,
+    max_values: Tensor,
+    output: Tensor | None = None,
 ) -> Tensor:
     """The sum of the exponentials of all terms less what is given for each sum.
+
+    Of many terms it is taken from the logarithm of the sum, which is as exact as the terms themselves are.
+
+    Args:
+        equation: from :func:`.equation.compile_equation`.
+        args: its operands.
+        block_size: as in :func:`log_einsum_forward`.
+        max_values: what is subtracted, of the shape of the output.
+        output: the logarithm of the sum, where it is known.
 
     Example:
         >>> from einfx.compat.torch_semiring_einsum import compile_equation
@@ -96,7 +110,12 @@ def scaled_sums(
         >>> scaled_sums(compile_equation("i->"), (x,), 1, torch.tensor(1000.0))
         tensor(2.)
     """
+    if math.prod(equation.get_sizes(args, equation.all_variables())) > SMALL_TERMS:
+        if output is None:
+            output = contract(equation, args, "log", block_size)
+        return (output - max_values).exp()
     resized = resize_max_values(max_values, equation)
+    dtype = common_dtype(args)
 
     def exponentials(a: Tensor, dims: Sequence[int]) -> Tensor:
         return sum_block(a.sub_(resized).exp_(), dims)
@@ -104,5 +123,5 @@ def scaled_sums(
     def once(compute_sum: Any) -> Any:
         return compute_sum(add_in_place, exponentials, add_in_place)
 
-    result: Tensor = semiring_einsum_forward(equation, args, block_size, once)
+    result: Tensor = semiring_einsum_forward(equation, [arg.to(dtype) for arg in args], block_size, once)
     return result
