@@ -15,10 +15,11 @@ from .layout import hint
 from .options import Options
 from .planning import plan
 from .semiring_program import SemiringProgram
+from .shifted_log import ShiftedLog
 
 __all__ = ["contract_over"]
 
-_programs: dict[Any, SemiringProgram] = {}
+_programs: dict[Any, tuple[SemiringProgram, ShiftedLog | None]] = {}
 
 
 def contract_over(
@@ -42,17 +43,34 @@ def contract_over(
             f"sums over {options.semiring.name!r} aren't one of their terms, so there's no argmax to return"
         )
     try:
-        program = _program(token, operands, optimize, options)
+        program, shifted = _program(token, operands, optimize, options)
     except OperandError as error:
         raise as_written(token, error) from None
     if torch._C._get_tracing_state() is not None:
         if return_argmax:
             raise UsageError("torch.jit.trace can't record an argmax; compile or script the program instead")
         return program.traced(operands)
-    return program.with_places(operands) if return_argmax else program(operands)
+    if return_argmax:
+        return program.with_places(operands)
+    if shifted is not None and _sees_numbers(operands):
+        result = shifted(operands)
+        if result is not None:
+            return result
+    return program(operands)
 
 
-def _program(token: Any, operands: Sequence[Tensor], optimize: Any, options: Options) -> SemiringProgram:
+def _sees_numbers(operands: Sequence[Tensor]) -> bool:
+    """Whether a decision may depend on numbers: nothing compiles, traces or maps this."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+    )
+
+
+def _program(
+    token: Any, operands: Sequence[Tensor], optimize: Any, options: Options
+) -> tuple[SemiringProgram, ShiftedLog | None]:
     """The program for operands of one dtype; that of a call seen before is remembered."""
     first = operands[0]
     key = (
@@ -74,13 +92,16 @@ def _program(token: Any, operands: Sequence[Tensor], optimize: Any, options: Opt
     return known
 
 
-def _planned(token: Any, operands: Sequence[Tensor], optimize: Any, options: Options) -> SemiringProgram:
+def _planned(
+    token: Any, operands: Sequence[Tensor], optimize: Any, options: Options
+) -> tuple[SemiringProgram, ShiftedLog | None]:
     first = operands[0]
     shapes = [tuple([hint(n) for n in x.shape]) for x in operands]
     equation = read_equation(token, [len(shape) for shape in shapes])
-    return SemiringProgram(
-        plan(equation, shapes, dtype=first.dtype, device=first.device, optimize=optimize, options=options)
+    chosen = plan(
+        equation, shapes, dtype=first.dtype, device=first.device, optimize=optimize, options=options
     )
+    return SemiringProgram(chosen), ShiftedLog.of(chosen)
 
 
 def _prepared(tensors: Sequence[Any], options: Options) -> list[Tensor]:

@@ -27,7 +27,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("planning", "semiring_planning"),
     ("kernels",),
     ("streaming", "program", "semiring_program"),
-    ("compiled", "contract", "dispatch", "expression", "semiring_dispatch"),
+    ("compiled", "contract", "dispatch", "expression", "semiring_dispatch", "shifted_log"),
     (
         "algorithms",
         "conv",
