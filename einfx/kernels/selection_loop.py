@@ -98,7 +98,7 @@ def matmul(semiring: Semiring, a: Tensor, b: Tensor, *, argmax: bool = False) ->
     zero = semiring.zero_of(a.dtype)
     values = torch.full((batch, rows, columns), zero, dtype=a.dtype, device=a.device)
     places = values.new_zeros(values.shape, dtype=torch.int64) if argmax else None
-    count, height, width = _tile_shape(batch, rows, columns, a.device.type)
+    count, height, width = _tile_shape(batch, rows, columns, a.device.type, argmax)
     grouped = depth >= FEWEST_GROUPS * GROUP and depth < COUNTING.get(a.dtype, 0)
     for n in range(0, batch, count):
         for i in range(0, rows, height):
@@ -124,9 +124,9 @@ def matmul(semiring: Semiring, a: Tensor, b: Tensor, *, argmax: bool = False) ->
     return values, places
 
 
-def _tile_shape(batch: int, rows: int, columns: int, device: str) -> tuple[int, int, int]:
-    """How many matrices, rows and columns a tile has."""
-    tile = TILE if device == "cpu" else DEVICE_TILE
+def _tile_shape(batch: int, rows: int, columns: int, device: str, argmax: bool) -> tuple[int, int, int]:
+    """How many matrices, rows and columns a tile has: half as many where indices need the cache too."""
+    tile = (TILE if device == "cpu" else DEVICE_TILE) >> argmax
     width = max(1, min(columns, tile))
     height = max(1, min(rows, tile // width))
     return max(1, min(batch, tile // (width * height))), height, width
@@ -159,7 +159,7 @@ def workspace_bytes(
         >>> workspace_bytes(1, 1024, 1024, 1024, 4, False, "cpu") >> 10
         1536
     """
-    count, height, width = _tile_shape(batch, rows, columns, device)
+    count, height, width = _tile_shape(batch, rows, columns, device, argmax)
     per_element = 2 * itemsize if simple else 5 * itemsize + 4
     if argmax:
         # Values to compare with, flags, the last group; then two indices, a third one as it is converted.
