@@ -89,13 +89,17 @@ def _compute_posteriors(
 
 def _save_sums(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.mark_non_differentiable(*output[1:])
+    # Otherwise zeros are made for all of these.
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*inputs[:2], *output)
     ctx.save_for_forward(*inputs[:2], *output)
     ctx.options = inputs[3:]
 
 
-def _sums_vjp(posteriors: Posteriors, ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Any, ...]:
+def _sums_vjp(posteriors: Posteriors, ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     needs = ctx.needs_input_grad[:2]
+    if grad is None:
+        return (None,) * (3 + len(ctx.options))
     target = BOTH if all(needs) else int(needs[1])
     grads = posteriors(*ctx.saved_tensors, None, None, grad, target, *ctx.options)
     of_both = grads if target == BOTH else (grads[0], None) if target == 0 else (None, grads[0])

@@ -61,8 +61,9 @@ def posterior_sums(
     if is_small(a, b, options.budget_bytes):
         return _all_at_once(a, b, logs, factors, targets, options, share)
     if kept is not None:
-        results = _by_product(a, b, logs, kept, factors, targets, options)
-        _add_empty(results, logs, factors, targets, share)
+        results, lost = _by_product(a, b, logs, kept, factors, targets, options)
+        if lost:
+            _add_empty(results, logs, factors, targets, share)
         return results
     results = [torch.zeros_like((a, b, logs)[x], memory_format=torch.contiguous_format) for x in targets]
     sizes = sizes_of(a, b)
@@ -73,10 +74,12 @@ def posterior_sums(
         left, right, total = a[places[0]], b[places[1]], logs[places[2]]
         own = [None if x is None else x[place] for x, place in zip(factors, places, strict=True)]
         if lengths[2] == sizes[2]:
-            parts = _by_product(left, right, total, _kept(left, right, total, options), own, targets, options)
+            again = _kept(left, right, total, options)
+            parts, lost = _by_product(left, right, total, again, own, targets, options)
         else:
-            parts = _part_of_depth(left, right, total, own, targets, options)
-        _add_empty(parts, total, own, targets, share)
+            parts, lost = _part_of_depth(left, right, total, own, targets, options)
+        if lost:
+            _add_empty(parts, total, own, targets, share)
         for result, target, part in zip(results, targets, parts, strict=True):
             result[places[target]] += part
     return results
@@ -93,7 +96,7 @@ def _kept(a: Tensor, b: Tensor, logs: Tensor, options: LogOptions) -> Kept:
 
 def _part_of_depth(
     a: Tensor, b: Tensor, total: Tensor, factors: Factors, targets: Sequence[int], options: LogOptions
-) -> list[Tensor]:
+) -> tuple[list[Tensor], int]:
     """The terms of one range of the summed dimension, whose own sum is a part of the total."""
     logs, kept = block_sums(a, b, options, keep=True)
     assert kept is not None
@@ -101,8 +104,8 @@ def _part_of_depth(
     slope = torch.where(logs == total, 1, (logs - total).exp_()).masked_fill_(total == -math.inf, 0)
     f2 = factors[2]
     own = (factors[0], factors[1], slope if f2 is None else slope * f2)
-    results = _by_product(a, b, logs, kept, own, targets, options)
-    return [x.mul_(slope) if target == 2 else x for x, target in zip(results, targets, strict=True)]
+    results, lost = _by_product(a, b, logs, kept, own, targets, options)
+    return [x.mul_(slope) if target == 2 else x for x, target in zip(results, targets, strict=True)], lost
 
 
 def _by_product(
@@ -113,8 +116,8 @@ def _by_product(
     factors: Factors,
     targets: Sequence[int],
     options: LogOptions,
-) -> list[Tensor]:
-    """The sums for terms ``left_ik right_kj / sums_ij``, and those that aren't safe."""
+) -> tuple[list[Tensor], int]:
+    """The sums for terms ``left_ik right_kj / sums_ij``, and those that aren't safe; how many aren't."""
     linear = options.is_linear(0), options.is_linear(1)
     # In linear space, 0 / 1 stands for 0 / 0.
     tops = [x.masked_fill(x == 0, 1) if own else x for x, own in zip(kept[3:], linear, strict=True)]
@@ -137,7 +140,7 @@ def _by_product(
         results.append(result)
     if lost:
         add_unsafe(results, a, b, logs, kept.sums, lost, factors, targets, options)
-    return results
+    return results, lost
 
 
 def _all_at_once(
