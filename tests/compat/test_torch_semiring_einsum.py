@@ -360,3 +360,19 @@ def test_sizes_of_every_block_agree() -> None:
         ]
         for one, other in itertools.pairwise(results):
             torch.testing.assert_close(one, other, msg=name)
+
+
+@pytest.mark.parametrize("name", ["real", "log"])
+def test_autocast_takes_no_precision(name: str) -> None:
+    args = [torch.randn(80, 90), torch.randn(90, 100)]
+    equation, backward = compile_equation("ij,jk->ik"), getattr(ours, f"{name}_einsum_backward")
+    expected = by_hand(name, "ij,jk->ik", [arg.double() for arg in args])
+    grad = torch.ones(80, 100)
+    plain = backward(equation, args, (True, True), grad)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = FUNCTIONS[name](equation, *args)
+        grads = backward(equation, args, (True, True), grad)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-4)
+    for one, wanted in zip(grads, plain, strict=True):
+        torch.testing.assert_close(one, wanted)

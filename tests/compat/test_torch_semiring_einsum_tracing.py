@@ -54,7 +54,7 @@ def test_an_optimised_program_gives_the_same(name: str) -> None:
     optimized = einfx.optimize(model, (x, y))
     torch.testing.assert_close(optimized(x, y), model(x, y))
     if name != "real":
-        assert [text for text, _ in einsums(optimized)] == ["ab,bc,cd->ad"]
+        assert {node.target for node in optimized.graph.nodes if node.op[:4] == "call"} == {einfx.einsum}
 
 
 def test_a_block_size_stays_in_a_traced_program() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
@@ -71,10 +72,11 @@ def contract(
     words: dict[str, Any] = {"return_argmax": True} if return_argmax else {}
     if semiring == "log" and not (isinstance(grad_of_neg_inf, float) and math.isnan(grad_of_neg_inf)):
         words["grad_of_neg_inf"] = grad_of_neg_inf
-    if way.at_once:
-        result = blocked.contract(equation.compiled, args, semiring, **words, **way.bounds)
-    else:
-        result = einsum(equation.text, *args, semiring=semiring, **words, **way.bounds)
+    with _full_precision(args):
+        if way.at_once:
+            result = blocked.contract(equation.compiled, args, semiring, **words, **way.bounds)
+        else:
+            result = einsum(equation.text, *args, semiring=semiring, **words, **way.bounds)
     return (_own(result[0], args), _own(result[1], args)) if return_argmax else _own(result, args)
 
 
@@ -226,7 +228,8 @@ def gradients(
         return [None] * len(args)
     with torch.enable_grad():
         output = function(*inputs)
-    found = iter(torch.autograd.grad(output, wanted, grad, create_graph=again))
+    with _full_precision(args):
+        found = iter(torch.autograd.grad(output, wanted, grad, create_graph=again))
     return [next(found) if needed else None for needed in needs_grad]
 
 
@@ -246,6 +249,14 @@ def require_gradient(
             f"the gradient of the output of {equation.source!r} has shape {tuple(grad.shape)}, but the "
             f"output has shape {shape}"
         )
+
+
+def _full_precision(args: Sequence[Tensor]) -> AbstractContextManager[Any]:
+    """Without autocast, to which sums of products in place, as clients know them, aren't subject."""
+    kind = "meta" if is_traced(args) else args[0].device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 def _own(result: Tensor, args: Sequence[Tensor]) -> Tensor:
