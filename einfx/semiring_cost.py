@@ -50,18 +50,20 @@ class _Rates(NamedTuple):
     """For each element of its result."""
     calls: int
     """Calls of torch that a matrix product takes."""
+    blocked_calls: int
+    """Calls of torch that the blocked kernel takes for one block of one operand."""
 
 
 _RATES = {
-    "real": _Rates(0.3e-9, 0.0, 0.0, 3),
-    "log": _Rates(1.1e-9, 0.5e-9, 1.0e-9, 24),
-    "boolean": _Rates(1.5e-9, 0.2e-9, 0.2e-9, 6),
-    **dict.fromkeys(SELECTING, _Rates(0.35e-9, 0.1e-9, 0.0, 8)),
+    "real": _Rates(0.3e-9, 0.0, 0.0, 3, 28),
+    "log": _Rates(1.1e-9, 0.5e-9, 1.0e-9, 32, 66),
+    "boolean": _Rates(1.5e-9, 0.2e-9, 0.2e-9, 20, 28),
+    **dict.fromkeys(SELECTING, _Rates(0.35e-9, 0.1e-9, 0.0, 50, 28)),
 }
-_OTHER = _Rates(6e-9, 0.5e-9, 0.0, 8)
+_OTHER = _Rates(6e-9, 0.5e-9, 0.0, 8, 40)
 
-_BLOCKED_CALLS = 14
-"""Calls of torch that the blocked kernel takes for one block."""
+_CALLS_OF_AN_OPERAND = 24
+"""Calls of torch that the blocked kernel takes for each further operand."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def choose_step(
         options: over which semiring, and how.
 
     Example:
-        >>> square = [(64, 64), (64, 64)]
+        >>> square = [(512, 512), (512, 512)]
         >>> log = Options.read("log")
         >>> choose_step(Equation.parse("ij,jk->ik"), square, torch.float32, "cpu", log).name
         'matmul'
@@ -179,7 +181,8 @@ def _blocked(
     read = sum(_count(sizes, x) for x in operands)
     item = item_bytes(product_dtype(dtype))
     share = (1 + 0.2 * (len(operands) - 1)) * (1 + (item == 8) + 2 * dtype.is_complex)
-    seconds = _BLOCKED_CALLS * machine.op_seconds + machine.stream(item * (read + written))
+    calls = rates.blocked_calls + _CALLS_OF_AN_OPERAND * (len(operands) - 1)
+    seconds = calls * machine.op_seconds + machine.stream(item * (read + written))
     seconds += rates.per_term * terms * share / _workers(machine, terms)
     cost = StepCost(terms * len(operands), item * (read + written), seconds, item * min(terms, 1 << 18))
     return SemiringKernel("blocked", ((),) * len(operands), (), (), (), (), cost)
@@ -274,7 +277,7 @@ def pair_seconds(
         return 4 * machine.op_seconds + machine.elementwise(read, result, _LONG, dtype)
     rates = _RATES.get(options.semiring.name, _OTHER)
     terms = math.prod(counts)
-    blocked = _BLOCKED_CALLS * machine.op_seconds
+    blocked = (rates.blocked_calls + _CALLS_OF_AN_OPERAND) * machine.op_seconds
     blocked += 1.2 * rates.per_term * terms / _workers(machine, terms)
     if not _has_matmul(options.semiring, dtype):
         return blocked

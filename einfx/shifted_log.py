@@ -61,7 +61,7 @@ class ShiftedLog:
         options, equation = chosen.options, chosen.equation
         if options.semiring.name != "log" or options.is_limited or len(chosen.steps) < 2:
             return None
-        if any(len(set(labels)) < len(labels) for labels in equation.inputs):
+        if any(len(set(labels)) < len(labels) for labels in equation.inputs) or 0 in sum(chosen.shapes, ()):
             return None
         shifted = cls(chosen)
         if not shifted.recorded_floor < 1e-3:
