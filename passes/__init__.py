@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..rewrite import Pass
 from .capture_matmuls import CaptureMatmuls
+from .capture_semirings import CaptureSemirings
 from .choose_paths import ChoosePaths
 from .drop_unit_dimensions import DropUnitDimensions
 from .fold_constants import FoldConstants
@@ -19,6 +20,7 @@ from .share_contractions import ShareContractions
 __all__ = [
     "DEFAULT",
     "CaptureMatmuls",
+    "CaptureSemirings",
     "ChoosePaths",
     "DropUnitDimensions",
     "FoldConstants",
@@ -36,6 +38,7 @@ DEFAULT: tuple[Pass, ...] = (
     RemoveUnused(),  # a use that is none would keep values apart
     NormalizeEinsums(),  # one spelling of an einsum, for every pass that follows
     CaptureMatmuls(),  # products in other spellings, where they have a contraction beside them
+    CaptureSemirings(),  # logsumexp and max of broadcast sums, which need never be made
     DropUnitDimensions(),  # a broadcast product without its unit dimension is a matrix product
     FoldScalars(),  # numbers go out of the way of fusion
     FoldConstants(),  # what depends on constants alone needs no path

@@ -89,6 +89,24 @@ def shift(b: Builder) -> str | None:
     )  # fmt: skip
 
 
+REDUCTIONS = (
+    "torch.logsumexp({s}, -2)", "({s}).logsumexp(dim=-1)", "({s}).logsumexp((-2, -1))", "({s}).max(-2)[0]",
+    "torch.max({s}, -2).values", "({s}).min(dim=-1)[0]", "({s}).amax(-2)", "torch.logsumexp({s}, -3)",
+)  # fmt: skip
+SUMS = ("{a}.unsqueeze(-1) + {b}", "{a}[..., None] + {b} + {a}[..., None, :]", "{b} + {a}[:, :, None] + 1.5")
+
+
+def reduction(b: Builder) -> str | None:
+    """A reduction of a broadcast sum, which says what a contraction over a semiring does."""
+    first = b.name(lambda t: t.dtype == torch.float64 and 1 <= t.ndim <= 3)
+    if first is None:
+        return None
+    size = b.values[first].shape[-1]
+    second = b.name(lambda t: t.dtype == torch.float64 and t.ndim == 2 and size in (1, t.shape[0]))
+    total = None if second is None else b.pick(SUMS).format(a=first, b=second)
+    return None if total is None else b.pick(REDUCTIONS).format(s=total)
+
+
 def again(b: Builder) -> str | None:
     """What another line says, once more."""
     said = [line.split(" = ", 1)[1] for line in b.lines if line.startswith("v") and " = " in line]
@@ -101,10 +119,10 @@ def compare(b: Builder) -> str | None:
     return None if name is None else b.pick(("{a} > 0", "{a}.lt(0.5)", "{a} >= 1")).format(a=name)
 
 
-OVER_SEMIRINGS = (contraction,) * 6 + (shift,) * 3 + ARRANGE + (again, compare)
+OVER_SEMIRINGS = (contraction,) * 6 + (reduction,) * 2 + (shift,) * 3 + ARRANGE + (again, compare)
 FLAVOURS: dict[str, tuple[Operation, ...]] = {
     "values": OVER_SEMIRINGS * 2 + SCALE + SMOOTH[:1] + CONTRACT[:1],
-    "smooth": (contraction,) * 6 + (shift,) * 3 + ARRANGE + (again,) + SCALE[:1],
+    "smooth": (contraction,) * 6 + (reduction,) + (shift,) * 3 + ARRANGE + (again,) + SCALE[:1],
     "mutations": OVER_SEMIRINGS * 2 + MUTATE * 6,
 }
 
