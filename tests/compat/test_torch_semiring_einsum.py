@@ -103,7 +103,9 @@ def test_any_contraction_gives_what_the_peer_gives(data: st.DataObject) -> None:
     labels = data.draw(st.permutations(sorted(set("".join(parts)))))
     text = f"{','.join(parts)}->{''.join(labels[: data.draw(st.integers(0, len(labels)))])}"
     sizes = dict(zip("abcd", data.draw(st.tuples(*[st.integers(1, 4)] * 4)), strict=True))
-    numbers = st.sampled_from([-math.inf, math.inf, math.nan, 0.0, 1.0, -3.0, 50.0, -200.0])
+    # Where both infinities meet, the order of sums and products decides whether that is nan.
+    infinity = data.draw(st.sampled_from([-math.inf, math.inf]))
+    numbers = st.sampled_from([infinity, math.nan, 0.0, 1.0, -3.0, 50.0, -200.0])
     special = data.draw(st.booleans())
     args = []
     for part in parts:

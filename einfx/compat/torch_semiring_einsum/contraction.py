@@ -31,9 +31,6 @@ __all__ = ["common_dtype", "contract", "gradients", "is_traced", "require_gradie
 UNNOTICED_BYTES = 1 << 20
 """What any call may take: the interpreter's own allocations hide it."""
 
-SMALL_TERMS = 1 << 15
-"""Up to so many products of three or more operands are summed at once rather than in pairs."""
-
 WORKSPACE_BYTES = 1 << 18
 """What a contraction under a limit needs beyond its result."""
 
@@ -132,9 +129,6 @@ def _chosen_way(
     sizes = labels.sizes(shapes)
     outputs = math.prod(sizes[x] for x in labels.output)
     terms = outputs * math.prod(sizes[x] for x in labels.summed)
-    if len(shapes) > 2 and terms <= SMALL_TERMS and semiring not in ("real", "boolean"):
-        # It takes little longer than pairs do, and rounds once.
-        return _Way(True, {})
     item = dtype.itemsize + 8 * len(labels.summed) * return_argmax
     if ranges is not None:
         block = math.prod(min(sizes[x], ranges) for x in labels.summed)

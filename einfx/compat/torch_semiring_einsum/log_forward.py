@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from .block_size import AUTOMATIC_BLOCK_SIZE, BlockSize
-from .contraction import SMALL_TERMS, common_dtype, contract
+from .contraction import common_dtype, contract
 from .equation import Equation
 from .extend import semiring_einsum_forward
 from .utils import add_in_place, clip_inf_in_place, sum_block
 
-__all__ = ["largest_terms", "log_einsum_forward", "resize_max_values", "scaled_sums"]
+__all__ = ["FEW_TERMS", "largest_terms", "log_einsum_forward", "resize_max_values", "scaled_sums"]
+
+FEW_TERMS = 1 << 15
+"""Up to so many terms are summed one by one where their largest is subtracted."""
 
 
 def log_einsum_forward(
@@ -110,7 +113,7 @@ def scaled_sums(
         >>> scaled_sums(compile_equation("i->"), (x,), 1, torch.tensor(1000.0))
         tensor(2.)
     """
-    if math.prod(equation.get_sizes(args, equation.all_variables())) > SMALL_TERMS:
+    if math.prod(equation.get_sizes(args, equation.all_variables())) > FEW_TERMS:
         if output is None:
             output = contract(equation, args, "log", block_size)
         return (output - max_values).exp()
