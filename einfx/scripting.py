@@ -13,7 +13,7 @@ from torch import fx
 from .contract import einsum as einfx_einsum
 from .errors import UsageError
 from .kernels.scriptable import contract_semiring
-from .nodes import as_contraction, canonical_target
+from .nodes import as_contraction, canonical_target, is_einsum
 from .options import REAL, Options
 
 __all__ = ["einsum_as_text", "semiring_by_torch_functions"]
@@ -48,6 +48,7 @@ def _letters(sublist: Any) -> str:
     return "".join("..." if label is Ellipsis else _SUBLIST_LETTERS[label] for label in sublist)
 
 
+_TORCH_EINSUMS = (torch.functional.einsum, torch.ops.aten.einsum, torch.ops.aten.einsum.default)
 _SCRIPTABLE = {"log", "max_plus", "min_plus", "max_times", "max_min", "boolean"}
 
 
@@ -62,15 +63,16 @@ def semiring_by_torch_functions(node: fx.Node) -> bool:
         >>> [semiring_by_torch_functions(node) for node in graph.nodes], list(graph.nodes)[2].args
         ([False, False, True, False], ('ab,bc->ac', [a, b], 'log', [], False, 'nan'))
     """
-    if not _calls(node, einfx_einsum):
+    if not is_einsum(node) or node.target in _TORCH_EINSUMS:
         return False
     contraction = as_contraction(node)
     if contraction is None:
-        if node.kwargs.keys() <= {"optimize"}:
+        if node.target is einfx_einsum and node.kwargs.keys() <= {"optimize"}:
             return False
         raise UsageError(
-            f"jitable: {node.format_node()} can't be written for TorchScript, which needs an equation "
-            "without an ellipsis (or optimize the program for example inputs first), and has no argmax"
+            f"jitable: {node.format_node()} can't be written for TorchScript, which has no argmax of sums, "
+            "takes no order of steps, and needs an equation without an ellipsis (or optimize the program for "
+            "example inputs first)"
         )
     equation, operands, options = contraction
     if options == REAL:

@@ -72,6 +72,22 @@ def test_over_real_numbers_it_becomes_an_einsum_of_torch() -> None:
     assert (node.args[0], node.kwargs) == ("ab,bc->ac", {})
 
 
+def test_operators_of_exported_graphs_become_functions_of_torch_alone_too() -> None:
+    class Model(torch.nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = L("ij,jk->ik", a, b, linear_operands=(1,))
+            return result
+
+    a, b = torch.rand(3, 4), torch.rand(4, 5)
+    exported = torch.export.export(Model(), (a, b)).graph
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(exported, {}))
+    script: Any = torch.jit.script(einfx.jitable(fx.GraphModule({}, graph)))
+    (got,) = script(a, b)
+    torch.testing.assert_close(got, Model()(a, b))
+    assert "contract_semiring" in script.code
+
+
 def test_other_nodes_stay_as_they_are() -> None:
     for program in (lambda a, b: E("ij,jk", a, b), lambda a, b: torch.mm(a, b)):
         node = einsum_node(program)
@@ -90,6 +106,7 @@ def test_other_nodes_stay_as_they_are() -> None:
         (lambda a, b: L("ij,jk", a, b, grad_of_neg_inf=float("inf")), "from 0 up, not inf"),
         (lambda a, b: L("...j,jk", a, b), "without an ellipsis"),
         (lambda a, b: einfx.einsum("ij,jk", a, b, semiring="max_min", return_argmax=True), "no argmax"),
+        (lambda a, b: L("ij,jk", a, b, optimize="greedy"), "no order of steps"),
     ],
 )
 def test_what_has_no_function_is_refused_with_the_reason(program: Callable[..., Any], reason: str) -> None:
