@@ -12,7 +12,7 @@ alike, which is where most rewrites come from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import gcd
 from typing import Literal, NamedTuple
@@ -74,6 +74,9 @@ class IndexPattern:
             in a pair crops the input, as in ``torch.nn.functional.pad``. It is kept as a pair.
         dilation: inputs between neighbouring elements of the kernel.
 
+    Attributes:
+        output_size: the number of positions of the kernel.
+
     Raises:
         OperandError: a size that isn't positive, a padding that isn't known, or a kernel that is larger than
             the padded input.
@@ -95,6 +98,7 @@ class IndexPattern:
     stride: int = 1
     padding: Padding = 0
     dilation: int = 1
+    output_size: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("input_size", "kernel_size", "stride", "dilation"):
@@ -108,6 +112,7 @@ class IndexPattern:
                 f"dilation={self.dilation} spans {self.kernel_span} elements, but input_size="
                 f"{self.input_size} with padding={_shown(pair)} has {padded}"
             )
+        object.__setattr__(self, "output_size", (padded - self.kernel_span) // self.stride + 1)
 
     @property
     def kernel_span(self) -> int:
@@ -125,11 +130,6 @@ class IndexPattern:
         """Zeros to the right of the input; more than the kernel reaches change nothing."""
         assert isinstance(self.padding, tuple)
         return self.padding[1]
-
-    @cached_property
-    def output_size(self) -> int:
-        """The number of positions of the kernel."""
-        return (self.input_size + self.left + self.right - self.kernel_span) // self.stride + 1
 
     @cached_property
     def shape(self) -> tuple[int, int, int]:

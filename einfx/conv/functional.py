@@ -15,25 +15,28 @@ from torch import Tensor
 
 from ..errors import OperandError
 from ..pattern import IndexPattern
+from .native import conv_transposeNd, convNd
+from .operators import captured, capturing, composing, operator
 from .parameters import (
     Numbers,
     Paddings,
     check_groups,
     check_sizes,
     conv_patterns,
-    hashable,
     per_dimension,
     spatial_dimensions,
+    spatial_sizes,
 )
 from .window_sums import sum_windows
 from .windows import add_windows, copy_windows
 
-__all__ = ["foldNd", "kfac_reduceNd", "kfcNd", "unfoldNd"]
+__all__ = ["convNd", "conv_transposeNd", "foldNd", "kfac_reduceNd", "kfcNd", "unfoldNd"]
 
 # Patches of so many bytes are built at a time for a second moment: the rest of the batch waits.
 _PATCH_BYTES = 32 * 2**20
 
 
+@operator("unfold_nd")
 def unfoldNd(
     x: Tensor,
     kernel_size: Numbers,
@@ -72,23 +75,26 @@ def unfoldNd(
         >>> mean.shape, torch.allclose(mean.flatten(1), unfoldNd(x, 3, padding=1).mean(-1), atol=1e-6)
         (torch.Size([2, 2, 18]), True)
     """
+    if capturing():
+        return captured("unfold_nd", (x,), kernel_size, dilation, padding, stride, groups, reduce)
     if reduce not in (None, "mean", "sum"):
         raise OperandError(f"reduce is None, 'mean' or 'sum', not {reduce!r}")
     batches, patterns, batched = _read(x, kernel_size, stride, padding, dilation)
     group = check_groups("channels", batches.shape[1], groups)
     if reduce is None:
         patches = copy_windows(batches, patterns)
-        out = patches.view(len(batches), batches.shape[1] * _kernel(patterns), _positions(patterns))
+        out = patches.view(batches.shape[0], batches.shape[1] * _kernel(patterns), _positions(patterns))
     else:
         if not (x.is_floating_point() or x.is_complex()):
             raise OperandError(f"patches of {x.dtype} can't be reduced: convert x to a floating dtype")
         sums = sum_windows(batches, patterns)
         out = (sums / _positions(patterns) if reduce == "mean" else sums).view(
-            len(batches), groups, group * _kernel(patterns)
+            batches.shape[0], groups, group * _kernel(patterns)
         )
     return out if batched else out[0]
 
 
+@operator("fold_nd")
 def foldNd(
     x: Tensor,
     output_size: Numbers,
@@ -120,11 +126,13 @@ def foldNd(
         >>> torch.allclose(foldNd(patches, 8, 3, padding=1), expected, atol=1e-5)
         True
     """
+    if capturing():
+        return captured("fold_nd", (x,), output_size, kernel_size, dilation, padding, stride)
     lengths = [len(value) for value in (output_size, kernel_size) if not isinstance(value, int)]
     n = lengths[0] if lengths else 2
     kernel = per_dimension("kernel_size", kernel_size, n)
     sizes = per_dimension("output_size", output_size, n)
-    patterns = conv_patterns(sizes, kernel, hashable(stride), hashable(padding), hashable(dilation))
+    patterns = conv_patterns(sizes, kernel, stride, padding, dilation)
     if x.ndim not in (2, 3):
         raise OperandError(f"expected 2D (unbatched) or 3D (batched) patches, but got {list(x.shape)}")
     if x.shape[-2] % prod(kernel):
@@ -135,11 +143,12 @@ def foldNd(
     outputs = [pattern.output_size for pattern in patterns]
     check_sizes("input", x.shape[-1:], [prod(outputs)])
     batches = x if x.ndim == 3 else x[None]
-    windows = batches.reshape(len(batches), x.shape[-2] // prod(kernel), *kernel, *outputs)
+    windows = batches.reshape(batches.shape[0], x.shape[-2] // prod(kernel), *kernel, *outputs)
     out = add_windows(windows, patterns)
     return out if x.ndim == 3 else out[0]
 
 
+@operator("kfac_reduce_nd")
 def kfac_reduceNd(
     x: Tensor,
     kernel_size: Numbers,
@@ -173,15 +182,17 @@ def kfac_reduceNd(
         >>> torch.allclose(kfac_reduceNd(x, 3)[0], mean.T @ mean / 4, atol=1e-6)
         True
     """
+    if capturing():
+        return captured("kfac_reduce_nd", (x,), kernel_size, stride, padding, dilation, groups)
     batches, patterns, _ = _read(x, kernel_size, stride, padding, dilation)
     group = check_groups("channels", batches.shape[1], groups)
-    # The scale goes with the patches: they are small, their second moment is not.
-    scale = 1.0 / (_positions(patterns) * max(len(batches), 1) ** 0.5)
-    mean = (sum_windows(batches, patterns) * scale).view(len(batches), groups, group * _kernel(patterns))
-    by_group = mean.movedim(1, 0)
-    return torch.bmm(by_group.transpose(1, 2), by_group)
+    mean = sum_windows(batches, patterns) / _positions(patterns)
+    by_group = mean.view(batches.shape[0], groups, group * _kernel(patterns)).movedim(1, 0)
+    # The smaller factor is scaled: the second moment is large.
+    return torch.bmm(by_group.transpose(1, 2) / max(batches.shape[0], 1), by_group)
 
 
+@operator("kfc_nd")
 def kfcNd(
     x: Tensor,
     kernel_size: Numbers,
@@ -216,8 +227,13 @@ def kfcNd(
         >>> torch.allclose(kfcNd(x, 3)[0], expected, atol=1e-3)
         True
     """
+    if capturing():
+        return captured("kfc_nd", (x,), kernel_size, stride, padding, dilation, groups)
     batches, patterns, _ = _read(x, kernel_size, stride, padding, dilation)
     side = check_groups("channels", batches.shape[1], groups) * _kernel(patterns)
+    if composing():
+        patches = copy_windows(batches, patterns, channels_first=True).view(groups, side, -1)
+        return torch.bmm(patches, patches.transpose(1, 2)) / batches.shape[0]
     each = max(1, groups * side * _positions(patterns) * batches.element_size())
     total: Tensor | None = None
     for part in batches.split(max(1, _PATCH_BYTES // each)):
@@ -227,7 +243,7 @@ def kfcNd(
         else:
             total = torch.baddbmm(total, patches, patches.transpose(1, 2))
     assert total is not None
-    return total / max(len(batches), 1)
+    return total / max(batches.shape[0], 1)
 
 
 def _read(
@@ -237,14 +253,13 @@ def _read(
     n = spatial_dimensions("input", x.shape, kernel_size)
     batched = x.ndim == n + 2
     kernel = per_dimension("kernel_size", kernel_size, n)
-    sizes = tuple(x.shape[x.ndim - n :])
-    patterns = conv_patterns(sizes, kernel, hashable(stride), hashable(padding), hashable(dilation))
+    patterns = conv_patterns(spatial_sizes(x, n), kernel, stride, padding, dilation)
     return (x if batched else x[None]), patterns, batched
 
 
 def _kernel(patterns: tuple[IndexPattern, ...]) -> int:
-    return prod(pattern.kernel_size for pattern in patterns)
+    return prod([pattern.kernel_size for pattern in patterns])
 
 
 def _positions(patterns: tuple[IndexPattern, ...]) -> int:
-    return prod(pattern.output_size for pattern in patterns)
+    return prod([pattern.output_size for pattern in patterns])

@@ -10,7 +10,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..pattern import IndexPattern
+from ..padding import paddings
+from ..pattern import IndexPattern, KernelSlice
+from .operators import captured, capturing, operator
 from .parameters import (
     Numbers,
     Paddings,
@@ -18,14 +20,22 @@ from .parameters import (
     check_groups,
     check_rank,
     conv_patterns,
-    hashable,
+    per_dimension,
+    per_dimension_padding,
+    spatial_sizes,
+    transposed_patterns,
 )
 
-__all__ = ["convNd"]
+__all__ = ["convNd", "conv_transposeNd"]
 
 _NATIVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+Transposed = tuple[int, tuple[int, int], int, int]
+"""Stride, padding, output padding and dilation of a transposed convolution along one dimension."""
+
+_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
+@operator("conv_nd", "Tensor x, Tensor weight, Tensor? bias")
 def convNd(
     x: Tensor,
     weight: Tensor,
@@ -59,19 +69,153 @@ def convNd(
         >>> convNd(torch.randn(1, 2, 6, 6, 6, 6), torch.randn(4, 2, 3, 3, 3, 3), padding=1).shape
         torch.Size([1, 4, 6, 6, 6, 6])
     """
+    if capturing():
+        return captured(
+            "conv_nd",
+            (
+                x,
+                weight,
+                bias,
+            ),
+            stride,
+            padding,
+            dilation,
+            groups,
+        )
     n = weight.ndim - 2
     batched = check_rank("input", x.shape, n)
     check_channels("input", x.shape[-n - 1], weight.shape[1] * groups, groups, weight.shape)
     check_groups("out_channels", weight.shape[0], groups)
-    patterns = conv_patterns(
-        tuple(x.shape[-n:]), tuple(weight.shape[2:]), hashable(stride), hashable(padding), hashable(dilation)
-    )
+    patterns = conv_patterns(spatial_sizes(x, n), spatial_sizes(weight, n), stride, padding, dilation)
     if n in _NATIVE:
         return _native(x, weight, bias, patterns, groups)
     out = _sum_of_slices(x if batched else x[None], weight, patterns, groups)
     if bias is not None:
         out = out + bias.reshape(-1, *(1,) * n)
     return out if batched else out[0]
+
+
+@operator("conv_transpose_nd", "Tensor x, Tensor weight, Tensor? bias")
+def conv_transposeNd(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Numbers = 1,
+    padding: Paddings = 0,
+    output_padding: Numbers = 0,
+    groups: int = 1,
+    dilation: Numbers = 1,
+) -> Tensor:
+    """A transposed convolution of any number of dimensions.
+
+    Args:
+        x: the input, shape: (batch, in_channels, *input_sizes), or without the batch.
+        weight: the kernel, shape: (in_channels, out_channels / groups, *kernel_sizes); its rank says how many
+            dimensions there are.
+        bias: what to add to each output channel, shape: (out_channels,).
+        stride: that of the convolution which is transposed, as are padding and dilation.
+        padding: elements cut from either side of the output; also pairs (left, right).
+        output_padding: elements added on the right of the output.
+        groups: in how many groups the channels are split.
+        dilation: outputs between neighbouring elements of the kernel.
+
+    Returns:
+        A tensor, shape: (batch, out_channels, *output_sizes).
+
+    Raises:
+        OperandError: sizes or hyper-parameters that don't fit one another.
+
+    Example:
+        >>> import torch
+        >>> conv_transposeNd(torch.randn(1, 4, 3, 3, 3, 3), torch.randn(4, 2, 2, 2, 2, 2), stride=2).shape
+        torch.Size([1, 2, 6, 6, 6, 6])
+    """
+    if capturing():
+        return captured(
+            "conv_transpose_nd",
+            (
+                x,
+                weight,
+                bias,
+            ),
+            stride,
+            padding,
+            output_padding,
+            groups,
+            dilation,
+        )
+    n = weight.ndim - 2
+    batched = check_rank("input", x.shape, n)
+    check_channels("input", x.shape[-n - 1], weight.shape[0], groups, weight.shape)
+    check_groups("in_channels", weight.shape[0], groups)
+    extra = per_dimension("output_padding", output_padding, n)
+    patterns = transposed_patterns(
+        spatial_sizes(x, n),
+        spatial_sizes(weight, n),
+        stride,
+        padding,
+        extra,
+        dilation,
+    )
+    strides, dilations = per_dimension("stride", stride, n), per_dimension("dilation", dilation, n)
+    sides = [
+        paddings(k, s, p, d)
+        for k, s, p, d in zip(
+            weight.shape[2:], strides, per_dimension_padding(padding, n), dilations, strict=True
+        )
+    ]
+    numbers = list(zip(strides, sides, extra, dilations, strict=True))
+    if n in _TRANSPOSED:
+        return _native_transposed(x, weight, bias, numbers, groups)
+    out = _sum_of_transposed(x if batched else x[None], weight, patterns, numbers, groups)
+    if bias is not None:
+        out = out + bias.reshape(-1, *(1,) * n)
+    return out if batched else out[0]
+
+
+def _native_transposed(
+    x: Tensor, weight: Tensor, bias: Tensor | None, numbers: list[Transposed], groups: int
+) -> Tensor:
+    """Torch's own transposed convolution; sides that differ, or add, are cut or added behind it."""
+    strides, sides, extra, dilations = (list(column) for column in zip(*numbers, strict=True))
+    transposed = _TRANSPOSED[len(numbers)]
+    if all(left == right >= 0 for left, right in sides):
+        return transposed(x, weight, bias, strides, [left for left, _ in sides], extra, groups, dilations)
+    out = transposed(x, weight, None, strides, 0, extra, groups, dilations)
+    out = F.pad(out, [-side for pair in reversed(sides) for side in pair])
+    return out if bias is None else out + bias.reshape(-1, *(1,) * len(numbers))
+
+
+def _sum_of_transposed(
+    x: Tensor, weight: Tensor, patterns: tuple[IndexPattern, ...], numbers: list[Transposed], groups: int
+) -> Tensor:
+    """One transposed convolution of a dimension less for each element of the kernel along the first.
+
+    Args:
+        x: shape: (batch, in_channels, *input_sizes).
+        weight: shape: (in_channels, out_channels / groups, *kernel_sizes).
+        patterns: of the convolution that is transposed, one for each dimension, at least four.
+        numbers: stride, padding, output padding and dilation of each dimension.
+        groups: in how many groups the channels are split.
+    """
+    first = patterns[0]
+    rows = x.movedim(2, 0).contiguous()
+    out: Tensor | None = None
+    for part in _in_order(first):
+        # A slice of no length is computed for one output: the result takes its shape from there.
+        count = max(part.length, 1)
+        picked = rows[part.output_start : part.output_start + count].flatten(0, 1)
+        kernel = weight.select(2, part.kernel)
+        if len(numbers) - 1 in _TRANSPOSED:
+            made = _native_transposed(picked, kernel, None, numbers[1:], groups)
+        else:
+            made = _sum_of_transposed(picked, kernel, patterns[1:], numbers[1:], groups)
+        made = made.unflatten(0, (count, x.shape[0]))
+        if out is None:
+            out = made.new_zeros((first.input_size, *made.shape[1:]))
+        out[part.inputs] += made[: part.length]
+    assert out is not None
+    return out.movedim(0, 2)
 
 
 def _native(
@@ -88,6 +232,16 @@ def _native(
     return _NATIVE[len(patterns)](x, weight, bias, strides, sides, dilations, groups)
 
 
+def _by_length(pattern: IndexPattern) -> list[KernelSlice]:
+    """The slices of a pattern, the longest first: the middle of a kernel, which meets the most inputs."""
+    return sorted((part for part in pattern.slices() if part.length), key=lambda part: -part.length)
+
+
+def _in_order(pattern: IndexPattern) -> list[KernelSlice]:
+    """The slices of a pattern that are any, or one of no length where there are none."""
+    return [part for part in pattern.slices() if part.length] or [pattern.slices()[0]]
+
+
 def _sum_of_slices(x: Tensor, weight: Tensor, patterns: tuple[IndexPattern, ...], groups: int) -> Tensor:
     """One convolution of a dimension less for each element of the kernel along the first dimension.
 
@@ -99,17 +253,14 @@ def _sum_of_slices(x: Tensor, weight: Tensor, patterns: tuple[IndexPattern, ...]
     """
     first, rest = patterns[0], patterns[1:]
     batch = x.shape[0]
-    if not first.ones:
+    if not _by_length(first):
         # Padding alone is read, by a stride that steps over the input: zeros, of which everything is a part.
         x = F.pad(x, [*(0, 0) * len(rest), first.left, first.right])
         first = IndexPattern(x.shape[2], first.kernel_size, first.stride, 0, first.dilation)
     # Positions along the first dimension in front: a range of them is a view, and a batch like any other.
     rows = x.movedim(2, 0).contiguous()
     out: Tensor | None = None
-    # The middle of the kernel first: it meets an input for the most outputs, mostly for all.
-    for part in sorted(first.slices(), key=lambda part: -part.length):
-        if not part.length:
-            break
+    for part in _by_length(first):
         picked = rows[part.inputs].flatten(0, 1)
         kernel = weight.select(2, part.kernel)
         if len(rest) in _NATIVE:

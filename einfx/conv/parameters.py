@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from torch import Tensor
+
 from ..errors import OperandError
 from ..padding import Padding, integer, paddings, positive
 from ..pattern import IndexPattern, pattern_of_shape
@@ -23,6 +25,7 @@ __all__ = [
     "per_dimension",
     "per_dimension_padding",
     "spatial_dimensions",
+    "spatial_sizes",
     "transposed_patterns",
 ]
 
@@ -77,7 +80,6 @@ def per_dimension_padding(value: Paddings, dimensions: int) -> tuple[Padding, ..
     return per_dimension("padding", value, dimensions)  # type: ignore[arg-type]
 
 
-@lru_cache(maxsize=4096)
 def conv_patterns(
     input_size: tuple[int, ...],
     kernel_size: tuple[int, ...],
@@ -90,8 +92,8 @@ def conv_patterns(
     Args:
         input_size: the size of each dimension.
         kernel_size: the size of the kernel along each dimension.
-        stride: one number, or one for each dimension; hashable, as are the next two.
-        padding: as stride, or ``"same"`` or ``"valid"``.
+        stride: one number, or one for each dimension.
+        padding: as stride, or ``"same"``, ``"valid"``, or pairs.
         dilation: as stride.
 
     Raises:
@@ -101,6 +103,17 @@ def conv_patterns(
         >>> conv_patterns((8, 9), (3, 3), 1, (1, 0), 1)
         (IndexPattern(8, 3, padding=1), IndexPattern(9, 3))
     """
+    return _conv_patterns(input_size, kernel_size, hashable(stride), hashable(padding), hashable(dilation))
+
+
+@lru_cache(maxsize=4096)
+def _conv_patterns(
+    input_size: tuple[int, ...],
+    kernel_size: tuple[int, ...],
+    stride: Numbers,
+    padding: Paddings,
+    dilation: Numbers,
+) -> tuple[IndexPattern, ...]:
     n = len(input_size)
     strides, dilations = per_dimension("stride", stride, n), per_dimension("dilation", dilation, n)
     return tuple(
@@ -111,7 +124,6 @@ def conv_patterns(
     )
 
 
-@lru_cache(maxsize=4096)
 def transposed_patterns(
     input_size: tuple[int, ...],
     kernel_size: tuple[int, ...],
@@ -127,7 +139,7 @@ def transposed_patterns(
     Args:
         input_size: the size of each dimension of the transposed convolution's input.
         kernel_size: the size of the kernel along each dimension.
-        stride: of the convolution that is transposed, as are the next one and the last; hashable.
+        stride: of the convolution that is transposed, as are the next one and the last.
         padding: one number, or one for each dimension.
         output_padding: elements added on the right of the transposed convolution's output.
         dilation: as stride.
@@ -139,6 +151,25 @@ def transposed_patterns(
         >>> transposed_patterns((4,), (3,), 2, 1, 1, 1)
         (IndexPattern(8, 3, stride=2, padding=1),)
     """
+    return _transposed_patterns(
+        input_size,
+        kernel_size,
+        hashable(stride),
+        hashable(padding),
+        hashable(output_padding),
+        hashable(dilation),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _transposed_patterns(
+    input_size: tuple[int, ...],
+    kernel_size: tuple[int, ...],
+    stride: Numbers,
+    padding: Paddings,
+    output_padding: Numbers,
+    dilation: Numbers,
+) -> tuple[IndexPattern, ...]:
     n = len(input_size)
     if isinstance(padding, str):
         raise OperandError(f"padding={padding!r} is not supported for transposed convolutions: give numbers")
@@ -169,7 +200,6 @@ def transposed_patterns(
     return tuple(patterns)
 
 
-@lru_cache(maxsize=4096)
 def output_paddings(
     input_size: tuple[int, ...],
     kernel_size: tuple[int, ...],
@@ -214,6 +244,11 @@ def spatial_dimensions(name: str, shape: Sequence[int], kernel_size: Numbers) ->
         raise OperandError(f"expected {name} of (batch, channels, *sizes), but got size {list(shape)}")
     check_rank(name, shape, n)
     return n
+
+
+def spatial_sizes(x: Tensor, dimensions: int) -> tuple[int, ...]:
+    """The sizes of the last dimensions as numbers, which a compiled program is made for."""
+    return tuple([int(x.shape[dim]) for dim in range(x.ndim - dimensions, x.ndim)])
 
 
 def check_rank(name: str, shape: Sequence[int], dimensions: int) -> bool:

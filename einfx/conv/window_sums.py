@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..pattern import IndexPattern, KernelSlice
+from .operators import composing
 
 __all__ = ["spread_sums", "sum_windows"]
 
@@ -46,6 +47,8 @@ def sum_windows(x: Tensor, patterns: Patterns) -> Tensor:
         >>> sum_windows(x, (IndexPattern(4, 3, padding=1),)).tolist()
         [[[6.0, 10.0, 9.0]]]
     """
+    if composing():
+        return _all_summed(x, patterns)
     summed: Tensor = _Sum.apply(x, patterns)  # type: ignore[no-untyped-call]
     return summed
 
@@ -68,9 +71,13 @@ def spread_sums(sums: Tensor, patterns: Patterns) -> Tensor:
     return spread
 
 
-@lru_cache(maxsize=4096)
 def _classes(pattern: IndexPattern) -> tuple[_Class, ...]:
     """Kernel positions by the remainder of their start, each class with the core of its windows."""
+    return _classes_of(pattern)
+
+
+@lru_cache(maxsize=4096)
+def _classes_of(pattern: IndexPattern) -> tuple[_Class, ...]:
     found: dict[int, list[KernelSlice]] = {}
     for part in pattern.slices():
         if part.length:
@@ -95,6 +102,15 @@ def _ends(one: _Class) -> tuple[list[int], list[int]]:
     return left, list(range(behind, last, one.step))
 
 
+def _all_summed(x: Tensor, patterns: Patterns) -> Tensor:
+    """Windows summed along every dimension."""
+    # The outermost dimension first: its sums run over whole rows, and leave little for the others.
+    out = x.float() if _low(x.dtype) else x
+    for dim, pattern in enumerate(patterns):
+        out = _summed(out, 2 + dim, pattern)
+    return out.to(x.dtype)
+
+
 def _summed(x: Tensor, dim: int, pattern: IndexPattern) -> Tensor:
     """Windows along one dimension, summed: the dimension becomes that of the kernel."""
     if pattern.kernel_size > pattern.output_size:
@@ -114,8 +130,12 @@ def _summed(x: Tensor, dim: int, pattern: IndexPattern) -> Tensor:
             if added:
                 total = total + rights[added - 1]
             sums[part.kernel] = total
-    zero = x.new_zeros((*x.shape[:dim], *x.shape[dim + 1 :]))
-    return torch.stack([zero if total is None else total for total in sums], dim)
+    if len(sums) == 1 and sums[0] is not None:
+        return sums[0].unsqueeze(dim)
+    if any(total is None for total in sums):
+        zero = x.new_zeros((*x.shape[:dim], *x.shape[dim + 1 :]))
+        return torch.stack([zero if total is None else total for total in sums], dim)
+    return torch.stack([total for total in sums if total is not None], dim)
 
 
 def _running(x: Tensor, dim: int, places: list[int]) -> list[Tensor]:
@@ -131,10 +151,14 @@ def _summed_by_output(x: Tensor, dim: int, pattern: IndexPattern) -> Tensor:
     """The same where there are fewer outputs than kernel positions: one slice for each output."""
     out = x.new_zeros((*x.shape[:dim], pattern.kernel_size, *x.shape[dim + 1 :]))
     before = (slice(None),) * dim
-    for part in pattern.swapped().slices():
-        if part.length:
-            out[(*before, part.outputs)] += x[(*before, part.inputs)]
+    for outputs, inputs in _by_output(pattern):
+        out[(*before, outputs)] += x[(*before, inputs)]
     return out
+
+
+def _by_output(pattern: IndexPattern) -> list[tuple[slice, slice]]:
+    """For every output that meets an input, the kernel positions and the inputs that do."""
+    return [(part.outputs, part.inputs) for part in pattern.swapped().slices() if part.length]
 
 
 def _spread(sums: Tensor, dim: int, pattern: IndexPattern) -> Tensor:
@@ -142,9 +166,8 @@ def _spread(sums: Tensor, dim: int, pattern: IndexPattern) -> Tensor:
     out = sums.new_zeros((*sums.shape[:dim], pattern.input_size, *sums.shape[dim + 1 :]))
     before = (slice(None),) * dim
     if pattern.kernel_size > pattern.output_size:
-        for part in pattern.swapped().slices():
-            if part.length:
-                out[(*before, part.inputs)] += sums[(*before, part.outputs)]
+        for outputs, inputs in _by_output(pattern):
+            out[(*before, inputs)] += sums[(*before, outputs)]
         return out
     for one in _classes(pattern):
         slices = [sums.select(dim, part.kernel) for part in one.parts]
@@ -173,11 +196,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, patterns: Patterns) -> Tensor:
-        # The outermost dimension first: its sums run over whole rows, and leave little for the others.
-        out = x.float() if _low(x.dtype) else x
-        for dim, pattern in enumerate(patterns):
-            out = _summed(out, 2 + dim, pattern)
-        return out.to(x.dtype)
+        return _all_summed(x, patterns)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..pattern import IndexPattern
+from .operators import composing
 
 __all__ = ["add_windows", "copy_windows", "window_view"]
 
@@ -39,6 +40,8 @@ def copy_windows(x: Tensor, patterns: Patterns, channels_first: bool = False) ->
         >>> copy_windows(x, (IndexPattern(4, 2),)).tolist()
         [[[[0.0, 1.0, 2.0], [1.0, 2.0, 3.0]]]]
     """
+    if composing():
+        return _composed(x, patterns, channels_first)
     windows: Tensor = _Copy.apply(x, patterns, channels_first)  # type: ignore[no-untyped-call]
     return windows
 
@@ -58,6 +61,8 @@ def add_windows(windows: Tensor, patterns: Patterns, channels_first: bool = Fals
         >>> add_windows(torch.ones(1, 1, 2, 3), (IndexPattern(4, 2),)).tolist()
         [[[1.0, 2.0, 2.0, 1.0]]]
     """
+    if composing():
+        return _added(windows, patterns, channels_first)
     summed: Tensor = _Add.apply(windows, patterns, channels_first)  # type: ignore[no-untyped-call]
     return summed
 
@@ -104,6 +109,22 @@ def _reach(pattern: IndexPattern) -> tuple[int, int]:
     return pattern.left, last - pattern.left - (pattern.input_size - 1)
 
 
+def _composed(x: Tensor, patterns: Patterns, channels_first: bool) -> Tensor:
+    """The same by torch's own operations, for a compiler to differentiate and to fuse."""
+    n = len(patterns)
+    x = F.pad(x, _window_padding(patterns))
+    for dim, pattern in enumerate(patterns):
+        x = x.unfold(2 + dim, pattern.kernel_span, pattern.stride)[..., :: pattern.dilation]
+    kernels, outputs = list(range(2 + n, 2 + 2 * n)), list(range(2, 2 + n))
+    order = [1, *kernels, 0, *outputs] if channels_first else [0, 1, *kernels, *outputs]
+    return x.permute(order).clone(memory_format=torch.contiguous_format)
+
+
+def _window_padding(patterns: Patterns) -> list[int]:
+    """The padding after which windows end where the input ends, for every dimension, the last one first."""
+    return [side for pattern in reversed(patterns) for side in _reach(pattern)]
+
+
 def _copied(x: Tensor, patterns: Patterns, channels_first: bool) -> Tensor:
     view = window_view(x, patterns)
     if channels_first:
@@ -117,7 +138,7 @@ def _added(windows: Tensor, patterns: Patterns, channels_first: bool) -> Tensor:
         windows = windows.movedim(1 + n, 0)
     lead = windows.shape[:2]
     inputs = [pattern.input_size for pattern in patterns]
-    if all(pattern.injective for pattern in patterns):
+    if not composing() and all(pattern.injective for pattern in patterns):
         return _placed(windows, patterns)
     # Sums of many numbers of few digits: add in float32.
     low = windows.dtype in (torch.float16, torch.bfloat16)
@@ -125,7 +146,7 @@ def _added(windows: Tensor, patterns: Patterns, channels_first: bool) -> Tensor:
     # A kernel position and its outputs beside one another, for each dimension, to be indexed in one go.
     order = [x for d in range(n) for x in (2 + d, 2 + n + d)]
     paired = windows.permute(0, 1, *order)
-    for parts in itertools.product(*(_parts(pattern) for pattern in patterns)):
+    for parts in _products(patterns):
         source: list[Any] = [slice(None), slice(None)]
         target: list[Any] = [slice(None), slice(None)]
         for kernel, output, inputs_read in parts:
@@ -133,6 +154,11 @@ def _added(windows: Tensor, patterns: Patterns, channels_first: bool) -> Tensor:
             target.append(inputs_read)
         out[tuple(target)] += paired[tuple(source)]
     return out.to(windows.dtype) if low else out
+
+
+def _products(patterns: Patterns) -> list[tuple[tuple[Any, Any, slice], ...]]:
+    """The slices of all dimensions, each with each."""
+    return list(itertools.product(*(_parts(pattern) for pattern in patterns)))
 
 
 def _parts(pattern: IndexPattern) -> list[tuple[Any, Any, slice]]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from einfx.conv.native import convNd
+from einfx.conv.native import conv_transposeNd, convNd
 from einfx.errors import OperandError
 from tests.conv.reference import close, conv
 from tests.conv.test_functional import DIMENSIONS, some
+from tests.conv.test_transposed_expressions import some as some_transposed
+from tests.conv.test_transposed_expressions import transposed
 
 
 @pytest.mark.parametrize("n", DIMENSIONS)
@@ -54,3 +56,34 @@ def test_a_stride_that_steps_over_the_input_gives_zeros() -> None:
     assert got.shape == (1, 1, 1, 2, 2, 2)
     assert not got.any()
     assert not torch.autograd.grad(got.sum(), x)[0].any()
+
+
+@pytest.mark.parametrize("n", DIMENSIONS)
+def test_transposed_convolutions_and_their_gradients(n: int) -> None:
+    for draw, hyper in some_transposed(n):
+        x = draw.x().requires_grad_()
+        group = draw.out_channels // draw.groups
+        weight = torch.randn(draw.in_channels, group, *draw.kernel_size, dtype=x.dtype, requires_grad=True)
+        bias = torch.randn(draw.out_channels, dtype=x.dtype, requires_grad=True)
+        expected = transposed(x, weight, draw.groups, hyper) + bias.reshape(-1, *(1,) * n)
+        got = conv_transposeNd(x, weight, bias, groups=draw.groups, **hyper)
+        assert close(got, expected), (draw, hyper)
+        v = torch.randn_like(expected)
+        gradients = torch.autograd.grad(got, (x, weight, bias), v)
+        wanted = torch.autograd.grad(expected, (x, weight, bias), v)
+        assert all(close(a, b) for a, b in zip(gradients, wanted, strict=True)), (draw, hyper)
+
+
+def test_a_transposed_convolution_is_cut_from_side_to_side() -> None:
+    x, weight = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randn(3, 2, 3, 3, dtype=torch.float64)
+    bias = torch.randn(2, dtype=torch.float64)
+    whole = torch.nn.functional.conv_transpose2d(x, weight, bias, stride=2)
+    got = conv_transposeNd(x, weight, bias, stride=2, padding=((1, 0), (0, 2)))
+    assert close(got, whole[:, :, 1:, :-2])
+
+
+def test_transposed_convolutions_refuse_what_does_not_fit() -> None:
+    with pytest.raises(OperandError, match="expected input to have 3 channels, but got 2"):
+        conv_transposeNd(torch.ones(1, 2, 5), torch.ones(3, 2, 3))
+    with pytest.raises(OperandError, match="output_padding=2 with stride=2"):
+        conv_transposeNd(torch.ones(1, 3, 5), torch.ones(3, 2, 3), stride=2, output_padding=2)
