@@ -4,6 +4,7 @@
  *     finish  from sums of products to their logarithms, setting apart those that are too small to be right
  *     divide  gradients by sums
  *     meet    sums of products relative to one number with those relative to another
+ *     bound   which of these what is left could still change
  *     single  sums that a shift lost, term by term, or the gradients of their terms
  *
  * Functions are written once as ordinary loops, which the compiler turns into vectors for every instruction
@@ -24,13 +25,15 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum level { BASELINE, AVX2, AVX512 };
-enum kind { SHIFT_ROWS, SHIFT_COLUMNS, FINISH, DIVIDE, MEET, SINGLE };
+enum kind { SHIFT_ROWS, SHIFT_COLUMNS, FINISH, DIVIDE, MEET, BOUND, SINGLE };
 
 /* Columns whose maxima are taken together: 1 KiB of a row. */
 enum { STRIP = 256 };
 
 /* Columns whose single sums are taken together: a line of the cache. */
 enum { NARROW = 16 };
+
+enum { MAX_PAIRS = 4 };
 
 /* Elements of one task, and how many a thread of its own is worth. */
 static const int64_t TASK = 1 << 14, ELEMENTS_PER_THREAD = 1 << 17;
@@ -48,6 +51,11 @@ struct job {
     float window, scale, low;
     int32_t power;
     int linear;
+    /* For bounds: pairs of tops, which entries are asked for, and which aren't complete. */
+    const float *pair_tops[MAX_PAIRS][2];
+    int pairs;
+    const unsigned char *wanted;
+    unsigned char *flags;
     /* For single sums: operands (B, I, K) and (B, K, J), and the strides of all that belongs to them. */
     const float *left, *right, *sums;
     float *logs, *gradient;
@@ -281,6 +289,43 @@ INLINE void meet(struct job *p, int64_t task)
     }
 }
 
+/* Whether some sum of two tops is above the logarithm of a total, less a margin. */
+INLINE void bound(struct job *p, int64_t task)
+{
+    const int64_t all = p->batch * p->rows, end = (task + 1) * p->step < all ? (task + 1) * p->step : all;
+    int64_t found = 0;
+    for (int64_t row = task * p->step; row < end; row++) {
+        const int64_t place = row * p->columns, batch = row / p->rows;
+        const float *totals = p->first + place, *references = p->second + place;
+        const unsigned char *wanted = p->wanted + place;
+        unsigned char *flags = p->flags + place;
+        float bounds[STRIP];
+        for (int64_t start = 0; start < p->columns; start += STRIP) {
+            const int64_t count = p->columns - start < STRIP ? p->columns - start : STRIP;
+            int32_t set = 0;
+            for (int64_t j = 0; j < count; j++) bounds[j] = -INFINITY;
+            for (int q = 0; q < p->pairs; q++) {
+                const float top = p->pair_tops[q][0][row];
+                const float *tops = p->pair_tops[q][1] + batch * p->columns + start;
+                for (int64_t j = 0; j < count; j++) {
+                    const float y = top + tops[j];
+                    bounds[j] = y > bounds[j] ? y : bounds[j];
+                }
+            }
+            _Pragma("GCC ivdep") for (int64_t j = 0; j < count; j++)
+            {
+                /* Where the total is 0, the reference is -inf, whatever the logarithm. */
+                const float enough = logarithm(totals[start + j], 0) + references[start + j] + p->low;
+                const int32_t open = (bounds[j] > enough) & (wanted[start + j] != 0);
+                flags[start + j] = (unsigned char)open;
+                set += open;
+            }
+            found += set;
+        }
+    }
+    atomic_fetch_add(&p->found, found);
+}
+
 INLINE float largest_sum(const float *restrict a, const float *restrict b, int64_t count)
 {
     float lanes[LANES], top = -INFINITY;
@@ -384,6 +429,7 @@ INLINE void run_task(struct job *p, int64_t task)
     case FINISH: finish(p, task); break;
     case DIVIDE: divide(p, task); break;
     case MEET: meet(p, task); break;
+    case BOUND: bound(p, task); break;
     case SINGLE: single(p, task); break;
     }
 }
@@ -501,6 +547,22 @@ int64_t einfx_log_meet(const float *x, float *totals, float *references, const f
 {
     struct job p = {.kind = MEET, .batch = geometry[0], .rows = geometry[1], .columns = geometry[2], .input = x,
                     .first = totals, .second = references, .row_tops = row_tops, .column_tops = column_tops};
+    return run(&p, level, threads, parallel);
+}
+
+/* flags = wanted, where the largest sum of a pair of tops is above log(total) + reference + margin.
+ *
+ * geometry: batch, rows, columns, pairs. tops: for every pair, those of rows and of columns. Returns how many
+ * flags are set.
+ */
+int64_t einfx_log_bound(const float *totals, const float *references, const unsigned char *wanted,
+                        unsigned char *flags, const float *const *tops, const int64_t *geometry, float margin,
+                        int level, int threads, parallel_function parallel)
+{
+    struct job p = {.kind = BOUND, .batch = geometry[0], .rows = geometry[1], .columns = geometry[2],
+                    .pairs = (int)geometry[3], .first = (float *)totals, .second = (float *)references,
+                    .wanted = wanted, .flags = flags, .low = margin};
+    for (int q = 0; q < p.pairs; q++) p.pair_tops[q][0] = tops[2 * q], p.pair_tops[q][1] = tops[2 * q + 1];
     return run(&p, level, threads, parallel);
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.machinery
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,17 @@ from torch import Tensor
 from .log_scratch import scratch
 from .native import LEVELS
 
-__all__ = ["describe", "divide", "finish", "meet", "shift", "single_gradient", "single_sums", "takes"]
+__all__ = [
+    "bound",
+    "describe",
+    "divide",
+    "finish",
+    "meet",
+    "shift",
+    "single_gradient",
+    "single_sums",
+    "takes",
+]
 
 LEVEL = len(LEVELS) - 1
 """The best instruction set to use, a position in ``LEVELS``; a machine without it gets a worse one."""
@@ -42,8 +53,9 @@ def _library() -> ctypes.CDLL | None:
             library.einfx_log_finish.argtypes = [pointer] * 5 + [real, integer, *rest]
             library.einfx_log_divide.argtypes = [pointer] * 4 + rest
             library.einfx_log_meet.argtypes = [pointer] * 6 + rest
+            library.einfx_log_bound.argtypes = [pointer] * 6 + [real, *rest]
             library.einfx_log_single.argtypes = [pointer] * 7 + rest
-            for name in ("shift", "finish", "divide", "meet", "single"):
+            for name in ("shift", "finish", "divide", "meet", "bound", "single"):
                 getattr(library, f"einfx_log_{name}").restype = ctypes.c_int64
             return library
     return None
@@ -76,6 +88,7 @@ def takes(*tensors: Tensor) -> bool:
         and tensor.device.type == "cpu"
         and tensor.numel() > 0
         and not tensor.is_neg()
+        and not tensor._is_zerotensor()
         for tensor in tensors
     )
 
@@ -192,6 +205,31 @@ def meet(product: Tensor, total: Tensor, reference: Tensor, tops: tuple[Tensor, 
     tensors = product, total, reference, tops[0].contiguous(), tops[1].contiguous()
     shape = (ctypes.c_int64 * 3)(*product.shape)
     _call().einfx_log_meet(*(x.data_ptr() for x in tensors), shape, *_rest())
+
+
+def bound(
+    total: Tensor, reference: Tensor, wanted: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], margin: float
+) -> tuple[Tensor, bool]:
+    """Find the sums that products with these tops could change.
+
+    Args:
+        total: (B, I, J), contiguous like the next one.
+        reference: (B, I, J), what it is relative to.
+        wanted: (B, I, J), bool: which to look at.
+        pairs: up to four pairs of (B, I, 1) and (B, 1, J).
+        margin: how far below the logarithm of a total something changes it, below 0.
+
+    Returns:
+        Which these are, (B, I, J), and whether there are any.
+    """
+    wanted = wanted.contiguous()
+    flags = torch.empty_like(wanted)
+    tops = [top.contiguous() for pair in pairs for top in pair]
+    pointers = (ctypes.c_void_p * 8)(*(top.data_ptr() for top in tops))
+    geometry = (ctypes.c_int64 * 4)(*total.shape, len(pairs))
+    tensors = total, reference, wanted, flags
+    found = _call().einfx_log_bound(*(x.data_ptr() for x in tensors), pointers, geometry, margin, *_rest())
+    return flags, bool(found)
 
 
 def single_sums(a: Tensor, b: Tensor, logs: Tensor) -> None:

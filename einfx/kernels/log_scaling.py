@@ -17,6 +17,7 @@ and exponentials and logarithms of what leaves the range, are slow as well; thre
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -212,20 +213,19 @@ def multiply_levels(left: Peeled, right: Peeled, wanted: Tensor) -> Levels:
     incomplete = wanted
     for diagonal in range(DIAGONALS + 1):
         own = [(p, diagonal - p) for p in range(diagonal + 1)]
-        sums = [left.top_of(p) + right.top_of(q) for p, q in own]
+        # No product that is left is above the largest of their sums.
+        pairs_of_tops = [(left.top_of(p), right.top_of(q)) for p, q in own]
         if diagonal:
-            # No product that is left is above the largest of these sums.
-            bound = _largest(sums)
-            enough = log_of_positive(total).add_(reference).add_(margin)
-            incomplete = wanted & (bound > enough)
-        if diagonal == DIAGONALS or not incomplete.any():
-            break
-        for (p, q), tops in zip(own, sums, strict=True):
+            incomplete, some = _unfinished(total, reference, wanted, pairs_of_tops, margin)
+            if not some or diagonal == DIAGONALS:
+                break
+        for (p, q), of_both in zip(own, pairs_of_tops, strict=True):
             product = torch.bmm(left.exponentials(p), right.exponentials(q))
             if pairs and log_native.takes(product):
                 pairs.append((p, q))
-                log_native.meet(product, total, reference, (left.top_of(p), right.top_of(q)))
+                log_native.meet(product, total, reference, of_both)
                 continue
+            tops = of_both[0] + of_both[1]
             # The reference counts pairs that met alone: 0 for these, minus infinity for the others.
             met = above_zero(product).add_(tops)
             pairs.append((p, q))
@@ -247,11 +247,17 @@ def multiply_levels(left: Peeled, right: Peeled, wanted: Tensor) -> Levels:
     )
 
 
-def _largest(tensors: list[Tensor]) -> Tensor:
-    largest = tensors[0]
-    for tensor in tensors[1:]:
-        largest = torch.maximum(largest, tensor)
-    return largest
+def _unfinished(
+    total: Tensor, reference: Tensor, wanted: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], margin: float
+) -> tuple[Tensor, bool]:
+    """Which wanted sums something with these pairs of tops could change, and whether there are any."""
+    if log_native.takes(total):
+        return log_native.bound(total, reference, wanted, pairs, margin)
+    bound = pairs[0][0] + pairs[0][1]
+    for left, right in pairs[1:]:
+        bound = torch.maximum(bound, left + right)
+    open_ones = wanted & (bound > log_of_positive(total).add_(reference).add_(margin))
+    return open_ones, bool(open_ones.any())
 
 
 def _lowest(x: Tensor) -> float:

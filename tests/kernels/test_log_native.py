@@ -124,6 +124,25 @@ def test_sums_relative_to_different_numbers_meet() -> None:
 
 @built
 @pytest.mark.usefixtures("level")
+def test_sums_that_what_is_left_could_change_are_found() -> None:
+    total = torch.rand(2, 20, 300).masked_fill(torch.rand(2, 20, 300) < 0.3, 0)
+    reference = (torch.randn(2, 20, 300) * 100).masked_fill(total == 0, -INF)
+    pairs = [(torch.randn(2, 20, 1) * 100, torch.randn(2, 1, 300) * 100) for _ in range(3)]
+    pairs[0][0][0, 0] = -INF
+    wanted = (torch.rand(2, 20, 600) < 0.5)[..., ::2]
+    found, some = log_native.bound(total, reference, wanted, pairs, -5.0)
+    largest = torch.stack([rows + columns for rows, columns in pairs]).amax(0)
+    known = total.double().log() + reference.double() - 5
+    near = (largest - known).abs() < 1e-3
+    assert torch.equal(found | near, (wanted & (largest > known)) | near)
+    assert some
+    none, some = log_native.bound(total, reference, wanted & (total > 0), pairs, 1e4)
+    assert not some
+    assert not none.any()
+
+
+@built
+@pytest.mark.usefixtures("level")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_single_sums_and_their_gradients(layout: str) -> None:
     a, b = lay_out(torch.randn(2, 20, 70) * 30, layout), lay_out(torch.randn(2, 70, 37) * 30, layout)
