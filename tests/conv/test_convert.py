@@ -222,4 +222,4 @@ def test_what_was_converted_turns_back() -> None:
     model, _ = net()
     convert(model)
     assert type(model.stem.to_nn()) is nn.Conv2d  # type: ignore[operator]
-    assert model.up.to_nn().weight is model.up.weight
+    assert model.up.to_nn().weight is model.up.weight  # type: ignore[operator]
