@@ -37,6 +37,10 @@ def contract_over(
     Raises:
         EquationError, OperandError, PlanError, MemoryLimitError, UsageError: as :func:`einfx.einsum`.
     """
+    if torch._C._is_any_autocast_enabled() and tensors and isinstance(tensors[0], Tensor):
+        # The matrix products inside would be cast to half precision, which no sum of exponentials survives.
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            return contract_over(token, tensors, optimize, options, return_argmax)
     operands = _prepared(tensors, options)
     if return_argmax and not options.semiring.selective:
         raise UsageError(

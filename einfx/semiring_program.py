@@ -121,7 +121,7 @@ class SemiringProgram:
         values = {i: _Placed(x.to(self._dtype), inputs[i], {}) for i, x in enumerate(operands)}
         for number, step in enumerate(plan.steps, len(operands)):
             taken = [values.pop(x) for x in step.operands]
-            values[number] = _placed(plan.options, step.equation, taken)
+            values[number] = _placed(plan.options, step.equation, taken, self._budget(step))
         last = values[len(operands) + len(plan.steps) - 1]
         shape = last.tensor.shape
         places = [last.places[x] for x in plan.equation.summed]
@@ -159,7 +159,7 @@ class _Placed(NamedTuple):
     """For each label that was summed for it where the selected term has it, of the value's shape."""
 
 
-def _placed(options: Options, equation: Equation, taken: Sequence[_Placed]) -> _Placed:
+def _placed(options: Options, equation: Equation, taken: Sequence[_Placed], budget_bytes: int) -> _Placed:
     """One step; what only one of two operands has and the result lacks is summed before, apart."""
     tensors = [value.tensor for value in taken]
     shapes = [tuple(x.shape) for x in tensors]
@@ -168,10 +168,11 @@ def _placed(options: Options, equation: Equation, taken: Sequence[_Placed]) -> _
         reduced, inputs = [], []
         for value, labels, gone in zip(taken, equation.inputs, own, strict=True):
             kept = tuple(x for x in dict.fromkeys(labels) if x not in gone) if gone else labels
-            reduced.append(_placed(options, Equation((labels,), kept), [value]) if gone else value)
+            small = Equation((labels,), kept)
+            reduced.append(_placed(options, small, [value], budget_bytes) if gone else value)
             inputs.append(kept)
-        return _placed(options, Equation(tuple(inputs), equation.output), reduced)
-    result, indices = contract_step(equation, tensors, options, return_argmax=True)
+        return _placed(options, Equation(tuple(inputs), equation.output), reduced, budget_bytes)
+    result, indices = contract_step(equation, tensors, options, budget_bytes=budget_bytes, return_argmax=True)
     name: dict[int, int] = {}
     for labels, value in zip(equation.inputs, taken, strict=True):
         name.update(zip(labels, value.labels, strict=True))

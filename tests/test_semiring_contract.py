@@ -155,6 +155,22 @@ class TestDtypes:
         assert got.dtype == torch.int64
         assert torch.equal(got.double(), brute_force("ij,jk->ik", operands, semiring))
 
+    @pytest.mark.parametrize("semiring", ["log", "max_plus", "real"])
+    @pytest.mark.parametrize("text", ["ij,jk->ik", "ij,jk,kl->il", "ij,ij->i"])
+    def test_autocast_leaves_them_their_precision(self, semiring: str, text: str) -> None:
+        operands = operands_for(text, semiring, {"i": 60, "j": 70, "k": 80})
+        operands = [x.float().requires_grad_() for x in operands]
+        words: dict[str, Any] = {"semiring": semiring, "memory_limit": "1GiB" if semiring == "real" else None}
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            got = einfx.einsum(text, *operands, **words)
+        assert got.dtype == torch.float32
+        wanted = einfx.einsum(text, *operands, **words)
+        agree(got.detach(), wanted.detach(), 1e-5)
+        for one, other in zip(
+            torch.autograd.grad(got.sum(), operands), torch.autograd.grad(wanted.sum(), operands), strict=True
+        ):
+            agree(one, other, 1e-4)
+
     def test_mixed_dtypes_promote_as_torch_promotes(self) -> None:
         a, b = torch.randn(3, 4), torch.randn(4, 5, dtype=torch.float64)
         assert einfx.einsum("ij,jk->ik", a, b, semiring="log").dtype == torch.float64
@@ -299,7 +315,7 @@ class TestDerivatives:
         for got, want in zip(torch.func.grad(total, everyone)(*operands), wanted, strict=True):
             agree(got, want)
         tangents = [torch.ones_like(x) for x in operands]
-        _, directional = torch.func.jvp(total, tuple(operands), tuple(tangents))
+        directional = torch.func.jvp(total, tuple(operands), tuple(tangents))[1]
         agree(directional, torch.stack([x.sum() for x in wanted]).sum(), 1e-10)
         batch = torch.stack([operands[0], operands[0] + 1])
         mapped = torch.func.vmap(lambda x: einfx.einsum(text, x, *operands[1:], semiring=semiring))(batch)
