@@ -12,9 +12,10 @@ from torch import fx
 
 from ..equation import Equation
 from ..legality import Effects, function_name, is_known_function, same_floating_dtype, use_count
-from ..nodes import Contraction, inherit, insert_contraction, value_of
+from ..nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
 from ..options import Options
 from ..rewrite import Pass, decline
+from ..spellings import read
 
 _SUMS = {"add", "__add__", "__radd__"}
 _FIRST: dict[Any, Any] = {operator.getitem: 0, getattr: "values"}
@@ -25,9 +26,10 @@ _CHOICES = {"max": "max_plus", "min": "min_plus"}
 class CaptureSemirings(Pass):
     """Read ``logsumexp``, ``max`` and ``min`` of a broadcast sum as a contraction over a semiring.
 
-    The sum is never made then: ``(a[:, :, None] + b[None]).logsumexp(1)`` is a matrix product over log. Only
-    sums with more elements than their terms together are captured. ``amax`` and ``amin`` stay, whose
-    gradient equal terms share; here the first gets it, as with ``max(dim)``.
+    The sum is never made then: ``(a[:, :, None] + b[None]).logsumexp(1)`` is a matrix product over log.
+    Captured are sums with more elements than their terms together, and reductions of what is a contraction
+    over the semiring already. ``amax`` and ``amin`` stay, whose gradient equal terms share; here the first
+    gets it, as with ``max(dim)``.
 
     Example:
         >>> import torch
@@ -57,7 +59,7 @@ class CaptureSemirings(Pass):
             if reduction is None:
                 continue
             contraction, replaced = _captured(node, reduction)
-            if contraction is None or not _saves_memory(contraction):
+            if contraction is None or not (_saves_memory(contraction) or _continues(contraction)):
                 continue
             if (reason := _why_not(effects, node, reduction, contraction, replaced)) is not None:
                 decline(node, reason)
@@ -124,7 +126,7 @@ def _captured(node: fx.Node, reduction: _Reduction) -> tuple[Contraction | None,
     terms = list(_terms(reduction.tensor, sums))
     values = [value_of(x) for x in (reduction.tensor, *terms)]
     shapes = [value.shape for value in values if value is not None]
-    if not sums or len(shapes) < len(values):
+    if len(shapes) < len(values):
         return None, []
     rank = len(shapes[0])
     if not all(-rank <= x < rank for x in reduction.dims):
@@ -162,6 +164,22 @@ def _saves_memory(contraction: Contraction) -> bool:
     shapes = [value.shape for x in contraction.operands if (value := value_of(x)) is not None]
     sizes = contraction.equation.sizes(shapes)
     return math.prod(sizes.values()) > sum(math.prod(shape) for shape in shapes)
+
+
+def _continues(contraction: Contraction) -> bool:
+    """Whether a term is itself a contraction over the semiring, used by nothing else, which can fuse."""
+    for term in contraction.operands:
+        while use_count(term) == 1 and _only_arranges(term):
+            (term,) = term.all_input_nodes
+        source = as_contraction(term)
+        if source is not None and source.options == contraction.options and use_count(term) == 1:
+            return True
+    return False
+
+
+def _only_arranges(node: fx.Node) -> bool:
+    view = read(node)
+    return view is not None and view.arranges
 
 
 def _why_not(

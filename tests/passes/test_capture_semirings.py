@@ -114,6 +114,47 @@ def test_indices_and_sums_that_something_else_needs_keep_the_sum() -> None:
     check_declined(CaptureSemirings(), again, (A, B))
 
 
+def test_what_follows_a_contraction_over_the_semiring_goes_on_with_it() -> None:
+    def chain(a: torch.Tensor, b: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return ((a[:, :, None] + b).logsumexp(1).t() + w).logsumexp(0)
+
+    check_rewrite(
+        CaptureSemirings(),
+        chain,
+        """
+        getitem = a[(slice(None, None, None), slice(None, None, None), None)]
+        einsum = einfx_contract_einsum('abc,bc->ac', getitem, b, semiring = 'log')
+        t = einsum.t()
+        einsum_1 = einfx_contract_einsum('ab,b->b', t, w, semiring = 'log')
+        return einsum_1
+        """,
+        (A, B, torch.randn(5)),
+        rewrites=2,
+    )
+    check_rewrite(
+        CaptureSemirings(),
+        lambda a, b: einfx.einsum("ij,jk->ik", a, b, semiring="max_plus").max(0).values,
+        """
+        einsum = einfx_contract_einsum('ij,jk->ik', a, b, semiring = 'max_plus')
+        einsum_1 = einfx_contract_einsum('ab->b', einsum, semiring = 'max_plus')
+        return einsum_1
+        """,
+        (A, B),
+    )
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda a, b: einfx.einsum("ij,jk->ik", a, b, semiring="max_plus").logsumexp(0),
+        lambda a, b: einfx.einsum("ij,jk->ik", a, b, semiring="log", grad_of_neg_inf=0.0).logsumexp(0),
+        lambda a, b: (einfx.einsum("ij,jk->ik", a, b, semiring="log").exp() + b[0]).logsumexp(0),
+    ],
+)
+def test_what_follows_another_contraction_does_not(program: Program) -> None:
+    check_declined(CaptureSemirings(), program, (A, B))
+
+
 def test_mixed_dtypes_and_writes_are_left_with_the_reason() -> None:
     check_declined(
         CaptureSemirings(), lambda a, b: (a[:, :, None] + b.double()).logsumexp(1), (A, B), "floating dtype"
