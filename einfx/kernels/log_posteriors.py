@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .log_operands import Operands, divided
 from .log_options import LogOptions, blocks, cuts, sizes_of
+from .log_precision import as_given
 from .log_sums import Kept, block_sums, is_small
 from .log_terms import shares_of_terms, weighed
 from .log_unsafe import add_unsafe
@@ -34,6 +35,7 @@ ELEMENTS = (4, 4, 4)
 """How many numbers a block holds for an element of the first operand, of the second and of the output."""
 
 
+@as_given
 def posterior_sums(
     a: Tensor,
     b: Tensor,

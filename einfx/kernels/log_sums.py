@@ -20,6 +20,7 @@ from . import log_native
 from .boolean import positive_product
 from .log_operands import Operands, finished
 from .log_options import LogOptions, blocks, cuts, sizes_of
+from .log_precision import as_given
 from .log_rescue import Rescued, rescue, suits_native
 from .log_scaling import top
 from .log_terms import has_sign, logarithms, sums_of_terms
@@ -65,6 +66,7 @@ def keeps(a: Tensor, b: Tensor, budget_bytes: int) -> bool:
     return not is_small(a, b, budget_bytes) and batch * elements * a.dtype.itemsize <= budget_bytes // 2
 
 
+@as_given
 def log_sums(a: Tensor, b: Tensor, options: LogOptions, *, keep: bool) -> tuple[Tensor, Kept | None]:
     """The logarithms of all sums.
 

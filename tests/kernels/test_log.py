@@ -310,6 +310,22 @@ def test_empty_dimensions_give_minus_infinity(shape: tuple[int, int, int, int]) 
         assert torch.equal(a.grad, torch.zeros_like(a))
 
 
+@pytest.mark.usefixtures("size")
+def test_autocast_does_not_lower_the_precision() -> None:
+    a, b = normal(2, 40, 50).requires_grad_(), normal(2, 50, 30).requires_grad_()
+
+    def derivatives() -> list[Tensor]:
+        out = log.matmul(a, b)
+        grads = torch.autograd.grad(out.square().sum(), (a, b), create_graph=True)
+        second = torch.autograd.grad(torch.cat([x.flatten() for x in grads]).square().sum(), (a, b))
+        return [out, *grads, *second]
+
+    wanted = derivatives()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert all(torch.equal(x, y) for x, y in zip(derivatives(), wanted, strict=True))
+        assert torch.equal(torch.func.vmap(log.matmul)(a[None], b[None])[0], wanted[0])
+
+
 def test_small_problems_are_logsumexp_to_the_last_bit() -> None:
     a, b = normal(2, 5, 7), normal(2, 7, 11)
     assert torch.equal(log.matmul(a, b), torch.logsumexp(a[..., None] + b[:, None], 2))
