@@ -27,7 +27,13 @@ enum product { PLUS, TIMES, MINIMUM };
 enum level { BASELINE, AVX2, AVX512 };
 
 /* Sizes of blocks, in elements: a slab of b is DEPTH x WIDTH, rows of a are packed DEPTH x HEIGHT. */
-enum { DEPTH = 384, WIDTH = 512, HEIGHT = 96, LEAST_HEIGHT = 24, SLABS = 6, MAX_THREADS = 256 };
+enum { DEPTH = 1024, WIDTH = 256, HEIGHT = 96, LEAST_HEIGHT = 24, SLABS = 2, MAX_THREADS = 256 };
+
+/* Steps that are compared with the value at once where an index is asked for. */
+enum { GROUP = 4 };
+
+/* Columns of b that a thread packs at a time: the width of every tile divides it. */
+enum { STRIP = 64, STRIPS = WIDTH / STRIP };
 
 /* Fewer products than this aren't worth a thread of their own. */
 static const double PRODUCTS_PER_THREAD = 1 << 20;
@@ -53,7 +59,7 @@ struct team {
     int64_t first, stride, height;
     size_t item;
     char *slabs;
-    int suspect[SLABS];
+    int suspect[SLABS * STRIPS];
     atomic_int size; /* 0 until all members have been started */
     atomic_llong ticket, arrivals;
 };
@@ -115,23 +121,26 @@ static void block(struct team *t, const struct member *m, int size, int64_t batc
 {
     const struct problem *p = t->problem;
     const int64_t slabs = parts(depth, DEPTH), tasks = parts(p->rows, t->height);
-    const int64_t each = parts(depth, slabs);
+    const int64_t each = parts(depth, slabs), strips = parts(width, STRIP);
     const size_t slab_bytes = t->item * DEPTH * WIDTH;
     for (;;) {
-        const int64_t s = atomic_fetch_add(&t->ticket, 1) - *base;
+        const int64_t unit = atomic_fetch_add(&t->ticket, 1) - *base, s = unit / strips, j = unit % strips * STRIP;
         if (s >= slabs) break;
-        t->suspect[s] = t->pack(p, batch, kc + s * each, least(each, depth - s * each), jc, width,
-                                t->slabs + s * slab_bytes);
+        const int64_t deep = least(each, depth - s * each);
+        t->suspect[unit] = t->pack(p, batch, kc + s * each, deep, jc + j, least(STRIP, width - j),
+                                   t->slabs + s * slab_bytes + t->item * j * deep);
     }
-    *base += slabs + size;
+    *base += slabs * strips + size;
     meet(t, size, ++*times);
     for (;;) {
         const int64_t row = (atomic_fetch_add(&t->ticket, 1) - *base) * t->height;
         if (row >= p->rows) break;
-        for (int64_t s = 0; s < slabs; s++)
+        for (int64_t s = 0; s < slabs; s++) {
+            int suspect = 0;
+            for (int64_t strip = 0; strip < strips; strip++) suspect |= t->suspect[s * strips + strip];
             t->rows(p, batch, row, least(t->height, p->rows - row), kc + s * each,
-                    least(each, depth - s * each), jc, width, t->slabs + s * slab_bytes, t->suspect[s],
-                    m->panels);
+                    least(each, depth - s * each), jc, width, t->slabs + s * slab_bytes, suspect, m->panels);
+        }
     }
     *base += tasks + size;
     meet(t, size, ++*times);

@@ -9,7 +9,7 @@
 
 /* One step of the summed dimension for a tile; the loops are unrolled and acc and at stay in registers. */
 #define STEP(rows, MULTIPLY, UPDATE)                                                                          \
-    for (int64_t k = 0; k < depth; k++, a += rows, b += COLUMNS) {                                            \
+    for (; k < depth; k++, a += rows, b += COLUMNS) {                                                         \
         VEC right[VECTORS];                                                                                   \
         _Pragma("GCC unroll 16") for (int v = 0; v < VECTORS; v++) right[v] = LOAD(b + v * LANES);            \
         _Pragma("GCC unroll 16") for (int i = 0; i < rows; i++)                                               \
@@ -28,7 +28,7 @@
 #define KEEP_INDEX                                                                                            \
     const MASK better = GREATER(term, acc[i][v]);                                                             \
     acc[i][v] = MAX(term, acc[i][v]);                                                                         \
-    at[i][v] = ICHOOSE(better, ISET((INDEX)(first + k)), at[i][v])
+    at[i][v] = ICHOOSE(better, ISET((INDEX)k), at[i][v])
 /* What makes nan, or is it: the zero wins where asked, nan stays, and the first one gives the index. */
 #define CAREFUL                                                                                               \
     const MASK nan = UNORDERED(left, right[v]);                                                               \
@@ -53,6 +53,7 @@
                                         int64_t first, int annihilate, REAL zero_value)                       \
     {                                                                                                         \
         VEC acc[rows][VECTORS];                                                                               \
+        int64_t k = 0;                                                                                        \
         INDEXED(IVEC at[rows][VECTORS]; const VEC zero = SET(zero_value);)                                    \
         FOR_TILE(rows) acc[i][v] = LOAD(values + i * COLUMNS + v * LANES);                                    \
         INDEXED(FOR_TILE(rows) at[i][v] = ILOAD(places + i * COLUMNS + v * LANES); (void)zero;)               \
@@ -65,7 +66,78 @@
     }
 
 TILE_FUNCTION(tile, ROWS, KEEP, WITHOUT_INDEX)
-TILE_FUNCTION(index_tile, INDEX_ROWS, KEEP_INDEX, WITH_INDEX)
+/* Indices cost two instructions more. So the terms of GROUP steps are compared with the value at once, and only
+ * where one was larger it is looked up, afterwards, which of them it was. */
+#define GROUP_STEP(rows, MULTIPLY)                                                                            \
+    for (; k + GROUP <= depth; k += GROUP, a += GROUP * rows, b += GROUP * COLUMNS) {                         \
+        _Pragma("GCC unroll 16") for (int v = 0; v < VECTORS; v++)                                            \
+        {                                                                                                     \
+            VEC right[GROUP];                                                                                 \
+            _Pragma("GCC unroll 16") for (int g = 0; g < GROUP; g++) right[g] =                               \
+                LOAD(b + g * COLUMNS + v * LANES);                                                            \
+            _Pragma("GCC unroll 16") for (int i = 0; i < rows; i++)                                           \
+            {                                                                                                 \
+                VEC term = MULTIPLY(SET(a[i]), right[0]);                                                     \
+                _Pragma("GCC unroll 16") for (int g = 1; g < GROUP; g++) term =                               \
+                    MAX(MULTIPLY(SET(a[g * rows + i]), right[g]), term);                                      \
+                KEEP_INDEX;                                                                                   \
+            }                                                                                                 \
+        }                                                                                                     \
+    }                                                                                                         \
+    grouped = k;                                                                                              \
+    STEP(rows, MULTIPLY, KEEP_INDEX)
+
+static inline REAL JOIN(term, TILE)(REAL x, REAL y, int product)
+{
+    return product == PLUS ? x + y : product == TIMES ? x * y : x < y ? x : y;
+}
+
+/* The first step that gave the value, where a step of this block did: its group is in `found` up to `grouped`,
+ * beyond that the step itself, and -1 where the value is from an earlier block. */
+TARGET static void JOIN(look_up, TILE)(int64_t grouped, const REAL *restrict a, const REAL *restrict b,
+                                       const REAL *restrict values, const INDEX *restrict found,
+                                       INDEX *restrict places, int product, int64_t first)
+{
+    for (int64_t x = 0; x < INDEX_ROWS * COLUMNS; x++) {
+        INDEX step = found[x];
+        if (step < 0) continue;
+        if (step < grouped) {
+            const REAL *left = a + (int64_t)step * INDEX_ROWS + x / COLUMNS;
+            const REAL *right = b + (int64_t)step * COLUMNS + x % COLUMNS;
+            int later = 1;
+            for (int g = 0; g < GROUP - 1; g++) {
+                later &= JOIN(term, TILE)(left[g * INDEX_ROWS], right[g * COLUMNS], product) != values[x];
+                step += later;
+            }
+        }
+        places[x] = (INDEX)(first + step);
+    }
+}
+
+TARGET static void JOIN(index_tile, TILE)(int64_t depth, const REAL *restrict a, const REAL *restrict b,
+                                          REAL *restrict values, INDEX *restrict places, int product,
+                                          int64_t first, int annihilate, REAL zero_value)
+{
+    const REAL *const all_a = a, *const all_b = b;
+    VEC acc[INDEX_ROWS][VECTORS];
+    IVEC at[INDEX_ROWS][VECTORS];
+    INDEX found[INDEX_ROWS * COLUMNS] __attribute__((aligned(64)));
+    int64_t k = 0, grouped;
+    (void)annihilate, (void)zero_value;
+    FOR_TILE(INDEX_ROWS) acc[i][v] = LOAD(values + i * COLUMNS + v * LANES);
+    FOR_TILE(INDEX_ROWS) at[i][v] = ISET(-1);
+    if (product == PLUS) {
+        GROUP_STEP(INDEX_ROWS, ADD)
+    } else if (product == TIMES) {
+        GROUP_STEP(INDEX_ROWS, MUL)
+    } else {
+        GROUP_STEP(INDEX_ROWS, MIN)
+    }
+    FOR_TILE(INDEX_ROWS) STORE(values + i * COLUMNS + v * LANES, acc[i][v]);
+    FOR_TILE(INDEX_ROWS) ISTORE(found + i * COLUMNS + v * LANES, at[i][v]);
+    JOIN(look_up, TILE)(grouped, all_a, all_b, values, found, places, product, first);
+}
+
 /* The careful variant always finds the index too: it is rare, and one variant is enough. */
 TILE_FUNCTION(careful_tile, INDEX_ROWS, CAREFUL, WITH_INDEX)
 
@@ -175,6 +247,7 @@ static void JOIN(rows, TILE)(const struct problem *p, int64_t batch, int64_t row
 }
 
 #undef COLUMNS
+#undef GROUP_STEP
 #undef STEP
 #undef KEEP
 #undef KEEP_INDEX
