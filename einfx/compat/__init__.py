@@ -2,7 +2,7 @@
 
     >>> import einfx.compat
     >>> einfx.compat.PEERS
-    ('genbmm', 'opt_einsum_fx', 'torch_semiring_einsum')
+    ('einconv', 'genbmm', 'opt_einsum_fx', 'torch_semiring_einsum')
 
 A module here has the name, the functions and the signatures of the package that it stands in for. Import it
 as ``einfx.compat.<peer>``, or :func:`install` it, so that programs which import the peer run on einfx
@@ -23,6 +23,7 @@ from .metadata import StandInDistributions
 __all__ = ["PEERS", "install", "installed", "uninstall"]
 
 PEERS: tuple[str, ...] = (
+    "einconv",
     "genbmm",
     "opt_einsum_fx",
     "torch_semiring_einsum",

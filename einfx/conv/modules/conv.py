@@ -8,11 +8,11 @@ from torch.nn.modules.conv import _ConvNd
 
 from ...errors import OperandError
 from ...padding import paddings, positive
+from ..functional import convNd
 from ..parameters import Numbers, per_dimension
 from . import portable
 from .arguments import conv_arguments, native_class
 from .boundary import pad
-from .calls import convNd
 from .exchange import require, sharing
 
 __all__ = ["ConvNd"]

@@ -8,10 +8,10 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from ...errors import OperandError
 from ...padding import positive
+from ..functional import conv_transposeNd
 from ..parameters import Numbers, per_dimension
 from . import portable
 from .arguments import conv_arguments, native_class
-from .calls import conv_transposeNd
 from .exchange import require, sharing
 
 __all__ = ["ConvTransposeNd"]

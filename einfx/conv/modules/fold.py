@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...padding import paddings
+from ..functional import foldNd
 from ..parameters import Numbers, per_dimension
 from . import portable
 from .arguments import dimensions, positive_numbers
-from .calls import foldNd
 from .exchange import require, sharing
 
 __all__ = ["FoldNd"]

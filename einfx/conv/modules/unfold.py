@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...padding import integer, paddings, positive
+from ..functional import unfoldNd
 from ..parameters import Numbers, per_dimension
 from . import portable
 from .arguments import dimensions, positive_numbers
-from .calls import unfoldNd
 from .exchange import require, sharing
 
 __all__ = ["UnfoldNd"]

@@ -1,0 +1,1 @@
+"""Expressions, a module for each, with patterns as tensors."""

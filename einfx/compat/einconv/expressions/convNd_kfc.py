@@ -1,0 +1,50 @@
+"""The expression of the input-based KFC factor of a convolution."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ....conv.expressions import convNd_kfc as symbolic
+from ..simplifications import as_tensors
+
+__all__ = ["einsum_expression"]
+
+
+def einsum_expression(
+    x: Tensor,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] = 1,
+    padding: int | str | tuple[int, ...] = 0,
+    dilation: int | tuple[int, ...] = 1,
+    groups: int = 1,
+    simplify: bool = True,
+) -> tuple[str, list[Tensor], tuple[int, ...]]:
+    """The expression of the input-based KFC factor of a convolution.
+
+    Args:
+        x: the input, shape: (batch, in_channels, *sizes).
+        kernel_size: elements of the kernel: a number, or one for each dimension.
+        stride: inputs between neighbouring outputs: a number, or one for each dimension.
+        padding: zeros on either side: a number, one for each dimension, ``"same"`` or ``"valid"``.
+        dilation: inputs between neighbouring elements of the kernel.
+        groups: in how many groups the channels are split.
+        simplify: whether to simplify by the structure of the patterns.
+
+    Returns:
+        The equation; its operands: ungrouped input, patterns, the same patterns, ungrouped input, and the
+        scale as a tensor of one element; and the shape (groups, side, side), with side = in_channels / groups
+        * kernel elements to which the result is reshaped.
+
+    Raises:
+        OperandError: sizes or hyper-parameters that don't fit one another.
+
+    Example:
+        >>> import torch
+        >>> equation, operands, shape = einsum_expression(torch.ones(1, 2, 5), 3, simplify=False)
+        >>> equation, [tuple(operand.shape) for operand in operands], shape
+        ('abcd,efd,gfh,abih,j->bceig', [(1, 1, 2, 5), (3, 3, 5), (3, 3, 5), (1, 1, 2, 5), (1,)], (1, 6, 6))
+    """
+    equation, operands, shape = symbolic.einsum_expression(
+        x, kernel_size, stride, padding, dilation, groups, simplify
+    )
+    return equation, as_tensors(operands, x.dtype, x.device), shape
