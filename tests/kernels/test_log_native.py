@@ -162,6 +162,27 @@ def test_single_sums_and_their_gradients(layout: str) -> None:
     assert torch.allclose(of_b.double(), shares.sum(1), rtol=1e-4, atol=1e-4)
 
 
+@built
+def test_threads_change_nothing() -> None:
+    a, b = torch.randn(1, 700, 600), torch.randn(1, 600, 800)
+    a[:, :70, 300:] -= 400
+    b[:, :300, :80] -= 400
+    grad = torch.randn(1, 700, 800)
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            x, y = a.clone().requires_grad_(), b.clone().requires_grad_()
+            out = log.matmul(x, y)
+            results.append((out, *torch.autograd.grad(out, (x, y), grad)))
+    finally:
+        torch.set_num_threads(before)
+    for one, more in zip(*results, strict=True):
+        assert torch.allclose(one, more, rtol=1e-5, atol=1e-5)
+    assert error(results[1][0].detach()[:, :, :90], a, b[:, :, :90]) <= 6
+
+
 @pytest.fixture
 def without_c(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_native, "takes", lambda *_: False)
