@@ -188,8 +188,8 @@ def kfac_reduceNd(
     group = check_groups("channels", batches.shape[1], groups)
     mean = sum_windows(batches, patterns) / _positions(patterns)
     by_group = mean.view(batches.shape[0], groups, group * _kernel(patterns)).movedim(1, 0)
-    # The smaller factor is scaled: the second moment is large.
-    return torch.bmm(by_group.transpose(1, 2) / max(batches.shape[0], 1), by_group)
+    # A factor is scaled and not the product, which is larger.
+    return _products(by_group.transpose(1, 2) / max(batches.shape[0], 1), by_group)
 
 
 @operator("kfc_nd")
@@ -239,7 +239,7 @@ def kfcNd(
     for part in batches.split(max(1, _PATCH_BYTES // each)):
         patches = copy_windows(part, patterns, channels_first=True).view(groups, side, -1)
         if total is None:
-            total = torch.bmm(patches, patches.transpose(1, 2))
+            total = _products(patches, patches.transpose(1, 2))
         else:
             total = torch.baddbmm(total, patches, patches.transpose(1, 2))
     assert total is not None
@@ -255,6 +255,11 @@ def _read(
     kernel = per_dimension("kernel_size", kernel_size, n)
     patterns = conv_patterns(spatial_sizes(x, n), kernel, stride, padding, dilation)
     return (x if batched else x[None]), patterns, batched
+
+
+def _products(a: Tensor, b: Tensor) -> Tensor:
+    """The matrix product of each group; of one group by the kernel for one, which uses every thread."""
+    return torch.mm(a[0], b[0])[None] if a.shape[0] == 1 else torch.bmm(a, b)
 
 
 def _kernel(patterns: tuple[IndexPattern, ...]) -> int:
