@@ -141,10 +141,17 @@ def _chosen(
 
 
 def _times(semiring: Semiring, x: Tensor, y: Tensor) -> Tensor:
-    if semiring.multiplication is torch.minimum and not semiring.zero_annihilates:
-        # torch.minimum would share the gradient of equal elements; the first operand gets it.
-        return torch.where((x <= y) | (x != x), x, y)
-    return semiring.multiply(x, y)
+    """The product; torch would share the gradient between equal elements, of which the first gets it here."""
+    if semiring.multiplication is torch.minimum:
+        product = torch.where((x <= y) | (x != x), x, y)
+    elif semiring.multiplication is torch.maximum:
+        product = torch.where((x >= y) | (x != x), x, y)
+    else:
+        return semiring.multiply(x, y)
+    if not semiring.zero_annihilates:
+        return product
+    zero = semiring.zero_of(product.dtype)
+    return torch.where((x == zero) | (y == zero), torch.full_like(product, zero), product)
 
 
 class _Select(torch.autograd.Function):

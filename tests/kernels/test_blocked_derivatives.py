@@ -311,6 +311,20 @@ def test_the_gradient_of_an_empty_sum_is_what_was_asked_for(
         assert torch.allclose(slope[1], softmax)
 
 
+@pytest.mark.parametrize("options", BLOCKS)
+def test_what_zero_annihilates_has_no_share_in_the_gradient(options: dict[str, Any]) -> None:
+    infinity = math.inf
+    for name, x, y, slope in (
+        ("log", [-infinity, 1.0, infinity], [infinity, 2.0, -infinity], [0.0, 1.0, 0.0]),
+        ("max_plus", [-infinity, 1.0, infinity], [infinity, 2.0, -infinity], [0.0, 1.0, 0.0]),
+        ("max_min", [-infinity, 1.0, 2.0], [infinity, 1.0, -infinity], [0.0, 1.0, 0.0]),
+        ("real", [0.0, 1.0, 3.0], [5.0, 1.0, 1.0], [5.0, 1.0, 1.0]),
+    ):
+        a, b = torch.tensor(x, requires_grad=True), torch.tensor(y)
+        out = contract(Equation.parse("i,i->"), (a, b), get(name).annihilating(), **options)
+        assert torch.equal(torch.autograd.grad(out, a)[0], torch.tensor(slope)), name
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e4, 1e9])
 def test_log_sums_are_exact_for_extreme_numbers(scale: float) -> None:
     x, y = torch.randn(40, 300) * scale, torch.randn(300) * scale
@@ -389,6 +403,7 @@ def test_compiled_log_sums_take_their_options() -> None:
 
 def test_the_operators_pass_torchs_own_checks() -> None:
     x, y = tracking((torch.rand(2, 3).double(), torch.rand(3).double()))
+    # The numbers of labels, how each tensor enters, limits, and corner cases.
     log = "0 1,1,>0>1;+w;None;1000;0;nan;float64"
     torch.library.opcheck(torch.ops.einfx.log_contraction, ([x, y], log))
     sums = "0 1,1,>0>1;+*;None;1000;0;nan;float64"
