@@ -24,7 +24,7 @@ class OptionalBuild(build_ext):
     def skip(self, error):
         """Carry on without the extension."""
         self.warn(
-            f"einfx is built without C extensions ({error}). Everything works; products over max_plus, "
+            f"einfx is built without its C extensions ({error}). Everything works; products over max_plus, "
             "min_plus, max_times and max_min are several times slower, and those over log somewhat. "
             "`python -m einfx info` tells."
         )
