@@ -35,8 +35,11 @@ Labels = tuple[int, ...]
 Block = dict[int, tuple[int, int]]
 """Start and length of the range of each label."""
 
-CACHED_BYTES = 1 << 19
-"""What the terms of a block may take on a CPU, for each thread: a quarter of a cache of 2 MiB."""
+CACHED_BYTES = 1 << 20
+"""What the terms of a block may take on a CPU, for each thread: half of a cache of 2 MiB.
+
+With several threads it is twice that: they wait for one another after every operation.
+"""
 
 SHORTEST_RUN = 1024
 """Ranges of the innermost label that are this short aren't cut while another one can be."""
@@ -271,7 +274,8 @@ def walk(
     itemsize = 8 if kernel.buffer is None else kernel.buffer.itemsize
     cached: float = math.inf
     if device.type == "cpu" and kernel.per_term:
-        cached = CACHED_BYTES * torch.get_num_threads() // itemsize
+        threads = torch.get_num_threads()
+        cached = CACHED_BYTES * (threads if threads == 1 else 2 * threads) // itemsize
     costs = kernel.per_term, kernel.per_output
     ranges = ranges_within(order, sizes, summed, limits, costs, cached)
     views = [view_along(x, labels, order) for labels, x in zip(subscripts.inputs, tensors, strict=True)]
