@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..kernels.batching import tracked
 from ..pattern import IndexPattern, KernelSlice
 from .operators import composing
 from .windows import window_view
@@ -48,7 +49,7 @@ def sum_windows(x: Tensor, patterns: Patterns) -> Tensor:
         >>> sum_windows(x, (IndexPattern(4, 3, padding=1),)).tolist()
         [[[6.0, 10.0, 9.0]]]
     """
-    if composing():
+    if composing() or not tracked(x):
         return _all_summed(x, patterns)
     summed: Tensor = _Sum.apply(x, patterns)  # type: ignore[no-untyped-call]
     return summed
@@ -68,6 +69,8 @@ def spread_sums(sums: Tensor, patterns: Patterns) -> Tensor:
         >>> spread_sums(torch.tensor([[[1.0, 2.0, 4.0]]]), (IndexPattern(4, 3, padding=1),)).tolist()
         [[[3.0, 7.0, 7.0, 6.0]]]
     """
+    if not tracked(sums):
+        return _all_spread(sums, patterns)
     spread: Tensor = _Spread.apply(sums, patterns)  # type: ignore[no-untyped-call]
     return spread
 
@@ -110,8 +113,11 @@ def _all_summed(x: Tensor, patterns: Patterns) -> Tensor:
     if not composing() and all(pattern.injective and pattern.unpadded for pattern in patterns):
         # Windows that share nothing are a view, and its sum reads every element once.
         windows = window_view(out, patterns)
+        first = 2 + len(patterns)
+        if all(pattern.kernel_size == 1 for pattern in patterns):
+            return windows.sum(list(range(first, windows.ndim))).to(x.dtype)
         for _ in patterns:
-            windows = windows.sum(2 + len(patterns))
+            windows = windows.sum(first)
         return windows.to(x.dtype)
     for dim, pattern in enumerate(patterns):
         out = _summed(out, 2 + dim, pattern)
@@ -166,6 +172,14 @@ def _summed_by_output(x: Tensor, dim: int, pattern: IndexPattern) -> Tensor:
 def _by_output(pattern: IndexPattern) -> list[tuple[slice, slice]]:
     """For every output that meets an input, the kernel positions and the inputs that do."""
     return [(part.outputs, part.inputs) for part in pattern.swapped().slices() if part.length]
+
+
+def _all_spread(sums: Tensor, patterns: Patterns) -> Tensor:
+    """The adjoint along every dimension."""
+    out = sums.float() if _low(sums.dtype) else sums
+    for dim, pattern in reversed(list(enumerate(patterns))):
+        out = _spread(out, 2 + dim, pattern)
+    return out.to(sums.dtype)
 
 
 def _spread(sums: Tensor, dim: int, pattern: IndexPattern) -> Tensor:
@@ -228,10 +242,7 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(sums: Tensor, patterns: Patterns) -> Tensor:
-        out = sums.float() if _low(sums.dtype) else sums
-        for dim, pattern in reversed(list(enumerate(patterns))):
-            out = _spread(out, 2 + dim, pattern)
-        return out.to(sums.dtype)
+        return _all_spread(sums, patterns)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..kernels.batching import tracked
 from ..pattern import IndexPattern
 from .operators import composing
 
@@ -42,6 +43,8 @@ def copy_windows(x: Tensor, patterns: Patterns, channels_first: bool = False) ->
     """
     if composing():
         return _composed(x, patterns, channels_first)
+    if not tracked(x):
+        return _copied(x, patterns, channels_first)
     windows: Tensor = _Copy.apply(x, patterns, channels_first)  # type: ignore[no-untyped-call]
     return windows
 
@@ -61,7 +64,7 @@ def add_windows(windows: Tensor, patterns: Patterns, channels_first: bool = Fals
         >>> add_windows(torch.ones(1, 1, 2, 3), (IndexPattern(4, 2),)).tolist()
         [[[1.0, 2.0, 2.0, 1.0]]]
     """
-    if composing():
+    if composing() or not tracked(windows):
         return _added(windows, patterns, channels_first)
     summed: Tensor = _Add.apply(windows, patterns, channels_first)  # type: ignore[no-untyped-call]
     return summed
