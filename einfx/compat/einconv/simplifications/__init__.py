@@ -55,7 +55,7 @@ def as_tensors(
 
 def _tensor(pattern: IndexPattern, dtype: torch.dtype, device: torch.device) -> Tensor:
     pair = (pattern.left, pattern.right)
-    padding = pattern.left if pattern.left == pattern.right else pair
+    padding = pattern.left if pattern.left == pattern.right >= 0 else pair
     return index_pattern(
         pattern.input_size,
         pattern.kernel_size,
