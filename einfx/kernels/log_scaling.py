@@ -148,7 +148,9 @@ class Peeled:
         while len(self.levels) <= level:
             shift = self.top_of(len(self.levels))
             rest = self.rests[len(self.levels)]
-            self.levels.append((exponentials(rest, shift, self.window), shift))
+            own = log_native.shift(rest, self.dim, self.window)[0] if log_native.takes(rest) else None
+            own = exponentials(rest, shift, self.window) if own is None else own
+            self.levels.append((own, shift))
         return self.levels[level][0]
 
     def share_outside(self, levels: int) -> float:
