@@ -13,8 +13,9 @@ from torch import fx
 from .contract import einsum as einfx_einsum
 from .errors import UsageError
 from .kernels.scriptable import contract_semiring
-from .nodes import as_contraction, canonical_target, is_einsum
+from .nodes import Contraction, as_contraction, canonical_target, insert_contraction, is_einsum, value_of
 from .options import REAL, Options
+from .planning import plan
 
 __all__ = ["einsum_as_text", "semiring_by_torch_functions"]
 
@@ -79,10 +80,36 @@ def semiring_by_torch_functions(node: fx.Node) -> bool:
         node.target, node.args, node.kwargs = canonical_target(REAL), (str(equation), *operands), {}
         return True
     _check_scriptable(node, options)
+    if len(operands) > 2 and _split(node, contraction):
+        return semiring_by_torch_functions(node)
     name, linear = options.semiring.name, list(options.linear_operands)
     annihilates = options.semiring.zero_annihilates
     arguments = name, linear, annihilates, options.grad_of_neg_inf
     node.target, node.args, node.kwargs = contract_semiring, (str(equation), list(operands), *arguments), {}
+    return True
+
+
+def _split(node: fx.Node, contraction: Contraction) -> bool:
+    """Write the steps of a plan before ``node``, which becomes the last one; False without shapes."""
+    equation, operands, options = contraction
+    known = [value for x in operands if (value := value_of(x)) is not None]
+    if len(known) < len(operands):
+        return False
+    shapes = [value.shape for value in known]
+    paths = plan(equation, shapes, dtype=known[0].dtype, device=known[0].device, options=options)
+    if len(paths.steps) < 2:
+        return False
+    values = list(operands)
+    for step in paths.steps:
+        own = options.linear(*[i for i, x in enumerate(step.operands) if x in options.linear_operands])
+        taken = [values[x] for x in step.operands]
+        if step is paths.steps[-1]:
+            node.target, node.args = canonical_target(own), (str(step.equation), *taken)
+            node.kwargs = own.keywords()
+            break
+        with node.graph.inserting_before(node):
+            values.append(insert_contraction(node.graph, step.equation, taken, own))
+        semiring_by_torch_functions(values[-1])
     return True
 
 

@@ -14,11 +14,15 @@ from ..nodes import Contraction, as_contraction, inherit, insert_contraction, va
 from ..planning import Plan, plan
 from ..regrouping import why_not_regroup
 from ..rewrite import Pass, decline
+from ..shifted_log import ShiftedLog
 
 
 @dataclass(frozen=True)
 class ChoosePaths(Pass):
     """Replace an einsum of three or more operands by the steps of its plan.
+
+    One over the log semiring stays whole where ``einfx.einsum`` contracts its exponentials at once, along the
+    same path, unless some of its operands are constant.
 
     Over another semiring than the real one a step may have more than two operands, where none of its
     intermediates would be smaller. The result of a step is a logarithm over ``log``, whatever its operands.
@@ -63,6 +67,9 @@ class ChoosePaths(Pass):
             chosen = self._plan(graph_module, node, contraction)
             if chosen is None or len(chosen.steps) < 2:
                 continue
+            if ShiftedLog.of(chosen) is not None and not self._constants(graph_module, contraction):
+                decline(node, "it is computed along its path without a logarithm for every step")
+                continue
             node.replace_all_uses_with(_write(graph, node, contraction, chosen))
             graph.erase_node(node)
             rewrites += 1
@@ -86,11 +93,13 @@ class ChoosePaths(Pass):
             dtype=known[0].dtype,
             device=str(known[0].device),
             optimize=self.optimize,
-            constants=[
-                i for i, x in enumerate(contraction.operands) if is_constant(graph_module, x, self.constants)
-            ],
+            constants=self._constants(graph_module, contraction),
             options=contraction.options,
         )
+
+    def _constants(self, graph_module: fx.GraphModule, contraction: Contraction) -> list[int]:
+        operands = enumerate(contraction.operands)
+        return [i for i, x in operands if is_constant(graph_module, x, self.constants)]
 
 
 def _names(dtypes: set[torch.dtype]) -> str:

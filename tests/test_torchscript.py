@@ -265,3 +265,17 @@ assert all(p.grad.isfinite().all() for p in model.parameters())
 assert not any(name.split(".")[0] == "einfx" and module for name, module in sys.modules.items())
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
+
+
+def test_a_chain_over_log_is_split_along_its_path_for_torchscript_alone() -> None:
+    def program(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = einfx.einsum("ij,jk,kl->il", a, b, c, semiring="log")
+        return result
+
+    operands = torch.randn(200, 100), torch.randn(100, 100), torch.randn(100, 2)
+    optimised = einfx.optimize(program, operands)
+    assert optimised.code.count("einsum(") == 1
+    scriptable = einfx.jitable(copy.deepcopy(optimised))
+    assert scriptable.code.count("'ab,bc->ac'") == 2
+    wanted = program(*[x.double() for x in operands])
+    torch.testing.assert_close(torch.jit.script(scriptable)(*operands).double(), wanted, rtol=1e-5, atol=1e-5)
