@@ -26,7 +26,7 @@ from .parameters import (
     transposed_patterns,
 )
 
-__all__ = ["convNd", "conv_transposeNd"]
+__all__ = ["convNd", "conv_transposeNd", "convolve", "convolve_transposed"]
 
 _NATIVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 Transposed = tuple[int, tuple[int, int], int, int]
@@ -89,7 +89,7 @@ def convNd(
     patterns = conv_patterns(spatial_sizes(x, n), spatial_sizes(weight, n), stride, padding, dilation)
     if n in _NATIVE:
         return _native(x, weight, bias, patterns, groups)
-    out = _sum_of_slices(x if batched else x[None], weight, patterns, groups)
+    out = convolve(x if batched else x[None], weight, patterns, groups)
     if bias is not None:
         out = out + bias.reshape(-1, *(1,) * n)
     return out if batched else out[0]
@@ -216,6 +216,51 @@ def _sum_of_transposed(
         out[part.inputs] += made[: part.length]
     assert out is not None
     return out.movedim(0, 2)
+
+
+def convolve(x: Tensor, weight: Tensor, patterns: tuple[IndexPattern, ...], groups: int = 1) -> Tensor:
+    """A convolution that is given by its patterns.
+
+    Args:
+        x: the input, shape: (batch, in_channels, *input_sizes).
+        weight: the kernel, shape: (out_channels, in_channels / groups, *kernel_sizes).
+        patterns: one for each dimension.
+        groups: in how many groups the channels are split.
+
+    Returns:
+        A tensor, shape: (batch, out_channels, *output_sizes).
+    """
+    if len(patterns) in _NATIVE:
+        return _native(x, weight, None, patterns, groups)
+    return _sum_of_slices(x, weight, patterns, groups)
+
+
+def convolve_transposed(
+    x: Tensor, weight: Tensor, patterns: tuple[IndexPattern, ...], groups: int = 1
+) -> Tensor:
+    """The convolution of these patterns, transposed: its gradient with respect to the input.
+
+    Args:
+        x: shape: (batch, channels, *output_sizes of the patterns).
+        weight: the kernel, shape: (channels, other channels / groups, *kernel_sizes).
+        patterns: one for each dimension.
+        groups: in how many groups the channels are split.
+
+    Returns:
+        A tensor, shape: (batch, other channels, *input_sizes of the patterns).
+    """
+    numbers: list[Transposed] = []
+    for pattern in patterns:
+        whole = pattern.stride * (pattern.output_size - 1) + pattern.kernel_span
+        extra = pattern.input_size - (whole - 2 * pattern.left)
+        if pattern.left >= 0 and 0 <= extra < max(pattern.stride, pattern.dilation):
+            sides = (pattern.left, pattern.left)
+        else:
+            sides, extra = (pattern.left, whole - pattern.left - pattern.input_size), 0
+        numbers.append((pattern.stride, sides, extra, pattern.dilation))
+    if len(patterns) in _TRANSPOSED:
+        return _native_transposed(x, weight, None, numbers, groups)
+    return _sum_of_transposed(x, weight, patterns, numbers, groups)
 
 
 def _native(

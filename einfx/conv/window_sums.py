@@ -20,7 +20,7 @@ from ..pattern import IndexPattern, KernelSlice
 from .operators import composing
 from .windows import window_view
 
-__all__ = ["spread_sums", "sum_windows"]
+__all__ = ["spread_sums", "sum_along", "sum_windows"]
 
 Patterns = tuple[IndexPattern, ...]
 
@@ -53,6 +53,28 @@ def sum_windows(x: Tensor, patterns: Patterns) -> Tensor:
         return _all_summed(x, patterns)
     summed: Tensor = _Sum.apply(x, patterns)  # type: ignore[no-untyped-call]
     return summed
+
+
+def sum_along(x: Tensor, dim: int, pattern: IndexPattern) -> Tensor:
+    """Windows along one dimension of many, summed over their positions.
+
+    Args:
+        x: any tensor.
+        dim: the dimension.
+        pattern: its pattern.
+
+    Returns:
+        A tensor with the kernel in the place of the dimension.
+
+    Example:
+        >>> sum_along(torch.ones(4, 5), 0, IndexPattern(4, 3)).shape
+        torch.Size([3, 5])
+    """
+    if not tracked(x):
+        return _summed(x.float() if _low(x.dtype) else x, dim, pattern).to(x.dtype)
+    rows = x.movedim(dim, -1)
+    summed = sum_windows(rows.reshape(1, -1, pattern.input_size), (pattern,))
+    return summed.reshape(*rows.shape[:-1], pattern.kernel_size).movedim(-1, dim)
 
 
 def spread_sums(sums: Tensor, patterns: Patterns) -> Tensor:

@@ -1,0 +1,275 @@
+"""Which native convolution a contraction with index patterns is, if it is one.
+
+Two tensors and one pattern for each spatial dimension make a convolution, or its gradient with respect to the
+input or to the kernel, by which labels of the patterns the tensors and the output carry. All other labels are
+batch, groups or channels, by the same token. Only labels count: the order of operands and dimensions doesn't.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..pattern import IndexPattern
+from .native import convolve, convolve_transposed
+from .network import Constant, Network
+from .views import View
+
+__all__ = ["Arrangement", "Native", "lowered"]
+
+Kind = Literal["forward", "input_vjp", "weight_vjp"]
+
+
+class _Spatial(NamedTuple):
+    """One spatial dimension: its pattern, and its labels (None where nothing else carries them)."""
+
+    pattern: IndexPattern
+    kernel: int
+    output: int
+    input: int
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """A tensor in the dimensions that a native kernel takes: an order of dimensions, then a shape."""
+
+    view: View
+    order: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    def apply(self, tensor: Tensor) -> Tensor:
+        """The caller's tensor, arranged; a copy only where its layout asks for one."""
+        return self.view.apply(tensor).permute(self.order).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Native:
+    """A contraction as one native convolution.
+
+    Args:
+        kind: which one.
+        data: the input of a convolution (of an input VJP: the vector), shape: (batch, channels, *sizes).
+        kernel: the kernel (of a weight VJP: the vector).
+        patterns: the pattern of each spatial dimension.
+        groups: the number of groups.
+        sizes: what the result is split into.
+        order: in which order the output has these.
+        scale: what the result is multiplied by.
+
+    Example:
+        >>> from .network import network
+        >>> from .views import View
+        >>> operands = View(0, (2, 3, 8)), IndexPattern(8, 3), View(1, (4, 3, 3))
+        >>> native = lowered(network(["nci", "koi", "dck"], "ndo", *operands))
+        >>> native.kind, native.patterns
+        ('forward', (IndexPattern(8, 3),))
+        >>> native.run([torch.ones(2, 3, 8), torch.ones(4, 3, 3)]).shape
+        torch.Size([2, 4, 6])
+    """
+
+    kind: Kind
+    data: Arrangement
+    kernel: Arrangement
+    patterns: tuple[IndexPattern, ...]
+    groups: int
+    sizes: tuple[int, ...]
+    order: tuple[int, ...]
+    scale: float = 1.0
+
+    def run(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Compute it.
+
+        Args:
+            tensors: the caller's tensors.
+        """
+        data = self.data.apply(tensors[self.data.view.position])
+        kernel = self.kernel.apply(tensors[self.kernel.view.position])
+        if self.kind == "forward":
+            out = convolve(data, kernel, self.patterns, self.groups)
+        elif self.kind == "input_vjp":
+            out = convolve_transposed(data, kernel, self.patterns, self.groups)
+        else:
+            out = _weight_vjp(data, kernel, self.patterns, self.groups)
+        out = out.reshape(self.sizes).permute(self.order)
+        return out if self.scale == 1.0 else out * self.scale
+
+
+@lru_cache(maxsize=4096)
+def lowered(network: Network) -> Native | None:
+    """The native convolution that a network is.
+
+    Args:
+        network: a contraction; it needn't be simplified.
+
+    Returns:
+        None where it's no convolution, or one of a kind that torch has not.
+    """
+    views: list[tuple[View, tuple[int, ...]]] = []
+    spatial: list[_Spatial] = []
+    scale = 1.0
+    for operand, labels in zip(network.operands, network.equation.inputs, strict=True):
+        if len(set(labels)) < len(labels):
+            return None
+        if isinstance(operand, View):
+            if operand.shape != tuple(network.sizes[label] for label in labels):
+                return None
+            views.append((operand, labels))
+        elif isinstance(operand, IndexPattern):
+            spatial.append(_Spatial(operand, *labels))
+        elif isinstance(operand, Constant):
+            scale *= operand.value
+    shared = [label for one in spatial for label in (one.kernel, one.output, one.input)]
+    if len(views) != 2 or not spatial or len(set(shared)) < len(shared):
+        return None
+    for data, kernel in (views, views[::-1]):
+        for kind in _kinds(network, set(data[1]), set(kernel[1]), spatial):
+            native = _arranged(network, kind, data, kernel, spatial, scale)
+            if native is not None:
+                return native
+    return None
+
+
+def _kinds(network: Network, data: set[int], kernel: set[int], spatial: list[_Spatial]) -> Iterator[Kind]:
+    """The kinds for which the labels of all patterns are where they should be, and nowhere else."""
+    output = set(network.equation.output)
+    kinds: tuple[tuple[Kind, tuple[str, str, str]], ...] = (
+        ("forward", ("input", "kernel", "output")),
+        ("input_vjp", ("output", "kernel", "input")),
+        ("weight_vjp", ("input", "output", "kernel")),
+    )
+    for kind, fields in kinds:
+        fits = True
+        for one in spatial:
+            for field, there in zip(fields, (data, kernel, output), strict=True):
+                label = getattr(one, field)
+                others = [labels for labels in (data, kernel, output) if labels is not there]
+                absent = network.sizes[label] == 1 and label not in there
+                fits &= (label in there or absent) and not any(label in labels for labels in others)
+        if fits:
+            yield kind
+
+
+def _arranged(
+    network: Network,
+    kind: Kind,
+    data: tuple[View, tuple[int, ...]],
+    kernel: tuple[View, tuple[int, ...]],
+    spatial: list[_Spatial],
+    scale: float,
+) -> Native | None:
+    """The arrangement of both tensors and of the result; None where a label has no part in a convolution."""
+    shared = {label for one in spatial for label in (one.kernel, one.output, one.input)}
+    output = network.equation.output
+    parts: dict[tuple[bool, bool, bool], list[int]] = {}
+    for label in dict.fromkeys((*data[1], *kernel[1], *output)):
+        if label not in shared:
+            where = (label in data[1], label in kernel[1], label in output)
+            parts.setdefault(where, []).append(label)
+    groups = parts.pop((True, True, True), [])
+    summed = parts.pop((True, True, False), [])
+    first = parts.pop((True, False, True), [])
+    second = parts.pop((False, True, True), [])
+    if parts:
+        return None
+    spatial = sorted(spatial, key=lambda one: _place(data[1], one, kind))
+    inputs, outputs = [one.input for one in spatial], [one.output for one in spatial]
+    kernels = [one.kernel for one in spatial]
+    data_parts: list[list[int]]
+    kernel_parts: list[list[int]]
+    if kind == "weight_vjp":
+        # Channels of the input are in it and in the result; the batch is what is summed.
+        data_parts = [summed, [*groups, *first], *([x] for x in inputs)]
+        kernel_parts = [summed, [*groups, *second], *([x] for x in outputs)]
+        result = [*groups, *second, *first, *kernels]
+    else:
+        here, there = (inputs, outputs) if kind == "forward" else (outputs, inputs)
+        data_parts = [first, [*groups, *summed], *([x] for x in here)]
+        # The kernel's first dimension has the channels of a convolution's output, whichever way it goes.
+        leading = second if kind == "forward" else summed
+        trailing = summed if kind == "forward" else second
+        kernel_parts = [[*groups, *leading], trailing, *([x] for x in kernels)]
+        result = [*first, *groups, *second, *there]
+    sizes = network.sizes
+    present = [label for label in result if label in output]
+    return Native(
+        kind,
+        _arrangement(data, data_parts, sizes),
+        _arrangement(kernel, kernel_parts, sizes),
+        tuple(one.pattern for one in spatial),
+        prod(sizes[label] for label in groups),
+        tuple(sizes[label] for label in present),
+        tuple(present.index(label) for label in output),
+        scale,
+    )
+
+
+def _place(labels: tuple[int, ...], one: _Spatial, kind: Kind) -> int:
+    """Where a spatial dimension stands in the data, so that its order is kept."""
+    label = one.output if kind == "input_vjp" else one.input
+    return labels.index(label) if label in labels else len(labels)
+
+
+def _arrangement(
+    operand: tuple[View, tuple[int, ...]], parts: list[list[int]], sizes: dict[int, int]
+) -> Arrangement:
+    view, labels = operand
+    order = tuple(labels.index(label) for part in parts for label in part if label in labels)
+    return Arrangement(view, order, tuple(prod(sizes[label] for label in part) for part in parts))
+
+
+def _weight_vjp(x: Tensor, v: Tensor, patterns: tuple[IndexPattern, ...], groups: int) -> Tensor:
+    """The gradient of a kernel, by torch's own backward pass of a convolution.
+
+    Args:
+        x: the input, shape: (batch, in_channels, *input_sizes).
+        v: the vector, shape: (batch, out_channels, *output_sizes).
+        patterns: one for each spatial dimension.
+        groups: the number of groups.
+    """
+    kernel = [pattern.kernel_size for pattern in patterns]
+    weight = x.new_zeros((v.shape[1], x.shape[1] // groups, *kernel))
+    if len(patterns) <= 3:
+        sides = [_sides(pattern) for pattern in patterns]
+        if any(left != right or left < 0 for left, right in sides):
+            x = torch.nn.functional.pad(x, [side for pair in reversed(sides) for side in pair])
+            sides = [(0, 0)] * len(patterns)
+        gradient: Tensor = torch.ops.aten.convolution_backward(
+            v,
+            x,
+            weight,
+            None,
+            [pattern.stride for pattern in patterns],
+            [left for left, _ in sides],
+            [pattern.dilation for pattern in patterns],
+            False,
+            [0] * len(patterns),
+            groups,
+            [False, True, False],
+        )[1]
+        return gradient
+    first, rest = patterns[0], patterns[1:]
+    rows, vectors = x.movedim(2, 0), v.movedim(2, 0)
+    slices = []
+    for part in first.slices():
+        if part.length:
+            read, met = rows[part.inputs].flatten(0, 1), vectors[part.outputs].flatten(0, 1)
+            slices.append(_weight_vjp(read, met, rest, groups))
+        else:
+            slices.append(weight.select(2, part.kernel))
+    return torch.stack(slices, 2)
+
+
+def _sides(pattern: IndexPattern) -> tuple[int, int]:
+    """The padding with which torch computes exactly the outputs of a pattern."""
+    left, right = pattern.left, pattern.right
+    # A plain padding on both sides that gives as many outputs spares a padded copy.
+    if left >= 0 and left != right:
+        both = (pattern.input_size + 2 * left - pattern.kernel_span) // pattern.stride + 1
+        right = left if both == pattern.output_size else right
+    return left, right

@@ -1,0 +1,117 @@
+"""Contractions with symbolic patterns have the value that they have with the patterns as tensors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import Tensor
+
+from einfx.conv.contraction import contract
+from einfx.conv.expressions import (
+    convNd_fold,
+    convNd_forward,
+    convNd_input_vjp,
+    convNd_kfac_reduce,
+    convNd_kfc,
+    convNd_unfold,
+    convNd_weight_vjp,
+)
+from einfx.conv.network import Network
+from einfx.errors import EquationError, OperandError
+from einfx.pattern import IndexPattern
+from tests.conv.reference import close, conv, draws
+from tests.conv.reference import contract as dense
+from tests.conv.test_simplify import networks, value
+
+
+@settings(max_examples=400, deadline=None)
+@given(networks())
+def test_any_contraction_has_the_value_of_its_dense_one(case: tuple[Network, list[Tensor]]) -> None:
+    network, tensors = case
+    if not tensors:
+        return
+    got = contract(network.equation, *network.bind(tensors))
+    assert close(got, value(network, tensors), 1e-10)
+
+
+@pytest.mark.parametrize("simplify", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_no_expression_of_a_convolution_builds_a_pattern(
+    n: int, simplify: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for draw in draws(n, 40, largest=8 if n < 3 else 5, seed=7):
+        x, weight = draw.x(), draw.weight()
+        v = torch.randn_like(conv(x, weight, draw))
+        hyper = {**draw.hyper, "simplify": simplify}
+        grouped = {**hyper, "groups": draw.groups}
+        patches = torch.randn_like(dense(convNd_unfold.einsum_expression(x, draw.kernel_size, **hyper)))
+        expressions = [
+            convNd_forward.einsum_expression(x, weight, **grouped),
+            convNd_input_vjp.einsum_expression(weight, v, draw.input_size, **grouped),
+            convNd_weight_vjp.einsum_expression(x, v, draw.kernel_size, **grouped),
+            convNd_unfold.einsum_expression(x, draw.kernel_size, **hyper),
+            convNd_fold.einsum_expression(patches, draw.input_size, draw.kernel_size, **hyper),
+            convNd_kfc.einsum_expression(x, draw.kernel_size, **grouped),
+            convNd_kfac_reduce.einsum_expression(x, draw.kernel_size, **grouped),
+        ]
+        expected = [dense(expression) for expression in expressions]
+        with monkeypatch.context() as context:
+            context.setattr(IndexPattern, "tensor", _refuse)
+            for (equation, operands, shape), wanted in zip(expressions, expected, strict=True):
+                assert close(contract(equation, *operands).reshape(shape), wanted, 1e-11), (draw, equation)
+
+
+def _refuse(*_: object) -> Tensor:
+    raise AssertionError("a pattern is built as a tensor")
+
+
+def test_contractions_differentiate() -> None:
+    x = torch.randn(2, 3, 7, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, 3, 3, dtype=torch.float64, requires_grad=True)
+    pattern = IndexPattern(7, 3, 2, 1)
+
+    def forward(x: Tensor, weight: Tensor) -> Tensor:
+        return contract("nci,koi,dck->ndo", x, pattern, weight)
+
+    def averaged(x: Tensor) -> Tensor:
+        return contract("nci,koi->nck", x, pattern)
+
+    def folded(x: Tensor) -> Tensor:
+        return contract("nck,koi->nci", x, pattern)
+
+    assert torch.autograd.gradcheck(forward, (x, weight))
+    assert torch.autograd.gradgradcheck(forward, (x, weight))
+    assert torch.autograd.gradcheck(averaged, x)
+    assert torch.autograd.gradgradcheck(averaged, x)
+    assert torch.autograd.gradcheck(folded, weight)
+
+
+def test_integers_contract_without_a_native_convolution() -> None:
+    x, weight = torch.arange(8), torch.tensor([1, 10, 100])
+    got = contract("i,koi,k->o", x, IndexPattern(8, 3), weight)
+    assert got.tolist() == [i + 10 * (i + 1) + 100 * (i + 2) for i in range(6)]
+
+
+def test_factorised_kernels_and_patterns_in_a_row_are_contracted() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
+    u, a, b = (torch.randn(3, size, dtype=torch.float64) for size in (3, 3, 3))
+    pattern = IndexPattern(9, 3, padding=1)
+    got = contract("ncxy,kox,lpy,rc,rk,rl->nop", x, pattern, pattern, u, a, b)
+    weight = torch.einsum("rc,rk,rl->ckl", u, a, b)[None]
+    assert close(got, torch.nn.functional.conv2d(x, weight, padding=1)[:, 0], 1e-11)
+    row = torch.randn(9, dtype=torch.float64)
+    got = contract("i,koi,lpo,k,l->p", row, IndexPattern(9, 3), IndexPattern(7, 2, 2), a[0], u[0, :2])
+    once = torch.nn.functional.conv1d(row[None, None], a[0][None, None])
+    twice = torch.nn.functional.conv1d(once, u[0, :2][None, None], stride=2)
+    assert close(got, twice[0, 0], 1e-11)
+
+
+def test_operands_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(OperandError, match="index patterns alone"):
+        contract("koi->ko", IndexPattern(8, 3))
+    with pytest.raises(OperandError, match="label 'a' has size"):
+        contract("i,koi->ko", torch.ones(7), IndexPattern(8, 3))
+    with pytest.raises(EquationError):
+        contract("i?,koi->ko", torch.ones(8), IndexPattern(8, 3))
