@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import recognition
+from .pattern_tensor import as_pattern_tensor
 from .utils import cpu
 
 __all__ = ["index_pattern", "index_pattern_logical"]
@@ -43,6 +44,10 @@ def index_pattern(
         [[[1, 0, 0], [0, 1, 0]], [[0, 1, 0], [0, 0, 1]]]
     """
     pattern = recognition.index_pattern(input_size, kernel_size, stride, padding, dilation, device, dtype)
+    if not torch.compiler.is_compiling():
+        symbol = recognition.recognise(pattern)
+        assert symbol is not None
+        pattern = as_pattern_tensor(pattern, symbol)
     pattern._pattern_hyperparams = {  # type: ignore[attr-defined]
         "input_size": input_size,
         "kernel_size": kernel_size,
