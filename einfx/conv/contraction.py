@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..contract import einsum
@@ -24,7 +23,7 @@ from .network import Network, Operand
 from .simplify import simplified
 from .views import View
 from .window_sums import sum_along
-from .windows import add_along, reach
+from .windows import add_along, view_along
 
 __all__ = ["contract"]
 
@@ -51,8 +50,12 @@ def contract(equation: str | Equation, *operands: Tensor | IndexPattern) -> Tens
         >>> torch.allclose(out, torch.nn.functional.conv1d(x, weight, padding=1), atol=1e-5)
         True
     """
+    # A tensor that is given twice is one tensor, of which nothing is computed twice.
+    first: dict[int, int] = {}
     symbols: tuple[Operand, ...] = tuple(
-        operand if isinstance(operand, IndexPattern) else View(position, tuple(operand.shape))
+        operand
+        if isinstance(operand, IndexPattern)
+        else View(first.setdefault(id(operand), position), tuple(operand.shape))
         for position, operand in enumerate(operands)
     )
     tensors = [operand for operand in operands if isinstance(operand, Tensor)]
@@ -84,6 +87,7 @@ def _by_windows(network: Network, operands: Sequence[Tensor | IndexPattern], lik
     inputs = [list(labels) for labels in network.equation.inputs]
     output = list(network.equation.output)
     folds: list[tuple[IndexPattern, int, int, int]] = []
+    made: dict[Any, tuple[Tensor, Tensor]] = {}
     while (position := _next(tensors)) is not None:
         pattern, (kernel, outputs, read) = tensors[position], inputs[position]
         others = [p for p in range(len(tensors)) if p != position and read in inputs[p]]
@@ -96,7 +100,7 @@ def _by_windows(network: Network, operands: Sequence[Tensor | IndexPattern], lik
             isinstance(tensors[p], IndexPattern) or inputs[p].count(read) > 1 for p in others
         )
         if simple and others and read not in output:
-            _see_windows(tensors, inputs, output, position, others)
+            _see_windows(tensors, inputs, output, position, others, made)
         elif simple and not others and read in output and not {kernel, outputs} & set(output):
             folds.append((pattern, kernel, outputs, read))
             at = output.index(read)
@@ -123,23 +127,33 @@ def _next(tensors: list[Any]) -> int | None:
 
 
 def _see_windows(
-    tensors: list[Any], inputs: list[list[int]], output: list[int], position: int, others: list[int]
+    tensors: list[Any],
+    inputs: list[list[int]],
+    output: list[int],
+    position: int,
+    others: list[int],
+    made: dict[Any, tuple[Tensor, Tensor]],
 ) -> None:
-    """Take a pattern away: the tensors that have its input get its kernel and its output instead."""
+    """Take a pattern away: the tensors that have its input get its kernel and its output instead.
+
+    Args:
+        tensors: the operands.
+        inputs: their labels.
+        output: the labels of the output.
+        position: where the pattern is.
+        others: where the tensors are.
+        made: what came of tensors before, which it keeps alive.
+    """
     pattern, (kernel, outputs, read) = tensors[position], inputs[position]
     elsewhere = [labels for p, labels in enumerate(inputs) if p != position]
     for p in others:
         dim = inputs[p].index(read)
         alone = len(others) == 1 and not any(outputs in labels for labels in (*elsewhere, output))
-        if alone:
-            tensors[p] = sum_along(tensors[p], dim, pattern)
-            inputs[p][dim : dim + 1] = [kernel]
-            continue
-        pads = [0, 0] * (tensors[p].ndim - 1 - dim) + list(reach(pattern))
-        padded = F.pad(tensors[p], pads) if any(pads) else tensors[p]
-        windows = padded.unfold(dim, pattern.kernel_span, pattern.stride)
-        windows = windows[..., :: pattern.dilation] if pattern.dilation > 1 else windows
-        tensors[p] = windows
-        inputs[p][dim : dim + 1] = [outputs]
-        inputs[p].append(kernel)
+        labels = [kernel] if alone else [outputs, kernel]
+        inputs[p] = [*inputs[p][:dim], *labels, *inputs[p][dim + 1 :]]
+        # A factor that is there twice, as in a second moment, is seen through windows once.
+        key = (id(tensors[p]), dim, pattern, alone)
+        if key not in made:
+            made[key] = (tensors[p], (sum_along if alone else view_along)(tensors[p], dim, pattern))
+        tensors[p] = made[key][1]
     del tensors[position], inputs[position]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Literal, NamedTuple
 
@@ -45,7 +45,15 @@ class Arrangement:
 
     def apply(self, tensor: Tensor) -> Tensor:
         """The caller's tensor, arranged; a copy only where its layout asks for one."""
-        return self.view.apply(tensor).permute(self.order).reshape(self.shape)
+        seen = self.view.apply(tensor)
+        if not self.in_order:
+            seen = seen.permute(self.order)
+        return seen.reshape(self.shape)
+
+    @cached_property
+    def in_order(self) -> bool:
+        """Whether the dimensions stay in their order."""
+        return self.order == tuple(range(len(self.order)))
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,11 @@ class Native:
     order: tuple[int, ...]
     scale: float = 1.0
 
+    @cached_property
+    def in_order(self) -> bool:
+        """Whether the output has its dimensions in the order of the native result."""
+        return self.order == tuple(range(len(self.order)))
+
     def run(self, tensors: Sequence[Tensor]) -> Tensor:
         """Compute it.
 
@@ -96,7 +109,9 @@ class Native:
             out = convolve_transposed(data, kernel, self.patterns, self.groups)
         else:
             out = _weight_vjp(data, kernel, self.patterns, self.groups)
-        out = out.reshape(self.sizes).permute(self.order)
+        out = out.reshape(self.sizes)
+        if not self.in_order:
+            out = out.permute(self.order)
         return out if self.scale == 1.0 else out * self.scale
 
 

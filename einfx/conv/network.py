@@ -88,14 +88,19 @@ class Network:
 
         Args:
             tensors: the caller's tensors, by position; what stands where no view looks is ignored.
+
+        Returns:
+            Tensors and patterns; views that are equal are one tensor.
         """
         bound: list[Tensor | IndexPattern] = []
+        seen: dict[View, Tensor] = {}
         for operand in self.operands:
             if isinstance(operand, View):
-                tensor = tensors[operand.position]
-                assert isinstance(tensor, Tensor)
-                for step in operand.steps:
-                    tensor = step.apply(tensor)
+                tensor = seen.get(operand)
+                if tensor is None:
+                    given = tensors[operand.position]
+                    assert isinstance(given, Tensor)
+                    tensor = seen[operand] = operand.apply(given)
                 bound.append(tensor)
             elif isinstance(operand, IndexPattern):
                 bound.append(operand)

@@ -19,7 +19,7 @@ from ..kernels.batching import tracked
 from ..pattern import IndexPattern
 from .operators import composing
 
-__all__ = ["add_along", "add_windows", "copy_windows", "reach", "window_view"]
+__all__ = ["add_along", "add_windows", "copy_windows", "view_along", "window_view"]
 
 Patterns = tuple[IndexPattern, ...]
 
@@ -90,6 +90,28 @@ def add_along(windows: Tensor, dim: int, pattern: IndexPattern) -> Tensor:
     return summed.reshape(*last.shape[:-2], pattern.input_size).movedim(-1, dim)
 
 
+def view_along(x: Tensor, dim: int, pattern: IndexPattern) -> Tensor:
+    """Windows along one dimension of many, as a view, or as one of a padded copy.
+
+    Args:
+        x: any tensor.
+        dim: the dimension.
+        pattern: its pattern.
+
+    Returns:
+        A tensor with outputs and kernel positions in the place of the dimension.
+
+    Example:
+        >>> view_along(torch.arange(4), 0, IndexPattern(4, 2)).tolist()
+        [[0, 1], [1, 2], [2, 3]]
+    """
+    pads = [0, 0] * (x.ndim - 1 - dim) + list(_reach(pattern))
+    windows = (F.pad(x, pads) if any(pads) else x).unfold(dim, pattern.kernel_span, pattern.stride)
+    if pattern.dilation > 1:
+        windows = windows[..., :: pattern.dilation]
+    return windows.movedim(-1, dim + 1)
+
+
 def window_view(x: Tensor, patterns: Sequence[IndexPattern]) -> Tensor:
     """Windows as a view of a tensor, or of a padded copy where they reach over its ends.
 
@@ -106,7 +128,7 @@ def window_view(x: Tensor, patterns: Sequence[IndexPattern]) -> Tensor:
         >>> view.tolist(), view.data_ptr() == x.data_ptr()
         ([[0, 1, 2], [1, 2, 3]], True)
     """
-    sides = [reach(pattern) for pattern in patterns]
+    sides = [_reach(pattern) for pattern in patterns]
     if any(side > 0 for pair in sides for side in pair):
         x = F.pad(x, [max(side, 0) for pair in reversed(sides) for side in pair])
     x = x.resolve_conj().resolve_neg()
@@ -126,7 +148,7 @@ def window_view(x: Tensor, patterns: Sequence[IndexPattern]) -> Tensor:
     return x.as_strided((*x.shape[:lead], *sizes), (*strides[:lead], *steps), offset)
 
 
-def reach(pattern: IndexPattern) -> tuple[int, int]:
+def _reach(pattern: IndexPattern) -> tuple[int, int]:
     """How far windows reach over the left and over the right end; negative where they stay within."""
     last = pattern.dilation * (pattern.kernel_size - 1) + pattern.stride * (pattern.output_size - 1)
     return pattern.left, last - pattern.left - (pattern.input_size - 1)
@@ -145,7 +167,7 @@ def _composed(x: Tensor, patterns: Patterns, channels_first: bool) -> Tensor:
 
 def _window_padding(patterns: Patterns) -> list[int]:
     """The padding after which windows end where the input ends, for every dimension, the last one first."""
-    return [side for pattern in reversed(patterns) for side in reach(pattern)]
+    return [side for pattern in reversed(patterns) for side in _reach(pattern)]
 
 
 def _copied(x: Tensor, patterns: Patterns, channels_first: bool) -> Tensor:
@@ -193,7 +215,7 @@ def _parts(pattern: IndexPattern) -> list[tuple[Any, Any, slice]]:
 
 def _placed(windows: Tensor, patterns: Patterns) -> Tensor:
     """Windows that share no element, written to where they came from."""
-    sides = [tuple(max(side, 0) for side in reach(pattern)) for pattern in patterns]
+    sides = [tuple(max(side, 0) for side in _reach(pattern)) for pattern in patterns]
     padded = [pattern.input_size + sum(pair) for pattern, pair in zip(patterns, sides, strict=True)]
     whole = tuple(
         IndexPattern(size, p.kernel_size, p.stride, (p.left - left, p.right - right), p.dilation)

@@ -18,6 +18,7 @@ from einfx.conv.expressions import (
     convNd_weight_vjp,
 )
 from einfx.conv.network import Network
+from einfx.conv.window_sums import sum_along
 from einfx.errors import EquationError, OperandError
 from einfx.pattern import IndexPattern
 from tests.conv.reference import close, conv, draws
@@ -85,6 +86,21 @@ def test_contractions_differentiate() -> None:
     assert torch.autograd.gradcheck(averaged, x)
     assert torch.autograd.gradgradcheck(averaged, x)
     assert torch.autograd.gradcheck(folded, weight)
+
+
+def test_windows_of_a_tensor_that_is_given_twice_are_summed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    summed = []
+
+    def counted(x: Tensor, dim: int, pattern: IndexPattern) -> Tensor:
+        summed.append(pattern)
+        return sum_along(x, dim, pattern)
+
+    monkeypatch.setattr("einfx.conv.contraction.sum_along", counted)
+    x = torch.randn(4, 3, 8, dtype=torch.float64)
+    equation, operands, shape = convNd_kfac_reduce.einsum_expression(x, 3, simplify=False)
+    got = contract(equation, *operands).reshape(shape)
+    assert len(summed) == 1
+    assert close(got, dense((equation, operands, shape)))
 
 
 def test_integers_contract_without_a_native_convolution() -> None:
