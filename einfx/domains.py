@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .errors import OperandError
+from .modes import is_captured
 
 __all__ = ["kind_of", "require_non_negative"]
 
@@ -46,7 +47,9 @@ def require_non_negative(x: Tensor) -> None:
     """
     if kind_of(x.dtype) in ("bool", "unsigned"):
         return
-    if torch.compiler.is_compiling():
+    if torch.jit.is_tracing():  # TorchScript's code checks for itself
+        return
+    if is_captured():
         torch._assert_async((x < 0).logical_not().all(), _NEGATIVE)
     else:
         cast(Any, _NonNegative).apply(x.detach())

@@ -12,6 +12,7 @@ from torch import Tensor, get_num_threads
 from .dispatch import as_written, read_equation, remember
 from .errors import OperandError, UsageError
 from .layout import hint
+from .modes import is_captured
 from .options import Options
 from .planning import plan
 from .semiring_program import SemiringProgram
@@ -65,11 +66,7 @@ def contract_over(
 
 def _sees_numbers(operands: Sequence[Tensor]) -> bool:
     """Whether a decision may depend on numbers: nothing compiles, traces or maps this."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-    )
+    return not (is_captured() or torch._C._are_functorch_transforms_active())
 
 
 def _program(

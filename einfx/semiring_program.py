@@ -16,6 +16,7 @@ from .equation import Equation
 from .errors import UsageError
 from .kernels.scriptable import contract_semiring
 from .kernels.steps import PreparedStep, contract_step, prepare
+from .modes import is_captured
 from .options import Options
 from .plans import Plan, Step
 from .semiring_cost import choose_step, product_dtype
@@ -137,7 +138,7 @@ def own_options(plan: Plan, step: Step) -> Options:
 
 def _is_recorded(operands: Sequence[Tensor]) -> bool:
     """Whether autograd alone records this: torch.func and torch.compile don't take checkpoints."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if is_captured() or torch._C._are_functorch_transforms_active():
         return False
     return torch.is_grad_enabled() and any(x.requires_grad for x in operands)
 

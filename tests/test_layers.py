@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the bottom up. A package stands for everything in it; modules of one line may import one another.
 ROOMS: tuple[tuple[str, ...], ...] = (
-    ("errors", "layout", "sources"),
+    ("errors", "layout", "modes", "sources"),
     ("machine",),
     ("accumulators", "domains"),
     ("algebra",),

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import einfx
 from einfx.errors import MemoryLimitError, OperandError, UsageError
@@ -340,6 +341,34 @@ class TestDerivatives:
         wanted = torch.autograd.grad(function(*leaves).sum(), leaves)
         for one, other in zip(got, wanted, strict=True):
             agree(one, other)
+
+    @pytest.mark.parametrize("semiring", ["log", "max_plus", "max_times", "boolean"])
+    @pytest.mark.parametrize("text", ["ij,jk->ik", "ij,jk,kl->il", "ij,ij->i"])
+    def test_make_fx_records_what_holds_for_other_numbers(self, semiring: str, text: str) -> None:
+        operands = operands_for(text, semiring, {"i": 6, "j": 7})
+
+        def function(*tensors: Tensor) -> Tensor:
+            return einfx.einsum(text, *tensors, semiring=semiring)
+
+        others = operands_for(text, semiring, {"i": 6, "j": 7}, seed=5)
+        for mode in ("real", "fake", "symbolic"):
+            recorded = make_fx(function, tracing_mode=mode)(*operands)
+            agree(recorded(*others), function(*others))
+
+    @pytest.mark.parametrize("size", [4, 12, 40])
+    @pytest.mark.parametrize("optimize", [[(0, 1), (0, 1)], [(1, 2), (0, 1)], [(0, 1, 2)], "auto"])
+    def test_absent_entries_have_no_part_in_gradients_along_any_path(self, size: int, optimize: Any) -> None:
+        generator = torch.Generator().manual_seed(size)
+        absent = torch.rand(3, size, size, generator=generator) < 0.6
+        scores = torch.randn(3, size, size, generator=generator, dtype=torch.float64)
+        operands = scores.masked_fill(absent, -math.inf).requires_grad_()
+        out = einfx.einsum("ij,jk,kl->il", *operands, semiring="log", optimize=optimize)
+        weights = scores.masked_fill(absent, 0).exp().masked_fill(absent, 0).requires_grad_()
+        wanted = torch.einsum("ij,jk,kl->il", *weights)
+        present = wanted > 0
+        (grad,) = torch.autograd.grad(out[present].sum(), operands)
+        (slope,) = torch.autograd.grad(wanted[present].log().sum(), weights)
+        agree(grad, slope * weights.detach(), 1e-10)
 
     def test_the_gradient_of_minus_infinity_is_what_the_caller_says(self) -> None:
         x = torch.full((2, 3), -math.inf, dtype=torch.float64, requires_grad=True)

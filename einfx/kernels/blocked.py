@@ -19,6 +19,7 @@ from ..algebra import Semiring
 from ..domains import require_non_negative
 from ..equation import Equation
 from ..errors import OperandError, UsageError
+from ..modes import is_captured
 from ..semiring import get
 from .batching import tracked
 from .blocked_generic import differentiable_sums
@@ -85,7 +86,7 @@ def contract(
     algebra = get(semiring)
     if block_size is not None and block_size < 1:
         raise UsageError(f"a block size is at least 1, not {block_size}")
-    if torch.compiler.is_compiling():
+    if is_captured():
         equation = _constant(equation)
     sizes = equation.sizes([tuple(operand.shape) for operand in operands])
     linear = _checked(equation, operands, algebra, linear_operands, grad_of_neg_inf)
@@ -180,12 +181,12 @@ def _is_log(algebra: Semiring) -> bool:
 
 def _transformed() -> bool:
     """Whether tensors may be those of a transform or a compiler, which can't be written into."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return is_captured() or torch._C._are_functorch_transforms_active()
 
 
 def _follows(*tensors: Tensor) -> bool:
     """Whether a derivative of what is computed from these may be asked for."""
-    if torch.compiler.is_compiling():
+    if is_captured():
         return True
     return tracked(*tensors)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..accumulators import State
+from ..modes import is_captured
 from .blocked_loops import Block, Kernel, Limits, Subscripts, blocks_of, part_of, ranges_within, view_along
 
 __all__ = ["differentiable_sums"]
@@ -46,7 +47,7 @@ def differentiable_sums(
 
 def _records(tensors: Sequence[Tensor]) -> bool:
     """Whether autograd alone records: torch.func and torch.compile don't take checkpoints."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if is_captured() or torch._C._are_functorch_transforms_active():
         return False
     return any(tensor.requires_grad for tensor in tensors)
 

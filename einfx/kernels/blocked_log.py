@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..accumulators import LOG as LOG_SUMS
 from ..accumulators import State, merged_logs
+from ..modes import is_captured
 from .batching import accumulation_dtype, apply, tracked
 from .blocked_loops import Block, Kernel, walk
 from .blocked_sums import LOG, MINUS_LOG, WEIGHT, Spec, exponents, jvp, to_front, vjp
@@ -36,7 +37,7 @@ def log_contraction(spec: Spec, *tensors: Tensor) -> Tensor:
     """
     # What the gradient is computed from has to be as exact as the sums are.
     exact = spec._replace(dtype=accumulation_dtype(spec.dtype))
-    if torch.compiler.is_compiling():
+    if is_captured():
         result: Tensor = torch.ops.einfx.log_contraction(list(tensors), exact.as_text())
         return result.to(spec.dtype)
     if tracked(*tensors):
@@ -52,6 +53,22 @@ def _shares(spec: Spec) -> Spec:
     return spec._replace(subscripts=subscripts._replace(inputs=inputs), kinds=spec.kinds + MINUS_LOG)
 
 
+def _vjp(spec: Spec, saved: Sequence[Tensor], grad: Tensor, needs: Sequence[bool]) -> Any:
+    """The gradients of the operands; a sum that is -inf, and that nothing depends on, has no part in them."""
+    *operands, total = saved
+    if math.isnan(float(spec.empty)) and _may_be_empty(total):
+        # Shares in +inf are 0, where 0 times the nan of an empty sum would be nan.
+        total = total.masked_fill((total == -math.inf) & (grad == 0), math.inf)
+    return vjp(_shares(spec), (*operands, total), grad, needs, skip=1)
+
+
+def _may_be_empty(total: Tensor) -> bool:
+    """Whether a sum may be -inf; without numbers to look at, each may be."""
+    if is_captured() or torch._C._are_functorch_transforms_active():
+        return True
+    return total.numel() > 0 and not float(total.detach().amin()) > -math.inf
+
+
 class _LogContraction(torch.autograd.Function):
     @staticmethod
     def forward(spec: Spec, *tensors: Tensor) -> Tensor:
@@ -65,7 +82,7 @@ class _LogContraction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return None, *vjp(_shares(ctx.spec), ctx.saved_tensors, grad, ctx.needs_input_grad[1:], skip=1)
+        return None, *_vjp(ctx.spec, ctx.saved_tensors, grad, ctx.needs_input_grad[1:])
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor | None:
@@ -135,8 +152,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> Any:
-    shares = _shares(Spec.from_text(ctx.spec))
-    return vjp(shares, ctx.saved_tensors, grad, ctx.needs_input_grad[0], skip=1), None
+    return _vjp(Spec.from_text(ctx.spec), ctx.saved_tensors, grad, ctx.needs_input_grad[0]), None
 
 
 _operator.register_autograd(_backward, setup_context=_save)

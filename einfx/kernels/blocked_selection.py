@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..accumulators import State, best_of
 from ..algebra import Semiring
+from ..modes import is_captured
 from ..semiring import get, semirings
 from .batching import accumulation_dtype, apply, tracked
 from .blocked_loops import Block, Kernel, Limits, Subscripts, digits, view_along, walk
@@ -77,7 +78,7 @@ def select(selection: Selection, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         Values, and int64 places in a further last dimension: for every summed label, its number in the first
         of the terms that equal the value.
     """
-    if torch.compiler.is_compiling():
+    if is_captured():
         tensors = tuple([x.detach() for x in tensors])
         text = selection.as_text()
         if text is None:
@@ -115,7 +116,7 @@ def _chosen(
     labels: tuple[int, ...], tensor: Tensor, places: Tensor, output: tuple[int, ...], summed: tuple[int, ...]
 ) -> Tensor:
     """The elements at ``places``, with the dimensions of the output, of size 1 where the tensor lacks one."""
-    if not torch.compiler.is_compiling():
+    if not is_captured():
         # An expanded dimension has one element; to make many of it would take memory.
         for dim in reversed(range(len(labels))):
             if tensor.stride(dim) == 0:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..accumulators import State
+from ..modes import is_captured
 from .batching import accumulation_dtype, apply
 from .blocked_loops import Block, Kernel, Limits, Subscripts, digits, view_along, walk
 
@@ -98,7 +99,7 @@ def weighted_sums(spec: Spec, *tensors: Tensor) -> Tensor:
         tensor(7.)
     """
     result: Tensor
-    if torch.compiler.is_compiling():
+    if is_captured():
         result = torch.ops.einfx.weighted_sums(list(tensors), spec.as_text())
     else:
         result = apply(_WeightedSums, spec, *tensors)

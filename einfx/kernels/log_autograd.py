@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..modes import is_captured
 from .batching import apply, fold, tracked, unfold
 from .log_options import LogOptions
 from .log_posteriors import posterior_sums
@@ -40,7 +41,7 @@ def differentiable_sums(a: Tensor, b: Tensor, options: LogOptions) -> Tensor:
         options: what they mean.
     """
     logs: Tensor
-    if torch.compiler.is_compiling():
+    if is_captured():
         keep = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
         keep = keep and keeps(a, b, options.budget_bytes)
         logs = torch.ops.einfx.log_matmul(a, b, keep, *options)[0]

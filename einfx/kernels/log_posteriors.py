@@ -180,12 +180,13 @@ def _add_empty(
     """Add the terms of sums that are -inf, each with the same share, in place."""
     if share == 0 or not (empty := logs == -math.inf).any():
         return
+    f0, f1, f2 = factors
     for result, target in zip(results, targets, strict=True):
         if math.isnan(share):
-            # nan reaches just what such a sum has a part in.
-            result.masked_fill_(empty if target == 2 else empty.any(2 - target, keepdim=True), math.nan)
+            # nan reaches just what such a sum has a part in, and nothing where nothing depends on it.
+            counted = empty if f2 is None or target == 2 else empty & (f2 != 0)
+            result.masked_fill_(counted if target == 2 else counted.any(2 - target, keepdim=True), math.nan)
             continue
-        f0, f1, f2 = factors
         shares = torch.where(empty, share if f2 is None or target == 2 else f2 * share, 0).to(logs.dtype)
         if target == 0:
             result += shares.sum(2, keepdim=True) if f1 is None else torch.bmm(shares, f1.mT)

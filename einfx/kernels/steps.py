@@ -21,6 +21,7 @@ from ..layout import hint
 from ..options import Options
 from ..semiring_cost import SELECTING, SemiringKernel, choose_step
 from . import blocked, boolean, log, tropical
+from .batching import tracked
 
 __all__ = ["PreparedStep", "contract_step", "prepare"]
 
@@ -179,7 +180,7 @@ class PreparedStep:
         )
         if options.memory_limit is not None:
             rest = budget_bytes - sum(_copied_bytes(x, form) for x, form in matrices)
-            if rest < 0:
+            if rest < self._least_bytes(matrices[0][1], matrices[1][1], return_argmax or tracked(a, b), a):
                 return self._blocked(operands, budget_bytes, return_argmax)
             budget_bytes = rest
         left, right = (x.reshape(form) for x, form in matrices)
@@ -190,6 +191,16 @@ class PreparedStep:
         places = _unravelled(self._ordered(place.reshape(shape)), depth)
         by_number = sorted(range(len(depth)), key=lambda i: kernel.summed[i])
         return self._ordered(values.reshape(shape)), torch.stack([places[i] for i in by_number], -1)
+
+    def _least_bytes(
+        self, first: tuple[int, ...], second: tuple[int, ...], argmax: bool, like: Tensor
+    ) -> int:
+        """What the kernel for matrices of these shapes takes at least."""
+        if self.options.semiring.name not in SELECTING:
+            return 0
+        sizes = (*first, second[2])
+        places = 8 * first[0] * first[1] * second[2] * argmax
+        return places + tropical.workspace_bytes(*sizes, like.dtype, argmax=argmax, device=like.device.type)
 
     def _ordered(self, x: Tensor) -> Tensor:
         return x if self.order is None else x.permute(self.order)

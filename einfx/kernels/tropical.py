@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OperandError
+from ..modes import is_captured
 from ..semiring import get
 from . import native, selection_loop
 from .batching import accumulation_dtype, apply, fold, paired, tracked, unfold
@@ -120,7 +121,7 @@ def workspace_bytes(
 
 
 def _differentiable(a: Tensor, b: Tensor) -> bool:
-    if torch.compiler.is_compiling():
+    if is_captured():
         return torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
     return tracked(a, b)
 
@@ -137,7 +138,7 @@ def _selected(a: Tensor, b: Tensor, places: Tensor, semiring: str, zero_annihila
 def _select(
     a: Tensor, b: Tensor, semiring: str, zero_annihilates: bool, argmax: bool
 ) -> tuple[Tensor, Tensor]:
-    if torch.compiler.is_compiling():
+    if is_captured():
         values, places = torch.ops.einfx.select_matmul(a, b, semiring, zero_annihilates, argmax)
     else:
         values, places = apply(_Select, a, b, semiring, zero_annihilates, argmax)

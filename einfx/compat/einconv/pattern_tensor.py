@@ -1,6 +1,6 @@
-"""Pattern tensors that are still known as patterns after they were averaged over their outputs.
+"""Pattern tensors that ``torch.einsum`` knows as patterns, also after they were averaged over their outputs.
 
-Second-order optimizers (singd, curvlinops) average each pattern over its outputs and contract the input with
+Contractions with patterns are native convolutions, windows and sums of windows. Second-order optimizers (singd, curvlinops) average each pattern over its outputs and contract the input with
 the averages. That sums every window of the input, which needs no matrix product.
 """
 
@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...conv.parameters import hashable
-from ...conv.window_sums import sum_windows
-from ...equation import Equation
-from ...errors import EquationError
 from ...pattern import IndexPattern
+from .einsums import AXES, OUTPUT, Memory, contracted
 
 __all__ = ["PatternTensor", "as_pattern_tensor"]
 
@@ -33,25 +30,13 @@ _FOLLOWED = _MEANS | {
     torch.movedim,
     Tensor.movedim,
 }
-_PROBE = (2, 3, 5)
-"""Sizes of kernel, output and input of a small tensor, by which an axis is known again."""
-
-_KERNEL, _OUTPUT, _INPUT = _PROBE
-
-
-class _Memory(NamedTuple):
-    """What a tensor is: a pattern with its axes in some order, or its sum over outputs, times a number."""
-
-    pattern: IndexPattern
-    axes: tuple[int, ...]
-    scale: float
-    version: int
 
 
 class PatternTensor(Tensor):
     """An index pattern as a tensor, which knows its sum and its mean over outputs, and their transposes.
 
-    ``torch.einsum`` of an input with such means sums the input's windows. All else gives plain tensors.
+    ``torch.einsum`` with patterns is computed as by :func:`einfx.conv.contraction.contract`, and with such means by
+    summing windows. All else gives plain tensors.
 
     Example:
         >>> from einfx.compat.einconv import index_pattern
@@ -62,7 +47,7 @@ class PatternTensor(Tensor):
                 [6., 7., 8.]], dtype=torch.float64)
     """
 
-    _einfx_memory: _Memory | None = None
+    _einfx_memory: Memory | None = None
 
     @classmethod
     def __torch_function__(
@@ -72,16 +57,17 @@ class PatternTensor(Tensor):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """The function on plain tensors, but for contractions that sum windows."""
+        """The function on plain tensors, but for contractions."""
         options = kwargs or {}
         if func is Tensor.__repr__:
             return repr(args[0].as_subclass(Tensor))
         with torch._C.DisableTorchFunctionSubclass():
             if func is torch.einsum and not options and isinstance(args[0], str):
                 operands = args[1] if len(args) == 2 and isinstance(args[1], (list, tuple)) else args[1:]
-                summed = _sum_of_windows(args[0], operands)
-                if summed is not None:
-                    return summed
+                known = [operand._einfx_memory if _remembers(operand) else None for operand in operands]
+                found = contracted(args[0], operands, known)
+                if found is not None:
+                    return found
             result = func(*args, **options)
             if func in _FOLLOWED and args and _remembers(args[0]):
                 memory = _followed(func, args, options, result)
@@ -110,10 +96,12 @@ def _lasting(tensor: Tensor) -> dict[str, Any]:
 
 def as_pattern_tensor(tensor: Tensor, pattern: IndexPattern) -> Tensor:
     """A tensor that is ``pattern``, shape: (kernel, output, input), as one that remembers it."""
-    return _remembering(tensor, _Memory(pattern, _PROBE, 1.0, tensor._version))
+    if tensor.is_inference():
+        return tensor  # nothing tells whether it was written to
+    return _remembering(tensor, Memory(pattern, AXES, 1.0, tensor._version))
 
 
-def _remembering(tensor: Tensor, memory: _Memory) -> Tensor:
+def _remembering(tensor: Tensor, memory: Memory) -> Tensor:
     made = tensor.as_subclass(PatternTensor)
     made.__dict__.update(vars(tensor))
     made._einfx_memory = memory
@@ -129,10 +117,10 @@ def _remembers(tensor: object) -> bool:
 
 def _followed(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
-) -> _Memory | None:
+) -> Memory | None:
     """What the result of a sum, mean or transpose of a pattern is; None where that has no name."""
-    before: _Memory = args[0]._einfx_memory
-    if result.dtype != args[0].dtype or not result.is_floating_point():
+    before: Memory = args[0]._einfx_memory
+    if result.dtype != args[0].dtype or result.is_inference():
         return None
     axes = _axes_after(
         func,
@@ -141,10 +129,10 @@ def _followed(
         tuple((name, hashable(value)) for name, value in kwargs.items()),
     )
     gone = set(before.axes) - set(axes)
-    if not set(axes) <= set(before.axes) or not gone <= {_OUTPUT}:
+    if not set(axes) <= set(before.axes) or not gone <= {OUTPUT}:
         return None
     scale = before.scale / before.pattern.output_size if gone and func in _MEANS else before.scale
-    return _Memory(before.pattern, axes, scale, result._version)
+    return Memory(before.pattern, axes, scale, result._version)
 
 
 @lru_cache(maxsize=256)
@@ -157,89 +145,3 @@ def _axes_after(
     """The axes after a function: on a small tensor, where they can be told apart by their sizes."""
     with torch._C.DisableTorchFunctionSubclass():
         return tuple(func(torch.empty(axes), *args, **dict(kwargs)).shape)
-
-
-def _sum_of_windows(equation: str, operands: Sequence[Tensor]) -> Tensor | None:
-    """One tensor contracted with weights of windows along some of its dimensions; None for all else."""
-    memories = [operand._einfx_memory if _remembers(operand) else None for operand in operands]  # type: ignore[attr-defined]
-    others = [position for position, memory in enumerate(memories) if memory is None]
-    if len(others) != 1:
-        return None
-    x = operands[others[0]]
-    if not x.is_floating_point():
-        return None
-    for weights in operands:
-        if weights is not x and (
-            weights.requires_grad or (weights.dtype, weights.device) != (x.dtype, x.device)
-        ):
-            return None
-    known = tuple(None if memory is None else memory[:3] for memory in memories)
-    plan = _plan(equation, tuple(x.shape), known)
-    if plan is None:
-        return None
-    ordered = x.permute(plan.order)
-    lead, sizes = ordered.shape[: plan.kept], ordered.shape[plan.kept :]
-    sums = sum_windows(ordered.reshape(1, prod(lead), *sizes), plan.patterns)
-    sums = sums if plan.scale == 1 else sums * plan.scale
-    return sums.reshape(*lead, *sums.shape[2:]).permute(plan.output)
-
-
-class _Plan(NamedTuple):
-    """How windows are summed: the input's dimensions in order, how many of them are kept, the output's."""
-
-    order: tuple[int, ...]
-    kept: int
-    patterns: tuple[IndexPattern, ...]
-    scale: float
-    output: tuple[int, ...]
-
-
-@lru_cache(maxsize=1024)
-def _plan(
-    equation: str,
-    shape: tuple[int, ...],
-    known: tuple[tuple[IndexPattern, tuple[int, ...], float] | None, ...],
-) -> _Plan | None:
-    """How to sum windows for a contraction; None where it does anything else.
-
-    Args:
-        equation: what is contracted.
-        shape: the shape of the one operand that is no pattern.
-        known: for each operand the pattern, the axes and the scale of weights, or None for that one.
-    """
-    try:
-        parsed = Equation.parse(equation, [len(shape) if item is None else len(item[1]) for item in known])
-    except EquationError:
-        return None
-    if len(parsed.inputs) != len(known):
-        return None
-    labels = parsed.inputs[known.index(None)]
-    patterns: dict[int, IndexPattern] = {}  # by the label of the input
-    kernels: dict[int, int] = {}
-    scale = 1.0
-    for item, own in zip(known, parsed.inputs, strict=True):
-        if item is None:
-            continue
-        pattern, axes, factor = item
-        if set(axes) != {_KERNEL, _INPUT}:
-            return None
-        label = dict(zip(axes, own, strict=True))
-        slid = label[_INPUT]
-        if slid not in labels or slid in patterns or shape[labels.index(slid)] != pattern.input_size:
-            return None
-        patterns[slid], kernels[slid] = pattern, label[_KERNEL]
-        scale *= factor
-    # In front what is kept, behind what windows slide over.
-    front = [label for label in labels if label not in patterns]
-    behind = [label for label in labels if label in patterns]
-    made = [*front, *(kernels[label] for label in behind)]
-    distinct = len(set(labels)) == len(labels) and len(set(made)) == len(made)
-    if not distinct or set(made) & set(behind) or sorted(made) != sorted(parsed.output):
-        return None
-    return _Plan(
-        tuple(labels.index(label) for label in (*front, *behind)),
-        len(front),
-        tuple(patterns[label] for label in behind),
-        scale,
-        tuple(made.index(label) for label in parsed.output),
-    )
