@@ -47,7 +47,7 @@ def require_non_negative(x: Tensor) -> None:
     """
     if kind_of(x.dtype) in ("bool", "unsigned"):
         return
-    if torch.jit.is_tracing():  # TorchScript's code checks for itself
+    if torch._C._get_tracing_state() is not None:  # TorchScript's code checks for itself
         return
     if is_captured():
         torch._assert_async((x < 0).logical_not().all(), _NEGATIVE)

@@ -7,7 +7,7 @@ import re
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import cotengra
 import numpy as np
@@ -182,7 +182,7 @@ class TestErrors:
     @pytest.mark.parametrize("keyword", ["use_blas", "backend", "out", "dtype", "order", "casting"])
     def test_keywords_that_mean_something_else_are_refused_with_a_hint(self, keyword: str) -> None:
         with pytest.raises(UsageError, match=rf"no keyword '{keyword}': .+"):
-            einsum("i->", torch.ones(2), **{keyword: 1})
+            einsum("i->", torch.ones(2), **cast(Any, {keyword: 1}))
 
     def test_a_bad_order_is_refused(self) -> None:
         with pytest.raises(PlanError):

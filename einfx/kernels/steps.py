@@ -193,14 +193,16 @@ class PreparedStep:
         return self._ordered(values.reshape(shape)), torch.stack([places[i] for i in by_number], -1)
 
     def _least_bytes(
-        self, first: tuple[int, ...], second: tuple[int, ...], argmax: bool, like: Tensor
+        self, first: tuple[int, int, int], second: tuple[int, int, int], argmax: bool, like: Tensor
     ) -> int:
         """What the kernel for matrices of these shapes takes at least."""
         if self.options.semiring.name not in SELECTING:
             return 0
-        sizes = (*first, second[2])
-        places = 8 * first[0] * first[1] * second[2] * argmax
-        return places + tropical.workspace_bytes(*sizes, like.dtype, argmax=argmax, device=like.device.type)
+        batch, rows, depth, columns = *first, second[2]
+        workspace = tropical.workspace_bytes(
+            batch, rows, depth, columns, like.dtype, argmax=argmax, device=like.device.type
+        )
+        return workspace + 8 * batch * rows * columns * argmax
 
     def _ordered(self, x: Tensor) -> Tensor:
         return x if self.order is None else x.permute(self.order)
