@@ -255,3 +255,61 @@ def test_averages_that_einops_takes_multiply_no_matrices() -> None:
     assert counted.count == 0
     expected = torch.nn.functional.unfold(x, 3, padding=1).mean(-1).view(2, 3, 3, 3)
     close(result, expected)
+
+
+def test_convolutions_with_patterns_are_native_ones() -> None:
+    seen = []
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func.overloadpacket)
+            return func(*args, **(kwargs or {}))
+
+    x = torch.randn(2, 3, 8, 9, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, 3, 3, 3, dtype=torch.float64)
+    patterns = [index_pattern(size, 3, padding=1, dtype=torch.float64) for size in (8, 9)]
+    for operands in (
+        [x, *patterns, weight],
+        [x, patterns[0].transpose(0, 2).permute(2, 1, 0), patterns[1], weight],
+    ):
+        with Seen():
+            result = torch.einsum("ncij,koi,lpj,dckl->ndop", *operands)
+        close(result, torch.nn.functional.conv2d(x, weight, padding=1))
+    assert torch.ops.aten.convolution in seen
+    assert torch.ops.aten.bmm not in seen
+    (gradient,) = torch.autograd.grad(result.sin().sum(), x)
+    (expected,) = torch.autograd.grad(torch.nn.functional.conv2d(x, weight, padding=1).sin().sum(), x)
+    close(gradient, expected)
+    turned = torch.einsum("ncij,iko,lpj,dckl->ndop", x, patterns[0].permute(2, 0, 1), patterns[1], weight)
+    close(turned, result)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex128, torch.int64])
+def test_contractions_keep_their_dtype_and_refuse_others(dtype: torch.dtype) -> None:
+    x = torch.randint(0, 2, (3, 8)).to(dtype)
+    pattern = index_pattern(8, 3, dtype=dtype)
+    expected = torch.einsum("ni,koi->nko", x, plain(pattern))
+    result = torch.einsum("ni,koi->nko", x, pattern)
+    assert result.dtype == dtype
+    assert torch.equal(result, expected)
+    # Patterns alone.
+    assert torch.equal(torch.einsum("koi->ko", pattern), torch.einsum("koi->ko", plain(pattern)))
+
+
+def test_patterns_made_in_inference_mode_are_tensors() -> None:
+    with torch.inference_mode():
+        pattern = index_pattern(8, 3, dtype=torch.float64)
+        x = torch.randn(2, 8, dtype=torch.float64)
+        assert torch.equal(torch.einsum("ni,koi->nko", x, pattern), x.unfold(1, 3, 1).transpose(1, 2))
+
+
+def test_equations_that_do_not_fit_are_refused_as_by_tensors() -> None:
+    pattern = index_pattern(8, 3, dtype=torch.float64)
+    x = torch.randn(2, 7, dtype=torch.float64)
+    for equation, operands in (
+        ("ni,koi->nko", [x, pattern]),
+        ("ni,ki->nk", [x, pattern]),
+        ("ni->n", [x, pattern]),
+    ):
+        with pytest.raises((RuntimeError, ValueError)):
+            torch.einsum(equation, *operands)

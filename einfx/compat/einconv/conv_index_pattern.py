@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import recognition
+from ...pattern import IndexPattern
 from .pattern_tensor import as_pattern_tensor
 from .utils import cpu
 
@@ -43,8 +44,11 @@ def index_pattern(
         >>> index_pattern(3, 2, dtype=torch.int64).tolist()
         [[[1, 0, 0], [0, 1, 0]], [[0, 1, 0], [0, 0, 1]]]
     """
-    pattern = recognition.index_pattern(input_size, kernel_size, stride, padding, dilation, device, dtype)
-    if not torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+        # Of a tensor made in inference mode nothing tells whether it was written to.
+        pattern = IndexPattern(input_size, kernel_size, stride, padding, dilation).tensor(dtype, device)
+    else:
+        pattern = recognition.index_pattern(input_size, kernel_size, stride, padding, dilation, device, dtype)
         symbol = recognition.recognise(pattern)
         assert symbol is not None
         pattern = as_pattern_tensor(pattern, symbol)

@@ -1,7 +1,8 @@
 """Pattern tensors that ``torch.einsum`` knows as patterns, also after they were averaged over their outputs.
 
-Contractions with patterns are native convolutions, windows and sums of windows. Second-order optimizers (singd, curvlinops) average each pattern over its outputs and contract the input with
-the averages. That sums every window of the input, which needs no matrix product.
+Contractions with patterns are native convolutions, windows and sums of windows. Second-order optimizers
+(singd, curvlinops) average each pattern over its outputs and contract the input with the averages. That sums
+every window of the input, which needs no matrix product.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ _FOLLOWED = _MEANS | {
 class PatternTensor(Tensor):
     """An index pattern as a tensor, which knows its sum and its mean over outputs, and their transposes.
 
-    ``torch.einsum`` with patterns is computed as by :func:`einfx.conv.contraction.contract`, and with such means by
-    summing windows. All else gives plain tensors.
+    ``torch.einsum`` with patterns is computed as :func:`einfx.conv.contraction.contract` does, and with such
+    means by summing windows. All else gives plain tensors.
 
     Example:
         >>> from einfx.compat.einconv import index_pattern
@@ -62,6 +63,8 @@ class PatternTensor(Tensor):
         if func is Tensor.__repr__:
             return repr(args[0].as_subclass(Tensor))
         with torch._C.DisableTorchFunctionSubclass():
+            if torch.compiler.is_compiling():
+                return func(*args, **options)
             if func is torch.einsum and not options and isinstance(args[0], str):
                 operands = args[1] if len(args) == 2 and isinstance(args[1], (list, tuple)) else args[1:]
                 known = [operand._einfx_memory if _remembers(operand) else None for operand in operands]
@@ -96,8 +99,6 @@ def _lasting(tensor: Tensor) -> dict[str, Any]:
 
 def as_pattern_tensor(tensor: Tensor, pattern: IndexPattern) -> Tensor:
     """A tensor that is ``pattern``, shape: (kernel, output, input), as one that remembers it."""
-    if tensor.is_inference():
-        return tensor  # nothing tells whether it was written to
     return _remembering(tensor, Memory(pattern, AXES, 1.0, tensor._version))
 
 
