@@ -22,6 +22,7 @@ from .batching import accumulation_dtype, apply, tracked
 from .blocked_loops import Block, Kernel, Limits, Subscripts, digits, view_along, walk
 from .blocked_products import REDUCTIONS, buffer_dtype, bytes_per_term, products
 from .blocked_sums import to_front
+from .selected_product import selected_product
 
 __all__ = ["Selection", "gathered", "select"]
 
@@ -107,7 +108,7 @@ def gathered(selection: Selection, places: Tensor, *tensors: Tensor) -> Tensor:
     product: Tensor | None = None
     for labels, tensor in zip(selection.subscripts.inputs, tensors, strict=True):
         chosen = _chosen(labels, tensor, places, output, summed).to(dtype)
-        product = chosen if product is None else _times(selection.semiring, product, chosen)
+        product = chosen if product is None else selected_product(selection.semiring, product, chosen)
     assert product is not None
     return product.expand(places.shape[:-1]).to(selection.dtype)
 
@@ -139,20 +140,6 @@ def _chosen(
         stride *= size
     at = at.expand(places.shape[:-1])
     return tensor.reshape(-1).gather(0, at.reshape(-1)).reshape(at.shape)
-
-
-def _times(semiring: Semiring, x: Tensor, y: Tensor) -> Tensor:
-    """The product; torch would share the gradient between equal elements, of which the first gets it here."""
-    if semiring.multiplication is torch.minimum:
-        product = torch.where((x <= y) | (x != x), x, y)
-    elif semiring.multiplication is torch.maximum:
-        product = torch.where((x >= y) | (x != x), x, y)
-    else:
-        return semiring.multiply(x, y)
-    if not semiring.zero_annihilates:
-        return product
-    zero = semiring.zero_of(product.dtype)
-    return torch.where((x == zero) | (y == zero), torch.full_like(product, zero), product)
 
 
 class _Select(torch.autograd.Function):

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..algebra import Semiring
 from ..equation import Equation
 from ..layout import hint
 from ..options import Options
 from ..semiring_cost import SELECTING, SemiringKernel, choose_step
 from . import blocked, boolean, log, tropical
 from .batching import tracked
+from .selected_product import selected_product
 
 __all__ = ["PreparedStep", "contract_step", "prepare"]
 
@@ -158,7 +158,7 @@ class PreparedStep:
                     view = view.unsqueeze(dim)
             if position in self.options.linear_operands:
                 view = view.log()
-            product = view if product is None else _times(self.options.semiring, product, view)
+            product = view if product is None else selected_product(self.options.semiring, product, view)
         assert product is not None
         return product
 
@@ -289,13 +289,6 @@ def _special(options: Options) -> dict[str, Any]:
         text = options.grad_of_neg_inf
         words["grad_of_neg_inf"] = text if text == "uniform" else float(text)
     return words
-
-
-def _times(semiring: Semiring, x: Tensor, y: Tensor) -> Tensor:
-    if semiring.name == "max_min" and x.dtype.is_floating_point:
-        # torch.minimum would share the gradient of equal elements; the first operand gets it.
-        return torch.where((x <= y) | x.isnan(), x, y)
-    return semiring.multiply(x, y)
 
 
 def _copied_bytes(x: Tensor, shape: Sequence[int]) -> int:

@@ -20,6 +20,7 @@ from ..modes import is_captured
 from ..semiring import get
 from . import native, selection_loop
 from .batching import accumulation_dtype, apply, fold, paired, tracked, unfold
+from .selected_product import selected_product
 
 __all__ = ["matmul", "workspace_bytes"]
 
@@ -128,11 +129,8 @@ def _differentiable(a: Tensor, b: Tensor) -> bool:
 
 def _selected(a: Tensor, b: Tensor, places: Tensor, semiring: str, zero_annihilates: bool) -> Tensor:
     """The product of the selected elements, as a differentiable function of the operands."""
-    x, y = a.gather(2, places), b.gather(1, places)
-    if semiring == "max_min":
-        # torch.minimum would share the gradient of equal elements; the first operand gets it.
-        return torch.where((x <= y) | x.isnan(), x, y)
-    return get(semiring).annihilating(zero_annihilates).multiply(x, y)
+    algebra = get(semiring).annihilating(zero_annihilates)
+    return selected_product(algebra, a.gather(2, places), b.gather(1, places))
 
 
 def _select(
