@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..pattern import IndexPattern
+from .margins import with_margins
 from .native import convolve, convolve_transposed
 from .network import Constant, Network
 from .views import View
@@ -252,7 +253,7 @@ def _weight_vjp(x: Tensor, v: Tensor, patterns: tuple[IndexPattern, ...], groups
     if len(patterns) <= 3:
         sides = [_sides(pattern) for pattern in patterns]
         if any(left != right or left < 0 for left, right in sides):
-            x = torch.nn.functional.pad(x, [side for pair in reversed(sides) for side in pair])
+            x = with_margins(x, 2, sides)
             sides = [(0, 0)] * len(patterns)
         gradient: Tensor = torch.ops.aten.convolution_backward(
             v,

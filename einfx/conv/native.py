@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..padding import paddings
 from ..pattern import IndexPattern, KernelSlice
+from .margins import with_margins
 from .operators import captured, capturing, operator
 from .parameters import (
     Numbers,
@@ -182,7 +183,7 @@ def _native_transposed(
     if all(left == right >= 0 for left, right in sides):
         return transposed(x, weight, bias, strides, [left for left, _ in sides], extra, groups, dilations)
     out = transposed(x, weight, None, strides, 0, extra, groups, dilations)
-    out = F.pad(out, [-side for pair in reversed(sides) for side in pair])
+    out = with_margins(out, out.ndim - len(sides), [(-left, -right) for left, right in sides])
     return out if bias is None else out + bias.reshape(-1, *(1,) * len(numbers))
 
 
@@ -268,7 +269,7 @@ def _native(
 ) -> Tensor:
     """Torch's own convolution; what it knows no padding for is padded or cropped before."""
     if any(pattern.left != pattern.right or pattern.left < 0 for pattern in patterns):
-        x = F.pad(x, [side for pattern in reversed(patterns) for side in (pattern.left, pattern.right)])
+        x = with_margins(x, x.ndim - len(patterns), [(pattern.left, pattern.right) for pattern in patterns])
         sides = [0] * len(patterns)
     else:
         sides = [pattern.left for pattern in patterns]
@@ -300,7 +301,7 @@ def _sum_of_slices(x: Tensor, weight: Tensor, patterns: tuple[IndexPattern, ...]
     batch = x.shape[0]
     if not _by_length(first):
         # Padding alone is read, by a stride that steps over the input: zeros, of which everything is a part.
-        x = F.pad(x, [*(0, 0) * len(rest), first.left, first.right])
+        x = with_margins(x, 2, [(first.left, first.right)])
         first = IndexPattern(x.shape[2], first.kernel_size, first.stride, 0, first.dilation)
     # Positions along the first dimension in front: a range of them is a view, and a batch like any other.
     rows = x.movedim(2, 0).contiguous()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..kernels.batching import tracked
 from ..pattern import IndexPattern
+from .margins import with_margins
 from .operators import composing
 
 __all__ = ["add_along", "add_windows", "copy_windows", "view_along", "window_view"]
@@ -105,8 +106,7 @@ def view_along(x: Tensor, dim: int, pattern: IndexPattern) -> Tensor:
         >>> view_along(torch.arange(4), 0, IndexPattern(4, 2)).tolist()
         [[0, 1], [1, 2], [2, 3]]
     """
-    pads = [0, 0] * (x.ndim - 1 - dim) + list(_reach(pattern))
-    windows = (F.pad(x, pads) if any(pads) else x).unfold(dim, pattern.kernel_span, pattern.stride)
+    windows = with_margins(x, dim, [_reach(pattern)]).unfold(dim, pattern.kernel_span, pattern.stride)
     if pattern.dilation > 1:
         windows = windows[..., :: pattern.dilation]
     return windows.movedim(-1, dim + 1)
@@ -157,17 +157,12 @@ def _reach(pattern: IndexPattern) -> tuple[int, int]:
 def _composed(x: Tensor, patterns: Patterns, channels_first: bool) -> Tensor:
     """The same by torch's own operations, for a compiler to differentiate and to fuse."""
     n = len(patterns)
-    x = F.pad(x, _window_padding(patterns))
+    x = with_margins(x, 2, [_reach(pattern) for pattern in patterns])
     for dim, pattern in enumerate(patterns):
         x = x.unfold(2 + dim, pattern.kernel_span, pattern.stride)[..., :: pattern.dilation]
     kernels, outputs = list(range(2 + n, 2 + 2 * n)), list(range(2, 2 + n))
     order = [1, *kernels, 0, *outputs] if channels_first else [0, 1, *kernels, *outputs]
     return x.permute(order).clone(memory_format=torch.contiguous_format)
-
-
-def _window_padding(patterns: Patterns) -> list[int]:
-    """The padding after which windows end where the input ends, for every dimension, the last one first."""
-    return [side for pattern in reversed(patterns) for side in _reach(pattern)]
 
 
 def _copied(x: Tensor, patterns: Patterns, channels_first: bool) -> Tensor:
