@@ -40,6 +40,8 @@ class SemiringProgram:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._dtype = product_dtype(plan.dtype)
+        # The blocked kernel saves nothing but operands and result by itself.
+        self._saves_more = len(plan.steps) > 1 or plan.kernel(0).name == "matmul"
         self._steps: list[tuple[tuple[int, ...], PreparedStep, int]] = []
         for step in plan.steps:
             shapes = tuple(plan.value_shapes[x] for x in step.operands)
@@ -55,7 +57,7 @@ class SemiringProgram:
         Returns:
             A contiguous tensor of the plan's dtype.
         """
-        if self.plan.options.is_limited and len(self._steps) > 1 and _is_recorded(operands):
+        if self._saves_more and self.plan.options.is_limited and _is_recorded(operands):
             result: Tensor = checkpoint(lambda *tensors: self._run(tensors), *operands, use_reentrant=False)
             return result
         return self._run(operands)

@@ -420,6 +420,39 @@ class TestLimits:
             for got, want in zip(torch.autograd.grad(limited.sum(), operands), wanted, strict=True):
                 agree(got, want)
 
+    @pytest.mark.parametrize("semiring", ["real", "log", "max_plus"])
+    @pytest.mark.parametrize("text", ["ij,jk->ik", "ij,jk,kl->il", "ij,ij->i"])
+    @pytest.mark.parametrize("limits", [{"block_size": 2}, {"memory_limit": "1MiB"}])
+    def test_nothing_but_operands_and_result_is_saved(
+        self, semiring: str, text: str, limits: dict[str, Any]
+    ) -> None:
+        operands = operands_for(text, semiring, dict.fromkeys("ijkl", 40))
+        operands = [x.requires_grad_() for x in operands]
+        saved: list[Tensor] = []
+
+        def pack(x: Tensor) -> Tensor:
+            saved.append(x)
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            out = einfx.einsum(text, *operands, semiring=semiring, **limits)
+        own = {x.untyped_storage().data_ptr() for x in (*operands, out)}
+        beyond = [x for x in saved if x.untyped_storage().data_ptr() not in own]
+        # Where an operand was selected from is a number for each element of the result.
+        places = len(operands) * out.numel() if semiring == "max_plus" else 0
+        assert sum(x.numel() for x in beyond) <= places
+        assert all(bool(x.isfinite().all()) for x in torch.autograd.grad(out.sum(), operands))
+
+    def test_limits_allow_second_derivatives(self) -> None:
+        operands = [x.requires_grad_() for x in operands_for("ij,jk,kl->il", "log", {})]
+
+        def function(*tensors: Tensor) -> Tensor:
+            result: Tensor = einfx.einsum("ij,jk,kl->il", *tensors, semiring="log", block_size=2)
+            return result
+
+        assert torch.autograd.gradcheck(function, operands)
+        assert torch.autograd.gradgradcheck(function, operands)
+
     def test_a_limit_below_the_result_is_refused_with_the_bytes_it_needs(self) -> None:
         a = torch.ones(1000, 1000)
         with pytest.raises(MemoryLimitError, match=r"memory_limit=1000000 .* it needs 42\d{5} bytes"):
