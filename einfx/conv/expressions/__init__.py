@@ -15,3 +15,35 @@ Example:
     >>> torch.allclose(torch.einsum(equation, *dense).reshape(shape), expected, atol=1e-4)
     True
 """
+
+from . import (
+    conv_transposeNd_forward,
+    conv_transposeNd_input_vjp,
+    conv_transposeNd_kfac_reduce,
+    conv_transposeNd_kfc,
+    conv_transposeNd_unfold,
+    conv_transposeNd_weight_vjp,
+    convNd_fold,
+    convNd_forward,
+    convNd_input_vjp,
+    convNd_kfac_reduce,
+    convNd_kfc,
+    convNd_unfold,
+    convNd_weight_vjp,
+)
+
+__all__ = [
+    "convNd_fold",
+    "convNd_forward",
+    "convNd_input_vjp",
+    "convNd_kfac_reduce",
+    "convNd_kfc",
+    "convNd_unfold",
+    "convNd_weight_vjp",
+    "conv_transposeNd_forward",
+    "conv_transposeNd_input_vjp",
+    "conv_transposeNd_kfac_reduce",
+    "conv_transposeNd_kfc",
+    "conv_transposeNd_unfold",
+    "conv_transposeNd_weight_vjp",
+]
