@@ -20,6 +20,7 @@ from ..errors import OperandError
 from ..pattern import IndexPattern
 from .lowering import Native, lowered
 from .network import Network, Operand
+from .second_moment import second_moment
 from .simplify import simplified
 from .views import View
 from .window_sums import sum_along
@@ -114,7 +115,11 @@ def _by_windows(network: Network, operands: Sequence[Tensor | IndexPattern], lik
                     inputs.append([label])
         else:
             tensors[position] = pattern.tensor(like.dtype, like.device)
-    result: Tensor = einsum(str(Equation(tuple(map(tuple, inputs)), tuple(output))), *tensors)
+    moment = second_moment(tensors, inputs, output)
+    if moment is None:
+        result: Tensor = einsum(str(Equation(tuple(map(tuple, inputs)), tuple(output))), *tensors)
+    else:
+        result = moment
     for pattern, kernel, _outputs, read in reversed(folds):
         dim = output.index(kernel)
         result = add_along(result, dim, pattern)
