@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import einfx
-from einfx.kernels import native
+from einfx.kernels import tropical_native
 
 from . import ceiling, operands
 from .oracle import exact, exact_argmax, exact_gradients
@@ -143,7 +143,7 @@ def without_extension(call: Call) -> Call:
     """The same call as it runs where the C extension isn't built."""
 
     def alone() -> object:
-        with patch.object(native, "available", return_value=False):
+        with patch.object(tropical_native, "available", return_value=False):
             return call()
 
     return alone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from einfx.kernels import native
+from einfx.kernels import tropical_native
 
 from ..results import ratio_text, table, threads_text, time_text
 from .ceiling import CEILING
@@ -42,7 +42,7 @@ def section(results: Sequence[Result]) -> str:
         "additions and maxima on registers, nothing loaded or stored. Peaks of memory are those of one call,",
         "result included, in a process of its own, on the largest number of threads.",
         "",
-        f"Extension: {native.describe()}.",
+        f"Extension: {tropical_native.describe()}.",
         "",
     ]
     for threads in sorted({result.threads for result in results}):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .log_scratch import scratch
-from .native import LEVELS
+from .tropical_native import LEVELS
 
 __all__ = [
     "bound",

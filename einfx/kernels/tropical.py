@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import OperandError
 from ..modes import is_captured
 from ..semiring import get
-from . import native, selection_loop
+from . import tropical_loop, tropical_native
 from .batching import accumulation_dtype, apply, fold, paired, tracked, unfold
 from .selected_product import selected_product
 
@@ -113,10 +113,10 @@ def workspace_bytes(
     converted = 0
     if wide != dtype:
         converted = wide.itemsize * batch * (rows * depth + depth * columns + rows * columns)
-    if device == "cpu" and wide in (torch.float32, torch.float64) and native.available():
-        return converted + native.workspace_bytes(batch, rows, depth, columns, wide.itemsize)
+    if device == "cpu" and wide in (torch.float32, torch.float64) and tropical_native.available():
+        return converted + tropical_native.workspace_bytes(batch, rows, depth, columns, wide.itemsize)
     simple = wide.is_floating_point
-    return converted + selection_loop.workspace_bytes(
+    return converted + tropical_loop.workspace_bytes(
         batch, rows, depth, columns, wide.itemsize, argmax, device, simple=simple
     )
 
@@ -147,13 +147,13 @@ def _compute(
     a: Tensor, b: Tensor, semiring: str, zero_annihilates: bool, argmax: bool
 ) -> tuple[Tensor, Tensor]:
     """Values and indices of plain tensors; no indices without ``argmax``."""
-    if native.takes(a, b):
-        values, places = native.tropical_matmul(
+    if tropical_native.takes(a, b):
+        values, places = tropical_native.tropical_matmul(
             semiring, a, b, argmax=argmax, zero_annihilates=zero_annihilates
         )
     else:
         algebra = get(semiring).annihilating(zero_annihilates)
-        values, places = selection_loop.matmul(algebra, a, b, argmax=argmax)
+        values, places = tropical_loop.matmul(algebra, a, b, argmax=argmax)
     return values, values.new_empty(0, dtype=torch.int64) if places is None else places
 
 

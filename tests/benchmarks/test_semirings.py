@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.semirings import ROWS, Result, ceiling, memory, operands, report, run, running
 from benchmarks.semirings.row import OURS, AtLeast, Contest, Row, Smaller, Within
 from benchmarks.timing import Measurement
-from einfx.kernels import native
+from einfx.kernels import tropical_native
 
 
 def _tensors(result: Any) -> tuple[Tensor, ...]:
@@ -44,18 +44,18 @@ def test_limits_run_on_operands_of_the_same_shapes(row: Row) -> None:
 
 def test_the_row_without_the_extension_does_not_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[str] = []
-    product = native.tropical_matmul
+    product = tropical_native.tropical_matmul
 
     def noticed(*operands: Any, **options: Any) -> Any:
         used.append("extension")
         return product(*operands, **options)
 
-    monkeypatch.setattr(native, "tropical_matmul", noticed)
+    monkeypatch.setattr(tropical_native, "tropical_matmul", noticed)
     rows = {row.name: row for row in ROWS}
     rows["max_plus 512, no extension"].build(24).present()[OURS]()
     assert not used
     rows["max_plus 512"].build(24).present()[OURS]()
-    assert used == ["extension"] * native.available()
+    assert used == ["extension"] * tropical_native.available()
 
 
 def test_row_names_are_unique() -> None:

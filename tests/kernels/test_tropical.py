@@ -21,7 +21,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from einfx import cli
 from einfx.errors import OperandError
-from einfx.kernels import native, selection_loop, tropical
+from einfx.kernels import tropical, tropical_loop, tropical_native
 from einfx.semiring import get
 from tests.kernels.matrices import LAYOUTS, by_hand, lay_out
 from tests.kernels.memory import peak_bytes
@@ -51,12 +51,12 @@ def annihilating(name: str) -> tuple[float, Any, Any]:
 
 def in_c(level: str) -> Kernel:
     def kernel(name: str, a: Tensor, b: Tensor, annihilate: bool) -> tuple[Tensor, Tensor]:
-        if not native.available():
+        if not tropical_native.available():
             pytest.skip("the C extension isn't built")
-        values, places = native.tropical_matmul(
+        values, places = tropical_native.tropical_matmul(
             name, a, b, argmax=True, zero_annihilates=annihilate, level=level
         )
-        alone, nothing = native.tropical_matmul(name, a, b, zero_annihilates=annihilate, level=level)
+        alone, nothing = tropical_native.tropical_matmul(name, a, b, zero_annihilates=annihilate, level=level)
         assert nothing is None
         assert torch.equal(alone.nan_to_num(7.5), values.nan_to_num(7.5))
         assert places is not None
@@ -67,14 +67,14 @@ def in_c(level: str) -> Kernel:
 
 def in_torch(name: str, a: Tensor, b: Tensor, annihilate: bool) -> tuple[Tensor, Tensor]:
     semiring = get(name).annihilating(annihilate)
-    values, places = selection_loop.matmul(semiring, a, b, argmax=True)
-    alone, _ = selection_loop.matmul(semiring, a, b)
+    values, places = tropical_loop.matmul(semiring, a, b, argmax=True)
+    alone, _ = tropical_loop.matmul(semiring, a, b)
     assert torch.equal(alone.nan_to_num(7.5), values.nan_to_num(7.5))
     assert places is not None
     return values, places
 
 
-KERNELS: dict[str, Kernel] = {**{level: in_c(level) for level in native.LEVELS}, "torch": in_torch}
+KERNELS: dict[str, Kernel] = {**{level: in_c(level) for level in tropical_native.LEVELS}, "torch": in_torch}
 
 
 def numbers(name: str, special: bool) -> st.SearchStrategy[float]:
@@ -283,17 +283,17 @@ def test_the_workspace_is_what_it_says(name: str, argmax: bool, dtype: torch.dty
     results = 2 * 300 * 500 * (dtype.itemsize + 8 * argmax)
     spent = peak_bytes(lambda: tropical.matmul(a, b, name, return_argmax=argmax))
     assert results <= spent <= results + said
-    tile = selection_loop.workspace_bytes(
+    tile = tropical_loop.workspace_bytes(
         2, 300, 400, 500, dtype.itemsize, argmax, "cpu", simple=dtype.is_floating_point
     )
     if dtype != torch.bfloat16:
-        loop = peak_bytes(lambda: selection_loop.matmul(get(name), a, b, argmax=argmax))
+        loop = peak_bytes(lambda: tropical_loop.matmul(get(name), a, b, argmax=argmax))
         assert results <= loop <= results + tile
         assert loop >= results + tile // 3
 
 
 def test_other_threads_run_while_the_extension_computes() -> None:
-    if not native.available():
+    if not tropical_native.available():
         pytest.skip("the C extension isn't built")
     a = torch.rand(1, 1500, 1500)
     torch.set_num_threads(1)
@@ -334,11 +334,11 @@ def test_a_build_without_a_compiler_carries_on(tmp_path: Path) -> None:
 
 def test_it_says_what_it_runs_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["info"]) == 0
-    assert native.describe() in capsys.readouterr().out
-    assert native.available() == native.describe().startswith("C, ")
-    monkeypatch.setattr(native, "_library", lambda: None)
-    assert native.describe() == "not built"
+    assert tropical_native.describe() in capsys.readouterr().out
+    assert tropical_native.available() == tropical_native.describe().startswith("C, ")
+    monkeypatch.setattr(tropical_native, "_library", lambda: None)
+    assert tropical_native.describe() == "not built"
     a = torch.rand(1, 3, 4)
     assert torch.equal(tropical.matmul(a, a.mT), (a[..., None] + a.mT[:, None]).amax(2))
     with pytest.raises(RuntimeError, match="isn't built"):
-        native.tropical_matmul("max_plus", a, a.mT)
+        tropical_native.tropical_matmul("max_plus", a, a.mT)

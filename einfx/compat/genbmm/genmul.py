@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...algebra import Semiring
-from ...kernels import log, selection_loop, tropical
+from ...kernels import log, tropical, tropical_loop
 from ...kernels.batching import accumulation_dtype, apply, paired
 from .sampling import sample_terms
 
@@ -107,7 +107,7 @@ def prodmaxbmm(a: Tensor, b: Tensor) -> Tensor:
         return values
     dtype = a.dtype
     a, b = a.to(accumulation_dtype(dtype)), b.to(accumulation_dtype(dtype))
-    _, places = selection_loop.matmul(_PRODUCTS, a.detach(), b.detach(), argmax=True)
+    _, places = tropical_loop.matmul(_PRODUCTS, a.detach(), b.detach(), argmax=True)
     assert places is not None
     return (a.gather(2, places) * b.gather(1, places)).to(dtype)
 
