@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations
 
 import einfx
@@ -372,6 +373,51 @@ def test_they_compile_without_breaks(build: Callable[[], nn.Module], shape: tupl
     (got,) = torch.autograd.grad(compiled(x).sin().sum(), x)
     (want,) = torch.autograd.grad(module(x).sin().sum(), x)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+@everything
+def test_traces_by_running_hold_for_other_batches(
+    build: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> None:
+    module = build()
+    # A batch as large as no other dimension: symbolic sizes that are equal are taken for one.
+    x, other = torch.randn(11, *shape[1:]), torch.randn(5, *shape[1:])
+    for traced in (
+        torch.jit.trace(module, x),
+        make_fx(module, tracing_mode="symbolic", _allow_non_fake_inputs=True)(x),
+    ):
+        torch.testing.assert_close(traced(other), module(other), rtol=1e-4, atol=1e-5)
+
+
+@everything
+def test_they_map_over_inputs_and_parameters(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    modules = [build(), build()]
+    parameters, _ = torch.func.stack_module_state(modules)
+    x = torch.randn(2, *shape)
+    mapped = torch.func.vmap(lambda state, x: torch.func.functional_call(modules[0], state, (x,)))(
+        parameters, x
+    )
+    for got, module, each_x in zip(mapped, modules, x, strict=True):
+        torch.testing.assert_close(got, module(each_x), rtol=1e-4, atol=1e-5)
+
+
+@everything
+def test_they_take_batches_without_elements_and_other_dtypes(
+    build: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> None:
+    module, x = build(), torch.randn(shape)
+    assert module(x[:0]).shape == (0, *module(x).shape[1:])
+    assert build().to("meta")(x.to("meta")).shape == module(x).shape
+    for dtype in (torch.bfloat16, torch.complex64):
+        assert build().to(dtype)(x.to(dtype)).dtype == dtype
+
+
+@everything
+def test_second_derivatives_are_right(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    module = build().double()
+    x = torch.randn(1, *shape[1:], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(module, x, fast_mode=True)
+    assert torch.autograd.gradgradcheck(lambda x: module(x) ** 2, x, fast_mode=True)
 
 
 @everything

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...padding import positive
 from ..parameters import Numbers, check_groups, per_dimension
 
-__all__ = ["conv_arguments", "dimensions", "native_class", "positive_numbers"]
+__all__ = ["conv_arguments", "dimensions", "native_class", "positive_numbers", "recording"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -79,3 +80,15 @@ def dimensions(*values: Numbers | str) -> int:
         (2, 0)
     """
     return next((len(value) for value in values if not isinstance(value, (int, str))), 0)
+
+
+def recording(x: Tensor) -> bool:
+    """Whether torch compiles, exports or traces, and sizes may be symbolic: then operations are torch's own.
+
+    Example:
+        >>> recording(torch.ones(2))
+        False
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return True
+    return isinstance(x, Tensor) and x.ndim > 0 and not isinstance(x.shape[0], int)

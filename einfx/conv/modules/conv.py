@@ -11,7 +11,7 @@ from ...padding import paddings, positive
 from ..functional import convNd
 from ..parameters import Numbers, per_dimension
 from . import portable
-from .arguments import conv_arguments, native_class
+from .arguments import conv_arguments, native_class, recording
 from .boundary import pad
 from .exchange import require, sharing
 
@@ -127,7 +127,7 @@ class ConvNd(_ConvNd):
 
     def _convolve(self, x: Tensor) -> Tensor:
         padded = self.padding_mode != "zeros"
-        if torch.compiler.is_compiling():
+        if recording(x):
             sides = [0] * (2 * self.N) if padded else list(self._reversed_padding_repeated_twice)
             strides, dilations = list(self.stride), list(self.dilation)
             return portable.convolution(x, self.weight, self.bias, strides, sides, dilations, self.groups)

@@ -11,7 +11,7 @@ from ...padding import positive
 from ..functional import conv_transposeNd
 from ..parameters import Numbers, per_dimension
 from . import portable
-from .arguments import conv_arguments, native_class
+from .arguments import conv_arguments, native_class, recording
 from .exchange import require, sharing
 
 __all__ = ["ConvTransposeNd"]
@@ -138,7 +138,7 @@ class ConvTransposeNd(_ConvTransposeNd):
         extra = self.output_padding
         if output_size is not None:
             extra = self._extra(x, output_size)
-        if torch.compiler.is_compiling():
+        if recording(x):
             strides, dilations = list(self.stride), list(self.dilation)
             return portable.transposed_convolution(
                 x, self.weight, self.bias, strides, list(self.padding), list(extra), self.groups, dilations

@@ -10,7 +10,7 @@ from ...padding import paddings
 from ..functional import foldNd
 from ..parameters import Numbers, per_dimension
 from . import portable
-from .arguments import dimensions, positive_numbers
+from .arguments import dimensions, positive_numbers, recording
 from .exchange import require, sharing
 
 __all__ = ["FoldNd"]
@@ -84,7 +84,7 @@ class FoldNd(nn.Module):
             return self._fold(input)
 
     def _fold(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
+        if recording(x):
             sizes, kernel, dilation = list(self.output_size), list(self.kernel_size), list(self.dilation)
             return portable.fold(x, sizes, kernel, dilation, list(self.padding), list(self.stride))
         return foldNd(x, self.output_size, self.kernel_size, self.dilation, self.padding, self.stride)

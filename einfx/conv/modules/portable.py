@@ -157,7 +157,7 @@ def transposed_convolution(
         sizes.append(span - 2 * padding[i] + output_padding[i])
     y = _overlap_add(y.permute(order), sizes, stride, padding, dilation)
     if bias is not None:
-        y = y + bias.view([channels] + [1] * n)
+        y = y + bias.to(y.dtype).view([channels] + [1] * n)
     return y if batched else y.squeeze(0)
 
 

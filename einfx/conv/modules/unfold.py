@@ -10,7 +10,7 @@ from ...padding import integer, paddings, positive
 from ..functional import unfoldNd
 from ..parameters import Numbers, per_dimension
 from . import portable
-from .arguments import dimensions, positive_numbers
+from .arguments import dimensions, positive_numbers, recording
 from .exchange import require, sharing
 
 __all__ = ["UnfoldNd"]
@@ -88,7 +88,7 @@ class UnfoldNd(nn.Module):
             return self._unfold(input)
 
     def _unfold(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
+        if recording(x):
             n = x.dim() - 2 if isinstance(self.kernel_size, int) else len(self.kernel_size)
             sides = self._sides * n if isinstance(self.kernel_size, int) else self._sides
             kernel, dilation, stride = (
