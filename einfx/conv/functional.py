@@ -146,8 +146,9 @@ def foldNd(
         )
     outputs = [pattern.output_size for pattern in patterns]
     check_sizes("input", x.shape[-1:], [prod(outputs)])
-    even = n == 2 and all(pattern.left == pattern.right >= 0 for pattern in patterns)
-    if even and x.dtype in (torch.float32, torch.float64) and x.numel() < _FOLD_ELEMENTS and not composing():
+    # Not while composing: what is compiled there is for a batch of any size.
+    even = n == 2 and all(pattern.left == pattern.right >= 0 for pattern in patterns) and not composing()
+    if even and x.dtype in (torch.float32, torch.float64) and x.numel() < _FOLD_ELEMENTS:
         return F.fold(
             x,
             sizes,
