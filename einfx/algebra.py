@@ -83,6 +83,11 @@ class Semiring:
     _accumulator: Accumulator = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for word, law in (("addition", self.addition), ("multiplication", self.multiplication)):
+            if not callable(law):
+                raise UsageError(
+                    f"semiring {self.name!r}: its {word} is {law!r}; it is a function of two tensors"
+                )
         made = self.accumulator or accumulators.folded(self.addition, self.zero_of)
         object.__setattr__(self, "_accumulator", made)
 

@@ -303,6 +303,8 @@ def _options(
     block_size: int | None = None,
     memory_limit: int | str | None = None,
 ) -> Options:
+    if not isinstance(linear_operands, (tuple, list)) or not all(isinstance(x, int) for x in linear_operands):
+        raise UsageError(f"linear_operands={linear_operands!r}: it is a sequence of positions, such as (2,)")
     # One object for nan, so that the cache finds it.
     if isinstance(grad_of_neg_inf, float) and math.isnan(grad_of_neg_inf):
         grad_of_neg_inf = math.nan

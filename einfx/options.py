@@ -65,7 +65,9 @@ class Options:
                 f"there's another semiring {algebra.name!r} already; give this one a different name"
             )
         if zero_annihilates is not None:
-            algebra = algebra.annihilating(bool(zero_annihilates))
+            if not isinstance(zero_annihilates, bool):
+                raise UsageError(f"zero_annihilates={zero_annihilates!r}: it is True, False or None")
+            algebra = algebra.annihilating(zero_annihilates)
         linear = tuple(sorted(set(linear_operands)))
         if linear and algebra.name != "log":
             raise UsageError(

@@ -17,6 +17,7 @@ infinities do.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -94,8 +95,10 @@ def get(semiring: str | Semiring) -> Semiring:
     try:
         return _REGISTERED[semiring]
     except KeyError:
+        near = difflib.get_close_matches(str(semiring), _REGISTERED, 1)
+        guess = f"; did you mean {near[0]!r}?" if near else ""
         known = ", ".join(_REGISTERED)
-        raise UsageError(f"there's no semiring {semiring!r}; registered are {known}") from None
+        raise UsageError(f"there's no semiring {semiring!r}; registered are {known}{guess}") from None
 
 
 def _lowest(dtype: torch.dtype) -> Any:

@@ -42,7 +42,7 @@ def contract_over(
         # The matrix products inside would be cast to half precision, which no sum of exponentials survives.
         with torch.autocast(tensors[0].device.type, enabled=False):
             return contract_over(token, tensors, optimize, options, return_argmax)
-    operands = _prepared(tensors, options)
+    operands = _prepared(f"einsum {token!r}" if isinstance(token, str) else "einsum", tensors, options)
     if return_argmax and not options.semiring.selective:
         raise UsageError(
             f"sums over {options.semiring.name!r} aren't one of their terms, so there's no argmax to return"
@@ -105,27 +105,30 @@ def _planned(
     return SemiringProgram(chosen), ShiftedLog.of(chosen)
 
 
-def _prepared(tensors: Sequence[Any], options: Options) -> list[Tensor]:
+def _prepared(call: str, tensors: Sequence[Any], options: Options) -> list[Tensor]:
     """The operands in one dtype, on one device, of the semiring."""
     if not tensors:
-        raise OperandError("einsum: there are no operands; it takes at least one tensor")
+        raise OperandError(f"{call}: there are no operands; it takes at least one tensor")
     for position, tensor in enumerate(tensors):
         if not isinstance(tensor, Tensor):
             raise OperandError(
-                f"einsum: operand {position} is a {type(tensor).__name__}, not a torch.Tensor; convert it by "
+                f"{call}: operand {position} is a {type(tensor).__name__}, not a torch.Tensor; convert it by "
                 "torch.as_tensor"
             )
         if tensor.device != tensors[0].device:
             raise OperandError(
-                f"einsum: operand 0 is on {tensors[0].device}, but operand {position} on {tensor.device}; "
+                f"{call}: operand 0 is on {tensors[0].device}, but operand {position} on {tensor.device}; "
                 "move them to one device"
             )
     for position in options.linear_operands:
         if not 0 <= position < len(tensors):
             raise OperandError(
-                f"einsum: linear_operands names operand {position}, but there are {len(tensors)}"
+                f"{call}: linear_operands names operand {position}, but there are {len(tensors)}"
             )
-    options.semiring.check(*tensors)
+    try:
+        options.semiring.check(*tensors)
+    except OperandError as error:
+        raise OperandError(f"{call}: {error}") from None
     dtype = tensors[0].dtype
     if all(x.dtype == dtype for x in tensors):
         return list(tensors)

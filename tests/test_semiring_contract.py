@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -518,12 +518,20 @@ class TestErrors:
             einfx.einsum("i->", a, semiring="log", block_size=0)
         with pytest.raises(UsageError, match="memory_limit='much'"):
             einfx.einsum("i->", a, semiring="log", memory_limit="much")
-        with pytest.raises(OperandError, match="linear_operands names operand 4"):
+        with pytest.raises(OperandError, match="einsum 'i->': linear_operands names operand 4"):
             einfx.einsum("i->", a, semiring="log", linear_operands=(4,))
+        with pytest.raises(UsageError, match="linear_operands=1: it is a sequence of positions"):
+            einfx.einsum("i->", a, semiring="log", linear_operands=cast(Any, 1))
+        with pytest.raises(UsageError, match="zero_annihilates='yes': it is True, False or None"):
+            einfx.einsum("i->", a, semiring="log", zero_annihilates=cast(Any, "yes"))
+        with pytest.raises(UsageError, match="did you mean 'max_plus'"):
+            einfx.einsum("i->", a, semiring="max-plus")
+        with pytest.raises(UsageError, match="its addition is 1; it is a function of two tensors"):
+            einfx.Semiring("number", cast(Any, 1), torch.mul, zero=0, one=1)
 
     def test_operands_outside_of_the_semiring(self) -> None:
         with pytest.raises(
-            OperandError, match="semiring 'log' has no torch\\.int64 numbers, which operand 1"
+            OperandError, match="einsum 'i,i->': semiring 'log' has no torch\\.int64 numbers, which operand 1"
         ):
             einfx.einsum("i,i->", torch.ones(3), torch.ones(3, dtype=torch.int64), semiring="log")
         with pytest.raises(OperandError, match="non-negative"):
