@@ -462,7 +462,7 @@ class TestLimits:
 class TestOwnSemirings:
     def test_an_unregistered_one_is_served_by_the_generic_kernel(self) -> None:
         bottleneck = Semiring(
-            "narrowest", torch.maximum, torch.minimum, zero=-math.inf, one=math.inf, selective=True
+            "nobody else's", torch.maximum, torch.minimum, zero=-math.inf, one=math.inf, selective=True
         )
         for text in EQUATIONS:
             operands = operands_for(text, "max_min", {})
