@@ -22,14 +22,22 @@ from ..pattern import IndexPattern
 from ..recognition import index_pattern, recognise
 from . import expressions
 from .contraction import contract
+from .convert import Conversion, convert
 from .functional import conv_transposeNd, convNd, foldNd, kfac_reduceNd, kfcNd, unfoldNd
+from .modules import ConvNd, ConvTransposeNd, FoldNd, UnfoldNd
 from .simplify import simplify
 
 __all__ = [
+    "ConvNd",
+    "ConvTransposeNd",
+    "Conversion",
+    "FoldNd",
     "IndexPattern",
+    "UnfoldNd",
     "contract",
     "convNd",
     "conv_transposeNd",
+    "convert",
     "expressions",
     "foldNd",
     "index_pattern",
