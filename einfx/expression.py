@@ -16,7 +16,6 @@ from .options import Options
 from .planning import plan
 from .plans import Plan, Step
 from .semiring_dispatch import contract_over
-from .semiring_program import own_options
 
 __all__ = ["Expression", "contract_expression"]
 
@@ -40,7 +39,7 @@ class Expression:
                 labels[count + i] = _output_labels(step, labels)
                 if all(x in values for x in step.operands):
                     folded = [values.pop(x) for x in step.operands]
-                    values[count + i] = _contract(step.equation, folded, "auto", own_options(plan, step))
+                    values[count + i] = _contract(step.equation, folded, "auto", plan.step_options(step))
                 else:
                     waiting.append(Step((*step.operands, count + i), step.equation))
         self._varying = [i for i in range(count) if i not in constants]

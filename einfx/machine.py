@@ -14,7 +14,7 @@ import torch
 
 from .layout import Loops
 
-__all__ = ["Machine", "machine_for"]
+__all__ = ["Machine", "accumulation_dtype", "item_bytes", "machine_for"]
 
 _ITEM_BYTES = {
     torch.float16: 2,
@@ -181,6 +181,11 @@ def item_bytes(dtype: torch.dtype) -> int:
     """Bytes of one element."""
     size = _ITEM_BYTES.get(dtype)
     return dtype.itemsize if size is None else size
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """In which dtype sums of this one are taken: float32 for half and bfloat16."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def _pad(size: int, block: int) -> int:

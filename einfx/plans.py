@@ -96,6 +96,11 @@ class Plan:
             alive.append(len(self.shapes) + i)
         return tuple(path)
 
+    def step_options(self, step: Step) -> Options:
+        """The options of one step: which of its operands are linear ones of the whole contraction."""
+        linear = self.options.linear_operands
+        return self.options.linear(*[i for i, x in enumerate(step.operands) if x in linear])
+
     def kernel(self, number: int) -> Kernel | SemiringKernel:
         """What computes a step, its operands being contiguous."""
         step = self.steps[number]

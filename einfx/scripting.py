@@ -12,7 +12,7 @@ from torch import fx
 
 from .contract import einsum as einfx_einsum
 from .errors import UsageError
-from .kernels.scriptable import contract_semiring
+from .kernels.scriptable import SCRIPTABLE, contract_semiring
 from .nodes import Contraction, as_contraction, canonical_target, insert_contraction, is_einsum, value_of
 from .options import REAL, Options
 from .planning import plan
@@ -50,7 +50,6 @@ def _letters(sublist: Any) -> str:
 
 
 _TORCH_EINSUMS = (torch.functional.einsum, torch.ops.aten.einsum, torch.ops.aten.einsum.default)
-_SCRIPTABLE = {"log", "max_plus", "min_plus", "max_times", "max_min", "boolean"}
 
 
 def semiring_by_torch_functions(node: fx.Node) -> bool:
@@ -96,14 +95,14 @@ def _split(node: fx.Node, contraction: Contraction) -> bool:
     if len(known) < len(operands):
         return False
     shapes = [value.shape for value in known]
-    paths = plan(equation, shapes, dtype=known[0].dtype, device=known[0].device, options=options)
-    if len(paths.steps) < 2:
+    chosen = plan(equation, shapes, dtype=known[0].dtype, device=known[0].device, options=options)
+    if len(chosen.steps) < 2:
         return False
     values = list(operands)
-    for step in paths.steps:
-        own = options.linear(*[i for i, x in enumerate(step.operands) if x in options.linear_operands])
+    for step in chosen.steps:
+        own = chosen.step_options(step)
         taken = [values[x] for x in step.operands]
-        if step is paths.steps[-1]:
+        if step is chosen.steps[-1]:
             node.target, node.args = canonical_target(own), (str(step.equation), *taken)
             node.kwargs = own.keywords()
             break
@@ -115,10 +114,8 @@ def _split(node: fx.Node, contraction: Contraction) -> bool:
 
 def _check_scriptable(node: fx.Node, options: Options) -> None:
     name, gradient = options.semiring.name, options.grad_of_neg_inf
-    if name not in _SCRIPTABLE:
-        reason = (
-            f"there are TorchScript functions for {', '.join(sorted(_SCRIPTABLE))}, but none for {name!r}"
-        )
+    if name not in SCRIPTABLE:
+        reason = f"there are TorchScript functions for {', '.join(sorted(SCRIPTABLE))}, but none for {name!r}"
     elif options.is_limited:
         reason = "block_size and memory_limit aren't kept in TorchScript; leave them out"
     elif gradient not in ("nan", "uniform") and not 0 <= float(gradient) < math.inf:

@@ -26,10 +26,10 @@ from .algebra import Semiring
 from .cost import StepCost
 from .equation import Equation
 from .layout import Loops
-from .machine import Machine, item_bytes, machine_for
+from .machine import Machine, accumulation_dtype, item_bytes, machine_for
 from .options import Options
 
-__all__ = ["SemiringKernel", "choose_step", "pair_seconds", "product_dtype"]
+__all__ = ["SemiringKernel", "choose_step", "pair_seconds"]
 
 Labels = tuple[int, ...]
 
@@ -85,11 +85,6 @@ class SemiringKernel:
     columns: Labels
     summed: Labels
     cost: StepCost
-
-
-def product_dtype(dtype: torch.dtype) -> torch.dtype:
-    """In which dtype products of this one are summed: float32 for half and bfloat16."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def choose_step(
@@ -179,7 +174,7 @@ def _blocked(
     rates = _RATES.get(options.semiring.name, _OTHER)
     terms, written = _count(sizes, equation.labels), _count(sizes, equation.output)
     read = sum(_count(sizes, x) for x in operands)
-    item = item_bytes(product_dtype(dtype))
+    item = item_bytes(accumulation_dtype(dtype))
     share = (1 + 0.2 * (len(operands) - 1)) * (1 + (item == 8) + 2 * dtype.is_complex)
     calls = rates.blocked_calls + _CALLS_OF_AN_OPERAND * (len(operands) - 1)
     seconds = calls * machine.op_seconds + machine.stream(item * (read + written))
@@ -224,7 +219,7 @@ def _matmul(
     read, written = n_batch * n_summed * (n_rows + n_columns), n_batch * n_rows * n_columns
     seconds += machine.copy(read, dtype) * (len(rows) + len(columns) + len(summed) > 3)
     exponentials = options.semiring.name in ("log", "boolean")
-    workspace = item_bytes(product_dtype(dtype)) * (read + written) * exponentials
+    workspace = item_bytes(accumulation_dtype(dtype)) * (read + written) * exponentials
     cost = StepCost(2 * written * n_summed, item * (read + written), seconds, workspace)
     return SemiringKernel("matmul", presummed, batch, rows, columns, summed, total + cost)
 
@@ -247,12 +242,12 @@ def _matmul_seconds(
     if name in SELECTING:
         compiled = not machine.gpu and dtype.is_floating_point
         pairs = 2 * batch * max(rows, 8) * max(columns, 32) * summed
-        rate = 0.45 * machine.rate(product_dtype(dtype)) if compiled else 4e9 * workers
+        rate = 0.45 * machine.rate(accumulation_dtype(dtype)) if compiled else 4e9 * workers
         return seconds + pairs / rate + machine.stream(item_bytes(dtype) * (read + written))
     if name == "boolean":
         many = rows * columns * summed >= 128**3
         dtype = torch.bfloat16 if many and not machine.gpu else torch.float32
-    return seconds + machine.gemm(batch, rows, columns, summed, product_dtype(dtype))
+    return seconds + machine.gemm(batch, rows, columns, summed, accumulation_dtype(dtype))
 
 
 def pair_seconds(

@@ -14,20 +14,18 @@ from torch.utils.checkpoint import checkpoint
 
 from .equation import Equation
 from .errors import UsageError
-from .kernels.scriptable import contract_semiring
+from .kernels.scriptable import SCRIPTABLE, contract_semiring
 from .kernels.steps import PreparedStep, contract_step, prepare
+from .machine import accumulation_dtype
 from .modes import is_captured
 from .options import Options
 from .plans import Plan, Step
-from .semiring_cost import choose_step, product_dtype
+from .semiring_cost import choose_step
 from .semiring_planning import DEFAULT_BUDGET_BYTES, LEAST_WORKSPACE_BYTES
 
-__all__ = ["SemiringProgram", "own_options"]
+__all__ = ["SemiringProgram"]
 
 Labels = tuple[int, ...]
-
-SCRIPTABLE = ("log", "max_plus", "min_plus", "max_times", "max_min", "boolean")
-"""Semirings that have TorchScript code."""
 
 
 class SemiringProgram:
@@ -39,13 +37,13 @@ class SemiringProgram:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._dtype = product_dtype(plan.dtype)
+        self._dtype = accumulation_dtype(plan.dtype)
         # The blocked kernel saves nothing but operands and result by itself.
         self._saves_more = len(plan.steps) > 1 or plan.kernel(0).name == "matmul"
         self._steps: list[tuple[tuple[int, ...], PreparedStep, int]] = []
         for step in plan.steps:
             shapes = tuple(plan.value_shapes[x] for x in step.operands)
-            made = prepare(step.equation, shapes, self._dtype, plan.device, own_options(plan, step))
+            made = prepare(step.equation, shapes, self._dtype, plan.device, plan.step_options(step))
             self._steps.append((step.operands, made, self._budget(step)))
 
     def __call__(self, operands: Sequence[Tensor]) -> Tensor:
@@ -101,7 +99,7 @@ class SemiringProgram:
             )
         values = dict(enumerate(operands))
         for number, step in enumerate(self.plan.steps, len(operands)):
-            own = own_options(self.plan, step)
+            own = self.plan.step_options(step)
             values[number] = _scripted()(
                 str(step.equation),
                 [values.pop(x) for x in step.operands],
@@ -130,12 +128,6 @@ class SemiringProgram:
         places = [last.places[x] for x in plan.equation.summed]
         none = torch.empty((*shape, 0), dtype=torch.int64, device=last.tensor.device)
         return last.tensor.to(plan.dtype).contiguous(), torch.stack(places, -1) if places else none
-
-
-def own_options(plan: Plan, step: Step) -> Options:
-    """The options of one step: which of its operands are linear ones of the whole contraction."""
-    linear = plan.options.linear_operands
-    return plan.options.linear(*[i for i, x in enumerate(step.operands) if x in linear])
 
 
 def _is_recorded(operands: Sequence[Tensor]) -> bool:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from .dispatch import contract
+from .machine import accumulation_dtype
 from .planning import plan
 from .plans import Plan
-from .semiring_cost import product_dtype
 
 __all__ = ["ShiftedLog"]
 
@@ -36,7 +36,7 @@ class ShiftedLog:
 
     def __init__(self, chosen: Plan) -> None:
         self.equation = chosen.equation
-        self.dtype = product_dtype(chosen.dtype)
+        self.dtype = accumulation_dtype(chosen.dtype)
         self.linear = chosen.options.linear_operands
         info = torch.finfo(self.dtype)
         sizes = self.equation.sizes(chosen.shapes)

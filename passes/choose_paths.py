@@ -107,12 +107,11 @@ def _names(dtypes: set[torch.dtype]) -> str:
 
 
 def _write(graph: fx.Graph, node: fx.Node, contraction: Contraction, chosen: Plan) -> fx.Node:
-    values, options = list(contraction.operands), contraction.options
+    values = list(contraction.operands)
     with graph.inserting_before(node):
         for step in chosen.steps:
-            linear = [i for i, x in enumerate(step.operands) if x in options.linear_operands]
             operands = [values[x] for x in step.operands]
-            new = insert_contraction(graph, step.equation, operands, options.linear(*linear))
+            new = insert_contraction(graph, step.equation, operands, chosen.step_options(step))
             for key in ("stack_trace", "nn_module_stack", "source_fn_stack"):
                 if key in node.meta:
                     new.meta[key] = node.meta[key]

@@ -80,11 +80,6 @@ def paired(name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a.to(dtype), b.to(dtype)
 
 
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """In which dtype sums of this one are taken: float32 for half and bfloat16."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-
-
 def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
     """``function.apply(*args)``, which torch leaves without types."""
     return function.apply(*args)

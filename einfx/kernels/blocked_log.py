@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..accumulators import LOG as LOG_SUMS
 from ..accumulators import State, merged_logs
+from ..machine import accumulation_dtype
 from ..modes import is_captured
-from .batching import accumulation_dtype, apply, tracked
+from .batching import apply, tracked
 from .blocked_loops import Block, Kernel, walk
 from .blocked_sums import LOG, MINUS_LOG, WEIGHT, Spec, exponents, jvp, to_front, vjp
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..accumulators import State
 from ..algebra import Semiring
+from ..machine import accumulation_dtype
 from ..semiring import get
-from .batching import accumulation_dtype
 from .blocked_loops import Block, Kernel
 
 __all__ = [

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..accumulators import State, best_of
 from ..algebra import Semiring
+from ..machine import accumulation_dtype
 from ..modes import is_captured
 from ..semiring import get, semirings
-from .batching import accumulation_dtype, apply, tracked
+from .batching import apply, tracked
 from .blocked_loops import Block, Kernel, Limits, Subscripts, digits, view_along, walk
 from .blocked_products import REDUCTIONS, buffer_dtype, bytes_per_term, products
 from .blocked_sums import to_front

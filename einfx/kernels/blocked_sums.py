@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from ..accumulators import State
+from ..machine import accumulation_dtype
 from ..modes import is_captured
-from .batching import accumulation_dtype, apply
+from .batching import apply
 from .blocked_loops import Block, Kernel, Limits, Subscripts, digits, view_along, walk
 
 __all__ = ["FACTOR", "LOG", "MINUS_LOG", "WEIGHT", "Spec", "exponents", "weighted_sums"]

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ..machine import accumulation_dtype
 from ..semiring import get
-from .batching import accumulation_dtype, paired
+from .batching import paired
 from .log_autograd import differentiable_sums
 from .log_options import LogOptions
 

@@ -13,7 +13,10 @@ from torch.overrides import handle_torch_function, has_torch_function
 from .scriptable_choice import any_product, choice_product, choice_sum
 from .scriptable_log import log_product, log_sum
 
-__all__ = ["contract_semiring"]
+__all__ = ["SCRIPTABLE", "contract_semiring"]
+
+SCRIPTABLE = ("log", "max_plus", "min_plus", "max_times", "max_min", "boolean")
+"""Semirings that have TorchScript code."""
 
 
 def contract_semiring(

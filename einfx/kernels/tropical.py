@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from ..errors import OperandError
+from ..machine import accumulation_dtype
 from ..modes import is_captured
 from ..semiring import get
 from . import tropical_loop, tropical_native
-from .batching import accumulation_dtype, apply, fold, paired, tracked, unfold
+from .batching import apply, fold, paired, tracked, unfold
 from .selected_product import selected_product
 
 __all__ = ["matmul", "workspace_bytes"]

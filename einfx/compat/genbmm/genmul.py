@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ...algebra import Semiring
 from ...kernels import log, tropical, tropical_loop
-from ...kernels.batching import accumulation_dtype, apply, paired
+from ...kernels.batching import apply, paired
+from ...machine import accumulation_dtype
 from .sampling import sample_terms
 
 __all__ = ["logbmm", "maxbmm", "prodmaxbmm", "samplebmm"]
