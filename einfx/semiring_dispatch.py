@@ -102,7 +102,9 @@ def _planned(
     chosen = plan(
         equation, shapes, dtype=first.dtype, device=first.device, optimize=optimize, options=options
     )
-    return SemiringProgram(chosen), ShiftedLog.of(chosen)
+    # A path that the caller chose is the one that is taken.
+    shifted = ShiftedLog.of(chosen) if isinstance(optimize, str) and optimize == "auto" else None
+    return SemiringProgram(chosen), shifted
 
 
 def _prepared(call: str, tensors: Sequence[Any], options: Options) -> list[Tensor]:

@@ -18,6 +18,7 @@ from .dispatch import contract
 from .machine import accumulation_dtype
 from .planning import plan
 from .plans import Plan
+from .semiring_planning import DEFAULT_BUDGET_BYTES, result_bytes
 
 __all__ = ["ShiftedLog"]
 
@@ -68,6 +69,10 @@ class ShiftedLog:
             return None
         real = plan(equation, chosen.shapes, dtype=shifted.dtype, device=chosen.device)
         passes = sum(math.prod(shape) for shape in (*chosen.shapes, equation.output_shape(chosen.shapes)))
+        # Exponentials are made twice on the way, beside what the real contraction takes.
+        made = 2 * passes * shifted.dtype.itemsize + real.peak_bytes
+        if made > DEFAULT_BUDGET_BYTES + result_bytes(equation, chosen.shapes, shifted.dtype):
+            return None
         exponentials = 1e-9 * passes / (torch.get_num_threads() if passes > 32768 else 1)
         return shifted if real.seconds + exponentials < chosen.seconds else None
 

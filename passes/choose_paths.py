@@ -67,7 +67,7 @@ class ChoosePaths(Pass):
             chosen = self._plan(graph_module, node, contraction)
             if chosen is None or len(chosen.steps) < 2:
                 continue
-            if ShiftedLog.of(chosen) is not None and not self._constants(graph_module, contraction):
+            if self.optimize == "auto" and self._is_at_once(graph_module, contraction, chosen):
                 decline(node, "it is computed along its path without a logarithm for every step")
                 continue
             node.replace_all_uses_with(_write(graph, node, contraction, chosen))
@@ -96,6 +96,10 @@ class ChoosePaths(Pass):
             constants=self._constants(graph_module, contraction),
             options=contraction.options,
         )
+
+    def _is_at_once(self, graph_module: fx.GraphModule, contraction: Contraction, chosen: Plan) -> bool:
+        """Whether einsum takes it along its path by one real contraction, with no constants to fold."""
+        return ShiftedLog.of(chosen) is not None and not self._constants(graph_module, contraction)
 
     def _constants(self, graph_module: fx.GraphModule, contraction: Contraction) -> list[int]:
         operands = enumerate(contraction.operands)

@@ -143,3 +143,23 @@ def test_only_plans_of_several_steps_without_limits_have_one() -> None:
     assert of(CHAIN, [square] * 3, memory_limit="1GiB") is None
     assert of(CHAIN, [square] * 3, semiring="max_plus") is None
     assert of("aa,ab,bc->ac", [square] * 3) is None
+
+
+def test_what_would_take_more_than_the_default_budget_has_none() -> None:
+    options = Options.read("log")
+    for n, fits in ((2000, True), (20_000, False)):
+        chosen = plan(Equation.parse(CHAIN), [(n, n)] * 3, options=options)
+        assert (ShiftedLog.of(chosen) is not None) == fits
+
+
+def test_a_path_that_the_caller_chose_is_taken_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> Tensor:
+        raise AssertionError("the exponentials were contracted at once")
+
+    monkeypatch.setattr(shifted_log, "contract", refuse)
+    operands = [x.float() for x in chain(1.0, n=61)]
+    for path in ([(0, 1), (0, 1)], [(1, 2), (0, 1)]):
+        got = einfx.einsum(CHAIN, *operands, semiring="log", optimize=path)
+        torch.testing.assert_close(got.double(), brute_force(CHAIN, operands, "log"), rtol=1e-5, atol=1e-5)
+    with pytest.raises(AssertionError, match="at once"):
+        einfx.einsum(CHAIN, *operands, semiring="log")

@@ -167,6 +167,19 @@ def test_a_chain_over_log_stays_whole_where_its_exponentials_are_contracted_at_o
     check_declined(ChoosePaths(), program, (TALL, SQUARE, THIN), reason)
 
 
+def test_a_path_that_the_caller_gives_is_taken_over_log_too() -> None:
+    check_rewrite(
+        ChoosePaths(optimize=((0, 1), (0, 1))),
+        lambda a, b, c: over("log", "ij,jk,kl->il", a, b, c),
+        """
+        einsum_1 = einfx_contract_einsum('ab,bc->ac', a, b, semiring = 'log')
+        einsum_2 = einfx_contract_einsum('ab,ca->cb', c, einsum_1, semiring = 'log')
+        return einsum_2
+        """,
+        (TALL, SQUARE, THIN),
+    )
+
+
 def test_what_no_pair_makes_smaller_stays_whole() -> None:
     a = torch.rand(8, 200_000)
     check_declined(ChoosePaths(), lambda a: over("log", "ak,ak,ak->a", a, a, a), (a,))
