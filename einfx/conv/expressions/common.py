@@ -50,7 +50,8 @@ class Grouped:
         self.channels = shape[len(self.batch)]
         self.sizes = shape[len(self.batch) + 1 :]
         group = check_groups(f"the channels of {name}", self.channels, groups)
-        self.view = View(position, shape, (Split(len(self.batch), (groups, group)),))
+        self.groups = (groups, group)
+        self.view = View(position, shape, (Split(len(self.batch), self.groups),))
 
 
 def spatial(letter: str, dimensions: int, mark: str = "") -> list[str]:

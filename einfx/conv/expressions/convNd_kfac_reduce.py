@@ -6,13 +6,12 @@ Eschenhagen et al. 2023, "Kronecker-factored approximate curvature for modern ne
 from __future__ import annotations
 
 from functools import lru_cache
-from math import prod
 
 from torch import Tensor
 
-from ..network import Constant, network
 from ..parameters import Numbers, Paddings, conv_patterns, hashable, per_dimension, spatial_dimensions
-from .common import Expression, Grouped, Symbolic, batch_names, expression, finish, pattern_names, spatial
+from .common import Expression, Grouped, Symbolic, expression
+from .factors import input_factor
 
 __all__ = ["einsum_expression", "symbolic"]
 
@@ -82,22 +81,4 @@ def symbolic(
     kernel = per_dimension("kernel_size", kernel_size, n)
     data = Grouped("input", 0, x, n, groups)
     patterns = conv_patterns(data.sizes, kernel, stride, padding, dilation)
-    batch = batch_names(data.batched)
-    positions = prod(p.output_size for p in patterns)
-    made = network(
-        [
-            [*batch, "g", "c", *spatial("i", n)],
-            *pattern_names(n),
-            *pattern_names(n, "'", "'", "'"),
-            [*batch, "g", "c'", *spatial("i", n, "'")],
-            ["s"],
-        ],
-        ["g", "c", *spatial("k", n), "c'", *spatial("k", n, "'")],
-        data.view,
-        *patterns,
-        *patterns,
-        data.view,
-        Constant(1 / (max(prod(data.batch), 1) * positions**2), 1),
-    )
-    side = data.channels // groups * prod(kernel)
-    return finish(made, (groups, side, side), simplify)
+    return input_factor(data, patterns, transposed=False, averaged=True, simplify=simplify)

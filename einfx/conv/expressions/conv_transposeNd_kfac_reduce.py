@@ -7,11 +7,9 @@ with the patches of the transposed convolution: see :mod:`.conv_transposeNd_unfo
 from __future__ import annotations
 
 from functools import lru_cache
-from math import prod
 
 from torch import Tensor
 
-from ..network import Constant, network
 from ..parameters import (
     Numbers,
     Paddings,
@@ -21,7 +19,8 @@ from ..parameters import (
     spatial_dimensions,
     transposed_patterns,
 )
-from .common import Expression, Grouped, Symbolic, batch_names, expression, finish, pattern_names, spatial
+from .common import Expression, Grouped, Symbolic, expression
+from .factors import input_factor
 
 __all__ = ["einsum_expression", "symbolic"]
 
@@ -100,22 +99,4 @@ def symbolic(
     data = Grouped("input", 0, x, n, groups)
     extra = output_paddings(data.sizes, kernel, stride, padding, output_padding, output_size, dilation)
     patterns = transposed_patterns(data.sizes, kernel, stride, padding, extra, dilation)
-    batch = batch_names(data.batched)
-    positions = prod(p.input_size for p in patterns)
-    made = network(
-        [
-            [*batch, "g", "c", *spatial("o", n)],
-            *pattern_names(n),
-            *pattern_names(n, "'", "'", "'"),
-            [*batch, "g", "c'", *spatial("o", n, "'")],
-            ["s"],
-        ],
-        ["g", "c", *spatial("k", n), "c'", *spatial("k", n, "'")],
-        data.view,
-        *patterns,
-        *patterns,
-        data.view,
-        Constant(1 / (max(prod(data.batch), 1) * positions**2), 1),
-    )
-    side = data.channels // groups * prod(kernel)
-    return finish(made, (groups, side, side), simplify)
+    return input_factor(data, patterns, transposed=True, averaged=True, simplify=simplify)
