@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import algorithms as algorithms
+from . import conv as conv
 from .algebra import Semiring
 from .contract import contract_expression, contract_path, einsum, tensordot
 from .equation import Equation
@@ -11,6 +12,7 @@ from .explain import explain
 from .optimize import optimize
 from .optimized import OptimizedModule
 from .passes.jitable import jitable
+from .pattern import IndexPattern
 from .planning import Plan
 from .report import Report
 from .semiring import register_semiring, semirings
@@ -20,6 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "EinfxError",
     "Equation",
+    "IndexPattern",
     "OptimizedModule",
     "Plan",
     "Report",

@@ -21,7 +21,7 @@ from .options import REAL, Options
 from .planning import Plan, plan
 from .semiring_dispatch import contract_over
 
-__all__ = ["contract_expression", "contract_path", "einsum", "tensordot"]
+__all__ = ["contract_expression", "contract_path", "einsum", "read_call", "tensordot"]
 
 
 def einsum(
@@ -44,7 +44,8 @@ def einsum(
             output, spaces, an ellipsis, repeated labels. Or the first operand of the interleaved form
             ``einsum(a, [0, 1], b, [1, 2], [0, 2])``.
         operands: tensors of any dtype, or one list of them, each with as many dimensions as the equation
-            gives it labels. Dimensions with one label have one size; a dimension of size 1 broadcasts.
+            gives it labels. Dimensions with one label have one size; a dimension of size 1 broadcasts. Among
+            them :class:`einfx.IndexPattern`, of three dimensions: kernel, output, input.
         optimize: the order of pairwise steps: a strategy's name, a path, an opt_einsum PathOptimizer or a
             cotengra tree; see :func:`einfx.planning.plan`.
         semiring: what takes the place of + and *: a name out of :func:`einfx.semirings`, or a
@@ -153,14 +154,7 @@ def einsum(
     """
     if unknown:
         _refuse(unknown)
-    token: Any
-    if isinstance(equation, str):
-        token = equation
-        tensors = operands
-        if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
-            tensors = tuple(operands[0])
-    else:
-        token, tensors = _interleaved(equation, operands)
+    token, tensors = read_call(equation, operands)
     words = semiring, linear_operands, zero_annihilates, grad_of_neg_inf, block_size, memory_limit
     if torch.compiler.is_compiling() and not has_torch_function(tensors):
         if _is_plain(*words) and not return_argmax:
@@ -330,6 +324,15 @@ def _read_options(
         block_size=block_size,
         memory_limit=memory_limit,
     )
+
+
+def read_call(equation: Any, operands: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """The token (see :func:`.dispatch.read_equation`) and the operands of a call in any style."""
+    if not isinstance(equation, str):
+        return _interleaved(equation, operands)
+    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+        return equation, tuple(operands[0])
+    return equation, operands
 
 
 def _interleaved(first: Any, rest: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]:

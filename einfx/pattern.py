@@ -12,24 +12,45 @@ alike, which is where most rewrites come from.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import gcd
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from .errors import OperandError
 from .padding import Padding, paddings, positive
 
-__all__ = ["Axis", "IndexPattern", "KernelSlice", "pattern_of_shape"]
+__all__ = ["Axis", "IndexPattern", "KernelSlice", "pattern_of_shape", "taking_patterns"]
 
 Axis = Literal["kernel", "output", "input"]
 """A dimension of a pattern."""
 
 _AXES: tuple[Axis, ...] = ("kernel", "output", "input")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_TAKING: dict[Any, Callable[..., Any]] = {}
+
+
+def taking_patterns(*functions: Callable[..., Any]) -> Callable[[_F], _F]:
+    """Register what functions of tensors come to where index patterns are among their arguments.
+
+    Args:
+        functions: functions that look for ``__torch_function__`` in their operands.
+
+    Returns:
+        A decorator, which leaves the function that takes their place as it is.
+    """
+
+    def register(substitute: _F) -> _F:
+        _TAKING.update(dict.fromkeys(functions, substitute))
+        return substitute
+
+    return register
 
 
 class KernelSlice(NamedTuple):
@@ -140,6 +161,27 @@ class IndexPattern:
     def ndim(self) -> int:
         """The number of dimensions: 3."""
         return 3
+
+    # How functions of tensors take it.
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        function: Any,
+        types: Any,
+        arguments: tuple[Any, ...] = (),
+        keywords: dict[str, Any] | None = None,
+    ) -> Any:
+        """Contractions take a pattern as it is; anything else takes ``tensor()``."""
+        substitute = _TAKING.get(function)
+        if substitute is None or not all(issubclass(kind, (IndexPattern, Tensor)) for kind in types):
+            return NotImplemented
+        return substitute(*arguments, **(keywords or {}))
+
+    def __fx_create_arg__(self, tracer: fx.Tracer) -> fx.Node:
+        """A graph holds no objects: in it a pattern is the call that makes it from its numbers."""
+        numbers = (self.input_size, self.kernel_size, self.stride, (self.left, self.right), self.dilation)
+        return tracer.create_node("call_function", IndexPattern, numbers, {})
 
     def __repr__(self) -> str:
         parts = [str(self.input_size), str(self.kernel_size)]

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..contract import einsum
+from ..contract import einsum, read_call
+from ..dispatch import read_equation
 from ..equation import Equation
-from ..errors import OperandError
-from ..pattern import IndexPattern
+from ..errors import OperandError, UsageError
+from ..pattern import IndexPattern, taking_patterns
 from .lowering import Native, lowered
 from .network import Network, Operand
 from .second_moment import second_moment
@@ -69,6 +71,15 @@ def contract(equation: str | Equation, *operands: Tensor | IndexPattern) -> Tens
         return plan.run(operands).reshape(shape)  # type: ignore[arg-type]
     small = simplified(Network(parsed, symbols)) if isinstance(plan, Native) else plan
     return _by_windows(small, operands, tensors[0]).reshape(shape)
+
+
+@taking_patterns(einsum, torch.functional.einsum)
+def _einsum(equation: Any, *operands: Any, **options: Any) -> Tensor:
+    """What an einsum comes to where patterns are among its operands."""
+    if options:
+        raise UsageError(f"einsum takes no {next(iter(options))} beside index patterns")
+    token, tensors = read_call(equation, operands)
+    return contract(read_equation(token, [operand.ndim for operand in tensors]), *tensors)
 
 
 @lru_cache(maxsize=4096)

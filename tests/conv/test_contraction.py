@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
-from torch import Tensor
+from torch import Tensor, fx
 
+import einfx
 from einfx.conv.contraction import contract
 from einfx.conv.expressions import (
     convNd_fold,
@@ -131,3 +134,37 @@ def test_operands_that_make_no_sense_are_refused() -> None:
         contract("i,koi->ko", torch.ones(7), IndexPattern(8, 3))
     with pytest.raises(EquationError):
         contract("i?,koi->ko", torch.ones(8), IndexPattern(8, 3))
+
+
+@pytest.mark.parametrize("function", [einfx.einsum, torch.einsum])
+def test_einsum_takes_patterns_as_they_are(function: Callable[..., Tensor]) -> None:
+    x, weight = torch.randn(2, 3, 8), torch.randn(4, 3, 3)
+    pattern = IndexPattern(8, 3, stride=2, padding=1)
+    expected = torch.nn.functional.conv1d(x, weight, stride=2, padding=1)
+    assert torch.equal(function("nci,koi,dck->ndo", x, pattern, weight), expected)
+    assert torch.equal(function("nci,koi,dck->ndo", [x, pattern, weight]), expected)
+    sublists = function(x, [0, 1, 2], pattern, [3, 4, 2], weight, [5, 1, 3], [0, 5, 4])
+    assert torch.equal(sublists, expected)
+    ellipsis = function("...ci,koi,dck", x, pattern, weight)
+    assert torch.equal(ellipsis, expected)
+
+
+def test_a_traced_einsum_has_patterns_as_calls_that_build_them() -> None:
+    x, weight = torch.randn(2, 3, 8), torch.randn(4, 3, 3)
+    pattern = IndexPattern(8, 3, stride=2, padding=1)
+
+    def forward(x: Tensor, weight: Tensor) -> Tensor:
+        convolved: Tensor = einfx.einsum("nci,koi,dck->ndo", x, pattern, weight)
+        return convolved
+
+    traced = fx.symbolic_trace(forward)
+    assert [node.target for node in traced.graph.nodes if node.op == "call_function"] == [
+        IndexPattern,
+        einfx.einsum,
+    ]
+    assert torch.equal(traced(x, weight), forward(x, weight))
+
+
+def test_other_functions_of_tensors_refuse_patterns() -> None:
+    with pytest.raises(TypeError, match="IndexPattern"):
+        torch.add(torch.ones(3), IndexPattern(8, 3))  # type: ignore[call-overload]
