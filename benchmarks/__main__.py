@@ -2,10 +2,11 @@
 
 import argparse
 import sys
+import types
 from collections.abc import Callable, Sequence
 
-from . import instantiation, overhead, planning, programs, results, semirings
-from .semirings import report
+from . import contests, instantiation, overhead, planning, programs, results, semirings
+from .contests import report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,9 +36,15 @@ def _programs(options: argparse.Namespace) -> str:
 
 
 def _semirings(options: argparse.Namespace) -> str:
-    measured = semirings.run(options.threads, options.rows, options.seconds, progress=_print_semiring_row)
+    measured = _contests(semirings, options)
     print("\n".join(["", "missed:", *report.missed(measured)]))
-    return report.section(measured)
+    return semirings.section(measured)
+
+
+def _contests(part: types.ModuleType, options: argparse.Namespace) -> list[contests.Result]:
+    return contests.run(
+        part.__name__, part.ROWS, options.threads, options.rows, options.seconds, _print_contest
+    )
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], str]] = {
@@ -57,7 +64,7 @@ def _print_row(result: programs.RowResult) -> None:
     print(results.line(result), flush=True)
 
 
-def _print_semiring_row(result: semirings.Result) -> None:
+def _print_contest(result: contests.Result) -> None:
     print(report.line(result), flush=True)
 
 

@@ -1,7 +1,6 @@
 """Contractions over semirings beside other libraries, and beside real contractions as the limit."""
 
-from .result import Result
+from .report import section
 from .rows import ROWS
-from .running import run
 
-__all__ = ["ROWS", "Result", "run"]
+__all__ = ["ROWS", "section"]

@@ -12,9 +12,10 @@ from torch import Tensor
 import einfx
 from einfx import algorithms
 
+from ..contests.libraries import library
+from ..contests.row import OURS, Call, Contest, Row, with_gradients
 from .operands import edges, scores
-from .peers import PYRO, SEMIRING_EINSUM, library, pyro_chain, semiring_einsum
-from .row import OURS, Call, Contest, Row, with_gradients
+from .peers import PYRO, SEMIRING_EINSUM, pyro_chain, semiring_einsum
 
 __all__ = ["ALGORITHMS"]
 

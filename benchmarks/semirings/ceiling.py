@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from .row import Call
+from ..contests.row import Call
 
 __all__ = ["CEILING", "additions_and_maxima"]
 

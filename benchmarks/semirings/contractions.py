@@ -11,10 +11,10 @@ from torch import Tensor
 import einfx
 from einfx.kernels import log
 
+from ..contests.row import OURS, AtLeast, Call, Contest, Row, Smaller, with_gradients
 from .operands import scores
 from .oracle import exact, exact_gradients
 from .peers import CIRKIT, SEMIRING_EINSUM, cirkit_tucker, semiring_einsum
-from .row import OURS, AtLeast, Call, Contest, Row, Smaller, with_gradients
 
 __all__ = ["CONTRACTIONS"]
 

@@ -8,10 +8,10 @@ import torch
 
 import einfx
 
+from ..contests.row import OURS, Call, Contest, Row, Within
 from .operands import pair
 from .oracle import exact
 from .peers import SEMIRING_EINSUM, semiring_einsum
-from .row import OURS, Call, Contest, Row, Within
 
 __all__ = ["LIMITED"]
 

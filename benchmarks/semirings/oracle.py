@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .row import Call, with_gradients
+from ..contests.row import Call, with_gradients
 
 __all__ = ["exact", "exact_argmax", "exact_gradients"]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..contests.libraries import library
 
 __all__ = [
     "CIRKIT",
@@ -16,7 +16,6 @@ __all__ = [
     "SEMIRING_EINSUM",
     "TROPICAL_GEMM",
     "cirkit_tucker",
-    "library",
     "pyro_chain",
     "semiring_einsum",
     "tropical_gemm",
@@ -27,15 +26,6 @@ SEMIRING_EINSUM = "torch_semiring_einsum"
 TROPICAL_GEMM = "tropical-gemm"
 PYRO = "pyro"
 CIRKIT = "cirkit"
-
-
-@cache
-def library(name: str) -> Any:
-    """A module of a library, or None where it can't be imported."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
 
 
 def semiring_einsum(

@@ -1,10 +1,10 @@
 """All rows, in the order of the results."""
 
+from ..contests.row import Row
 from .algorithms import ALGORITHMS
 from .contractions import CONTRACTIONS
 from .limited import LIMITED
 from .matrices import BOOLEAN, LOG, TROPICAL
-from .row import Row
 
 __all__ = ["ROWS"]
 

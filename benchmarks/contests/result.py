@@ -22,7 +22,7 @@ class Result:
         slow: times of einfx and of those that are; None where there are none.
         absent: contestants that aren't installed.
         peaks: bytes by contestant, None for one that failed; empty where they weren't measured.
-        failures: by contestant, what it raised, or that its result isn't einfx's.
+        failures: by contestant, what it raised, or that its result is another.
     """
 
     row: Row
@@ -40,28 +40,34 @@ class Result:
 
     def time(self, name: str) -> Spread | None:
         """Seconds of one call; None for one that wasn't timed."""
-        measurement = self._with(name)
-        return None if measurement is None else measurement.time(name)
-
-    def speed_over(self, name: str) -> Spread | None:
-        """How many times faster einfx is than another, round by round."""
-        measurement = self._with(name)
-        if measurement is None or OURS not in measurement.seconds:
-            return None
-        return measurement.ratio(name, OURS)
-
-    def _with(self, name: str) -> Measurement | None:
-        for measurement in (self.quick, self.slow):
-            if measurement is not None and name in measurement.seconds:
-                return measurement
+        for measurement in self._measurements():
+            if name in measurement.seconds:
+                return measurement.time(name)
         return None
+
+    def speed_over(self, name: str, who: str = OURS) -> Spread | None:
+        """How many times faster einfx is than another, round by round; or who else is."""
+        for measurement in self._measurements():
+            if {name, who} <= set(measurement.seconds):
+                return measurement.ratio(name, who)
+        return None
+
+    def _measurements(self) -> Iterator[Measurement]:
+        yield self.quick
+        if self.slow is not None:
+            yield self.slow
+
+    def targets_of(self, who: str, than: str) -> list[AtLeast]:
+        """What one contestant has to reach beside another."""
+        own = [target for target in self.row.targets if isinstance(target, AtLeast)]
+        return [target for target in own if (target.who, target.than) == (who, than)]
 
     def meets(self, target: Target) -> bool | None:
         """Whether a target is met; None where what it speaks of wasn't measured."""
-        if OURS in self.failures:
+        if self._failed(target) is not None:
             return False
         if isinstance(target, AtLeast):
-            speed = self.speed_over(target.than)
+            speed = self.speed_over(target.than, target.who)
             return None if speed is None else speed.median >= target.times
         own = self.peaks.get(OURS)
         if own is None:
@@ -70,6 +76,10 @@ class Result:
             other = self.peaks.get(target.than)
             return None if other is None else own < other
         return own <= target.bytes
+
+    def _failed(self, target: Target) -> str | None:
+        """Why the one who has to meet a target has no result."""
+        return self.failures.get(target.who if isinstance(target, AtLeast) else OURS)
 
     def missed(self) -> Iterator[str]:
         """One line for each target that was missed."""
@@ -80,10 +90,13 @@ class Result:
         for target in self.row.targets:
             if self.meets(target) is not False:
                 continue
-            if isinstance(target, AtLeast):
-                speed = self.speed_over(target.than)
+            if (failure := self._failed(target)) is not None and isinstance(target, AtLeast):
+                yield f"{where}, {target.who}: {failure}"
+            elif isinstance(target, AtLeast):
+                speed = self.speed_over(target.than, target.who)
                 reached = "no part of" if speed is None else f"{speed.median:.2f} times"
-                yield f"{where}: {reached} the speed of {target.than}, target {target.times:.2f}"
+                who = "" if target.who == OURS else f", {target.who}"
+                yield f"{where}{who}: {reached} the speed of {target.than}, target {target.times:.2f}"
             elif isinstance(target, Smaller):
                 yield f"{where}: {self._peak(OURS)}, {target.than} has {self._peak(target.than)}"
             else:

@@ -1,4 +1,4 @@
-"""Peaks of memory, each in a process of its own: ``python -m benchmarks.semirings.memory ROW WHO THREADS``.
+"""Peaks of memory, each in a process of its own: ``python -m benchmarks.contests.memory PART ROW WHO 1``.
 
 A tiny call loads what all calls need. Then what the allocator keeps is given back to the system, the mark of
 the highest memory resident so far is reset, and the call runs twice: what the mark shows beyond what was
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
-from .row import Call
+from .row import Call, Row
 
 __all__ = ["available", "peak_bytes", "peak_bytes_of"]
 
@@ -61,10 +62,11 @@ def _resident(kind: str) -> int:
     raise RuntimeError(f"{STATUS} has no {kind}")
 
 
-def peak_bytes_of(row: str, contestant: str, threads: int) -> int | None:
+def peak_bytes_of(part: str, row: str, contestant: str, threads: int) -> int | None:
     """The peak of one contestant of a row, in a new process.
 
     Args:
+        part: the module that has the row in ``ROWS``.
         row: its name.
         contestant: one that is present.
         threads: number of threads.
@@ -72,7 +74,7 @@ def peak_bytes_of(row: str, contestant: str, threads: int) -> int | None:
     Returns:
         Bytes; None where the process failed, for want of memory as a rule.
     """
-    command = [sys.executable, "-m", __name__, row, contestant, str(threads)]
+    command = [sys.executable, "-m", __name__, part, row, contestant, str(threads)]
     done = subprocess.run(
         command,
         capture_output=True,
@@ -86,12 +88,11 @@ def peak_bytes_of(row: str, contestant: str, threads: int) -> int | None:
 
 def main() -> None:
     """Print the peak of one contestant."""
-    from .rows import ROWS
-
-    name, contestant, threads = sys.argv[1:]
+    part, name, contestant, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
-    row = next(row for row in ROWS if row.name == name)
-    call, tiny = (row.build(size).present()[contestant] for size in (row.size, row.tiny))
+    row: Row = next(row for row in importlib.import_module(part).ROWS if row.name == name)
+    size = row.size if row.memory_size is None else row.memory_size
+    call, tiny = (row.build(size).present()[contestant] for size in (size, row.tiny))
     print(peak_bytes(call, tiny))
 
 

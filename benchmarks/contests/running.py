@@ -10,10 +10,8 @@ from torch import Tensor
 
 from ..timing import Measurement, interleave
 from . import memory
-from .ceiling import CEILING
 from .result import Result
 from .row import OURS, Contest, Row
-from .rows import ROWS
 
 __all__ = ["run"]
 
@@ -28,16 +26,20 @@ AGREEMENT = 1e-3
 
 
 def run(
+    part: str,
+    rows: Sequence[Row],
     threads: Sequence[int] = (1, 2),
-    rows: str = "",
+    pattern: str = "",
     budget_seconds: float = 2.0,
     progress: Callable[[Result], None] | None = None,
 ) -> list[Result]:
     """Time the rows whose names match.
 
     Args:
+        part: the module that has these rows as ``ROWS``, where other processes find them.
+        rows: the rows.
         threads: numbers of threads to use; peaks of memory are measured with the largest.
-        rows: regular expression searched in the rows' names.
+        pattern: regular expression searched in the rows' names.
         budget_seconds: time for each row; slow contestants take longer.
         progress: called with every result as it comes.
 
@@ -47,12 +49,12 @@ def run(
     results = []
     before = torch.get_num_threads()
     try:
-        for row in ROWS:
-            if re.search(rows, row.name) is None:
+        for row in rows:
+            if re.search(pattern, row.name) is None:
                 continue
             for count in threads:
                 torch.set_num_threads(count)
-                results.append(_run_row(row, count, budget_seconds, count == max(threads)))
+                results.append(_run_row(part, row, count, budget_seconds, count == max(threads)))
                 if progress is not None:
                     progress(results[-1])
     finally:
@@ -60,7 +62,7 @@ def run(
     return results
 
 
-def _run_row(row: Row, threads: int, budget_seconds: float, peaks_too: bool) -> Result:
+def _run_row(part: str, row: Row, threads: int, budget_seconds: float, peaks_too: bool) -> Result:
     contest = row.build(row.size)
     failures = _failures(row, contest)
     present = {name: call for name, call in contest.present().items() if name not in failures}
@@ -72,15 +74,15 @@ def _run_row(row: Row, threads: int, budget_seconds: float, peaks_too: bool) -> 
         measured_slow = interleave({OURS: quick[OURS], **slow}, 0.0, min_rounds=SLOW_ROUNDS)
     peaks: dict[str, int | None] = {}
     if peaks_too and row.memory and memory.available():
-        measured_too = [name for name in present if name != CEILING]
-        peaks = {name: memory.peak_bytes_of(row.name, name, threads) for name in measured_too}
+        measured_too = [name for name in present if name not in row.unmeasured]
+        peaks = {name: memory.peak_bytes_of(part, row.name, name, threads) for name in measured_too}
     return Result(row, threads, measured, measured_slow, tuple(contest.absent()), peaks, failures)
 
 
 def _failures(row: Row, contest: Contest) -> Mapping[str, str]:
-    """What contestants raise, and whose results at the size that is timed aren't einfx's."""
+    """What contestants raise, and whose results at the size that is timed aren't the right ones."""
     failures: dict[str, str] = {}
-    expected: list[Tensor] | None = None
+    expected = _tensors(contest.expected()) if row.exact else None
     for name, call in contest.present().items():
         if name in row.untimed:
             continue
@@ -91,8 +93,12 @@ def _failures(row: Row, contest: Contest) -> Mapping[str, str]:
             continue
         if name in contest.limits:
             continue
-        results = [result] if isinstance(result, Tensor) else list(result)
-        if name == OURS:
+        results = _tensors(result)
+        if row.exact:
+            assert expected is not None
+            if (share := _deviating(results, expected, row.tolerance)) > 0:
+                failures[name] = f"{share:.1%} of its result isn't what float64 gives"
+        elif name == OURS:
             expected = results
         elif expected is not None:
             share = _deviating(results, expected, max(row.tolerance, AGREEMENT))
@@ -101,10 +107,16 @@ def _failures(row: Row, contest: Contest) -> Mapping[str, str]:
     return failures
 
 
+def _tensors(result: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    return [result] if isinstance(result, Tensor) else list(result)
+
+
 def _deviating(results: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> float:
-    """The largest share of a result that deviates."""
+    """The largest share of a result that deviates; all of it where the shape does."""
     pairs = zip(results, expected, strict=True)
     return max(
         1 - float(torch.isclose(actual.double(), value.double(), tolerance, tolerance, True).double().mean())
+        if actual.shape == value.shape
+        else 1.0
         for actual, value in pairs
     )

@@ -1,4 +1,4 @@
-"""What one row of the benchmark of semirings is."""
+"""What one row of a benchmark is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor
 
 __all__ = [
     "OURS",
-    "REAL",
     "AtLeast",
     "Call",
     "Contest",
@@ -23,7 +22,6 @@ __all__ = [
 ]
 
 OURS = "einfx"
-REAL = "torch.mm"
 
 Call = Callable[[], Any]
 """One computation: gives a tensor, or a tuple of them."""
@@ -55,10 +53,11 @@ class Contest:
 
 @dataclass(frozen=True)
 class AtLeast:
-    """A target: this many times the speed of another."""
+    """A target: this many times the speed of another, reached by einfx or by another form of it."""
 
     times: float
     than: str
+    who: str = OURS
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,12 @@ class Row:
         slow: contestants that take so long that they're timed in few rounds, beside einfx alone.
         untimed: contestants whose memory is measured, but not their time.
         memory: whether peaks of memory are measured.
+        memory_size: the size at which they are; None for the one that is timed.
+        unmeasured: contestants whose memory isn't.
         tolerance: by how much contestants may deviate from float64, relative and absolute. Gradients where
             scores are near -1e5 deviate by as much as float32 rounds those.
+        exact: whether results at the size that is timed are compared with what is expected, rather than
+            with einfx's.
     """
 
     name: str
@@ -105,7 +108,10 @@ class Row:
     slow: frozenset[str] = frozenset()
     untimed: frozenset[str] = frozenset()
     memory: bool = False
+    memory_size: int | None = None
+    unmeasured: frozenset[str] = frozenset()
     tolerance: float = 2e-5
+    exact: bool = False
 
 
 def with_gradients(compute: Callable[..., Tensor], operands: tuple[Tensor, ...], seed: int = 0) -> Call:
