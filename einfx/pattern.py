@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, fx
+from torch._ops import HigherOrderOperator
 
 from .errors import OperandError
 from .padding import Padding, paddings, positive
@@ -173,6 +174,10 @@ class IndexPattern:
         keywords: dict[str, Any] | None = None,
     ) -> Any:
         """Contractions take a pattern as it is; anything else takes ``tensor()``."""
+        if isinstance(function, HigherOrderOperator):
+            # A function of one's own that is differentiated or mapped, to which a pattern is a constant.
+            with torch._C.DisableTorchFunctionSubclass():
+                return function(*arguments, **(keywords or {}))
         substitute = _TAKING.get(function)
         if substitute is None or not all(issubclass(kind, (IndexPattern, Tensor)) for kind in types):
             return NotImplemented

@@ -248,6 +248,11 @@ def _weight_vjp(x: Tensor, v: Tensor, patterns: tuple[IndexPattern, ...], groups
         patterns: one for each spatial dimension.
         groups: the number of groups.
     """
+    if x.is_complex():
+        # Torch has this for real numbers only, and the product has no conjugates.
+        real = _weight_vjp(x.real, v.real, patterns, groups) - _weight_vjp(x.imag, v.imag, patterns, groups)
+        imag = _weight_vjp(x.real, v.imag, patterns, groups) + _weight_vjp(x.imag, v.real, patterns, groups)
+        return torch.complex(real, imag)
     kernel = [pattern.kernel_size for pattern in patterns]
     weight = x.new_zeros((v.shape[1], x.shape[1] // groups, *kernel))
     if len(patterns) <= 3:
