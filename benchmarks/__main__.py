@@ -1,11 +1,12 @@
 """Command line of the benchmarks."""
 
 import argparse
+import re
 import sys
 import types
 from collections.abc import Callable, Sequence
 
-from . import contests, instantiation, overhead, planning, programs, results, semirings
+from . import contests, convolutions, instantiation, overhead, planning, programs, results, semirings
 from .contests import report
 
 
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(results.machine())
     for part in PARTS if options.what == "all" else (options.what,):
         section = PARTS[part](options)
-        if part not in ("programs", "semirings"):
+        if part not in ("programs", "semirings", "convolutions"):
             print(section)
         if options.write:
             results.write(part, section)
@@ -41,10 +42,18 @@ def _semirings(options: argparse.Namespace) -> str:
     return semirings.section(measured)
 
 
-def _contests(part: types.ModuleType, options: argparse.Namespace) -> list[contests.Result]:
-    return contests.run(
-        part.__name__, part.ROWS, options.threads, options.rows, options.seconds, _print_contest
-    )
+def _convolutions(options: argparse.Namespace) -> str:
+    measured = _contests(convolutions, options, convolutions.SHARE)
+    buildings = convolutions.building.run() if re.search(options.rows, "building") else []
+    print("\n".join(["", "missed:", *convolutions.missed(measured, buildings)]))
+    return convolutions.section(measured, buildings)
+
+
+def _contests(
+    part: types.ModuleType, options: argparse.Namespace, share: float = 1.0
+) -> list[contests.Result]:
+    seconds = share * options.seconds
+    return contests.run(part.__name__, part.ROWS, options.threads, options.rows, seconds, _print_contest)
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], str]] = {
@@ -53,6 +62,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], str]] = {
     "planning": lambda options: results.planning_section(planning.run(), planning.time_example()),
     "instantiation": lambda options: results.instantiation_section(instantiation.run()),
     "semirings": _semirings,
+    "convolutions": _convolutions,
 }
 
 

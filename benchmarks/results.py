@@ -39,6 +39,7 @@ HEADINGS = {
     "planning": "Planning",
     "instantiation": "Instantiation of e3nn's tensor products",
     "semirings": "Semirings",
+    "convolutions": "Convolutions",
 }
 """The sections of the results file, in order, by the name that the command line has for them."""
 

@@ -96,7 +96,7 @@ class Row:
         tolerance: by how much contestants may deviate from float64, relative and absolute. Gradients where
             scores are near -1e5 deviate by as much as float32 rounds those.
         exact: whether results at the size that is timed are compared with what is expected, rather than
-            with einfx's.
+            with einfx's; then the tolerance is relative to the largest entry.
     """
 
     name: str

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from ..contestants import largest_error
 from ..timing import Measurement, interleave
 from . import memory
 from .result import Result
@@ -96,8 +98,8 @@ def _failures(row: Row, contest: Contest) -> Mapping[str, str]:
         results = _tensors(result)
         if row.exact:
             assert expected is not None
-            if (share := _deviating(results, expected, row.tolerance)) > 0:
-                failures[name] = f"{share:.1%} of its result isn't what float64 gives"
+            if not (error := _error(results, expected)) <= row.tolerance:
+                failures[name] = f"its result isn't that in float64, by {error:.1e} of its largest entry"
         elif name == OURS:
             expected = results
         elif expected is not None:
@@ -111,12 +113,17 @@ def _tensors(result: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return [result] if isinstance(result, Tensor) else list(result)
 
 
+def _error(results: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest deviation as a part of the largest entry; inf for other shapes."""
+    if [result.shape for result in results] != [value.shape for value in expected]:
+        return math.inf
+    return largest_error(tuple(result.double() for result in results), tuple(expected))
+
+
 def _deviating(results: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> float:
-    """The largest share of a result that deviates; all of it where the shape does."""
+    """The largest share of a result that deviates."""
     pairs = zip(results, expected, strict=True)
     return max(
         1 - float(torch.isclose(actual.double(), value.double(), tolerance, tolerance, True).double().mean())
-        if actual.shape == value.shape
-        else 1.0
         for actual, value in pairs
     )

@@ -143,11 +143,15 @@ def test_a_form_that_fails_misses_its_targets() -> None:
 
 def test_an_exact_row_holds_einfx_itself_to_what_is_expected() -> None:
     def build(size: int) -> Contest:
-        calls = {OURS: lambda: torch.ones(2), "right": lambda: torch.zeros(2), "flat": lambda: torch.zeros(1)}
-        return Contest(calls, lambda: torch.zeros(2, dtype=torch.float64), {})
+        calls = {
+            OURS: lambda: torch.ones(2),
+            "right": lambda: torch.eye(2)[0],
+            "flat": lambda: torch.zeros(1),
+        }
+        return Contest(calls, lambda: torch.eye(2, dtype=torch.float64)[0], {})
 
     (result,) = run("", [Row("name", "note", build, 1, 1, exact=True)], [1], budget_seconds=0.0)
     assert result.failures == {
-        OURS: "100.0% of its result isn't what float64 gives",
-        "flat": "100.0% of its result isn't what float64 gives",
+        OURS: "its result isn't that in float64, by 1.0e+00 of its largest entry",
+        "flat": "its result isn't that in float64, by inf of its largest entry",
     }
