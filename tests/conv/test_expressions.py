@@ -22,7 +22,7 @@ from einfx.errors import OperandError
 from einfx.pattern import IndexPattern
 from tests.conv.reference import CONV, Draw, close, contract, conv, draws, unfolded_by_loops
 
-COUNTS = {1: 400, 2: 400, 3: 250, 4: 12, 5: 6}
+COUNTS = {1: 100, 2: 100, 3: 60, 4: 12, 5: 6}
 CASES = [
     pytest.param(n, simplify, id=f"{n}d-{'simplified' if simplify else 'plain'}")
     for n in COUNTS
