@@ -96,6 +96,11 @@ class Native:
         """Whether the output has its dimensions in the order of the native result."""
         return self.order == tuple(range(len(self.order)))
 
+    def __str__(self) -> str:
+        words = {"forward": "", "input_vjp": " input VJP", "weight_vjp": " weight VJP"}
+        name = f"conv{len(self.patterns)}d{words[self.kind]}"
+        return f"{name} of {self.groups} groups" if self.groups > 1 else name
+
     def run(self, tensors: Sequence[Tensor]) -> Tensor:
         """Compute it.
 

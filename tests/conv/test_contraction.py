@@ -98,7 +98,7 @@ def test_windows_of_a_tensor_that_is_given_twice_are_summed_once(monkeypatch: py
         summed.append(pattern)
         return sum_along(x, dim, pattern)
 
-    monkeypatch.setattr("einfx.conv.contraction.sum_along", counted)
+    monkeypatch.setattr("einfx.conv.operations.sum_along", counted)
     x = torch.randn(4, 3, 8, dtype=torch.float64)
     equation, operands, shape = convNd_kfac_reduce.einsum_expression(x, 3, simplify=False)
     got = contract(equation, *operands).reshape(shape)

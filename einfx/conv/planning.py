@@ -1,0 +1,469 @@
+"""In which order a contraction with patterns is computed: a plan of steps, each lowered to what is fastest.
+
+Tensors meet in pairs along a tree. A pattern goes along with the first step in which two of its labels are
+met by nothing else: there it is part of a convolution, of a sum of windows or of a fold. Against that stands
+the contraction of everything at once, by windows. What is predicted to be faster is the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..equation import Equation
+from ..errors import PlanError
+from ..machine import item_bytes
+from ..pattern import IndexPattern
+from ..plans import size_text
+from .network import Constant, Network, Operand
+from .steps import ConvStep, Lowering, lowerings
+from .views import View
+
+__all__ = ["ConvPlan", "ConvStep", "plan_network"]
+
+EXHAUSTIVE = 5
+"""Up to so many tensors every tree is looked at."""
+
+Path = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class ConvPlan:
+    """A contraction with patterns as steps, with what they are predicted to cost.
+
+    Args:
+        network: what is planned.
+        dtype: of its tensors.
+        device: where it is computed, as text.
+        steps: what to compute, in this order: operands are numbered 0 to n-1, patterns among them, and step i
+            makes value n+i; the last value is the result.
+        flops: multiplications and additions of all steps.
+        peak_bytes: the most that is allocated beside the operands at any time, the result included.
+        seconds: predicted time.
+
+    Example:
+        >>> from .network import network
+        >>> x, p, w = View(0, (8, 64, 32, 32)), IndexPattern(32, 3, padding=1), View(1, (64, 64, 3, 3))
+        >>> plan = plan_network(network(["ncij", "koi", "lpj", "dckl"], "ndop", x, p, p, w))
+        >>> [(step.operands, step.kind) for step in plan.steps]
+        [((0, 1, 2, 3), 'conv2d')]
+    """
+
+    network: Network
+    dtype: torch.dtype
+    device: str
+    steps: tuple[ConvStep, ...]
+    flops: int
+    peak_bytes: int
+    seconds: float
+
+    def run(self, values: Sequence[Tensor | IndexPattern | None], like: Tensor | None = None) -> Tensor:
+        """Compute it.
+
+        Args:
+            values: what :meth:`.network.Network.bind` gives for the caller's tensors; patterns aren't read.
+            like: a tensor of the dtype and on the device of all.
+        """
+        alive: list[Any] = list(values)
+        if like is None:
+            like = next(value for value in values if isinstance(value, Tensor))
+        last = {number: i for i, step in enumerate(self.steps) for number in step.operands}
+        for i, step in enumerate(self.steps):
+            alive.append(step.lowering.run([alive[number] for number in step.operands], like))
+            for number in step.operands:
+                if last[number] == i:
+                    alive[number] = None
+        result: Tensor = alive[-1]
+        return result
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.network}  ({str(self.dtype).removeprefix('torch.')} on {self.device})",
+            f"FLOPs {self.flops:.3e}, peak {size_text(self.peak_bytes)}, predicted "
+            f"{self.seconds * 1e6:,.1f} us",
+        ]
+        rows = [("value", "operands", "step", "lowered to", "FLOPs", "us")]
+        first = len(self.network.operands)
+        for i, step in enumerate(self.steps):
+            rows.append(
+                (
+                    str(first + i),
+                    ", ".join(map(str, step.operands)),
+                    step.network.text,
+                    step.kind,
+                    f"{step.lowering.cost.flops:.3e}",
+                    f"{step.lowering.cost.seconds * 1e6:,.1f}",
+                )
+            )
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        for row in rows:
+            lines.append(
+                "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+            )
+        return "\n".join(lines)
+
+
+def plan_network(
+    network: Network,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    *,
+    optimize: Any = "auto",
+) -> ConvPlan:
+    """Order a contraction with patterns into steps.
+
+    Args:
+        network: what to contract.
+        dtype: of its tensors.
+        device: where it is computed.
+        optimize: ``"auto"`` for the least predicted time, or a path in opt_einsum's convention: positions, in
+            a list that shrinks, of all operands, patterns included.
+
+    Returns:
+        The plan. It is cached.
+
+    Raises:
+        PlanError: a path that doesn't contract all operands, or another name than ``"auto"``.
+        OperandError: sizes of the network's operands that disagree.
+
+    Example:
+        A kernel of rank 8, given by its factors:
+
+        >>> from .network import network
+        >>> pattern = IndexPattern(32, 3, padding=1)
+        >>> factors = [View(i, (size, 8)) for i, size in enumerate((64, 64, 3, 3), 1)]
+        >>> inputs = ["ncij", "koi", "lpj", "dr", "cr", "kr", "lr"]
+        >>> made = network(inputs, "ndop", View(0, (8, 64, 32, 32)), pattern, pattern, *factors)
+        >>> for step in plan_network(made).steps:
+        ...     print(step.operands, step.kind)
+        (0, 4) GEMM
+        (5, 6) einsum
+        (7, 1, 2, 8) conv2d of 8 groups
+        (9, 3) GEMM
+    """
+    kind = device.type if isinstance(device, torch.device) else str(device).partition(":")[0]
+    frozen = optimize
+    if isinstance(optimize, (list, tuple)):
+        frozen = tuple(tuple(int(x) for x in pair) for pair in optimize)
+    elif optimize != "auto":
+        raise PlanError(
+            f"optimize={optimize!r}: with index patterns among the operands it is 'auto', or a path over all "
+            "operands, patterns included, such as [(0, 1), (0, 1)]"
+        )
+    return _planned(network, dtype, kind, frozen, torch.get_num_threads())
+
+
+@lru_cache(maxsize=4096)
+def _planned(network: Network, dtype: torch.dtype, device: str, optimize: Any, threads: int) -> ConvPlan:
+    search = _Search(network, dtype, device)
+    if optimize == "auto":
+        return min(search.plans(), key=lambda plan: plan.seconds)
+    return search.along(optimize)
+
+
+@dataclass(frozen=True)
+class _Value:
+    """What some operands come to.
+
+    Args:
+        labels: its labels, in order.
+        seconds: what making it costs.
+        parts: what it is made of: numbers of operands, and values.
+    """
+
+    labels: tuple[int, ...]
+    seconds: float
+    parts: tuple[_Value | int, ...]
+
+
+class _Search:
+    """The trees of one network."""
+
+    def __init__(self, network: Network, dtype: torch.dtype, device: str) -> None:
+        self.network, self.dtype, self.device = network, dtype, device
+        self.inputs = network.equation.inputs
+        self.output = network.equation.output
+        self.patterns = [p for p, x in enumerate(network.operands) if isinstance(x, IndexPattern)]
+        # Numbers join in the last step, which multiplies the smallest of its operands and the result.
+        self.numbers = [
+            p
+            for p, x in enumerate(network.operands)
+            if isinstance(x, Constant) or (isinstance(x, View) and prod(x.shape) == 1 and x.shape != ())
+            if all(network.sizes[label] == 1 for label in self.inputs[p])
+        ]
+        self.tensors = [
+            p for p in range(len(network.operands)) if p not in self.patterns and p not in self.numbers
+        ]
+        self._absorbed: dict[frozenset[int], frozenset[int]] = {}
+
+    def plans(self) -> Iterator[ConvPlan]:
+        """The plans to choose from."""
+        everything = tuple(range(len(self.network.operands)))
+        yield self.plan(self.made(everything, self.output))
+        if len(self.tensors) < 3:
+            return
+        tree = self.exhaustive() if len(self.tensors) <= EXHAUSTIVE else self.greedy()
+        yield self.plan(tree)
+
+    def along(self, path: Path) -> ConvPlan:
+        """The plan of a path over all operands."""
+        alive: list[_Value | int] = list(range(len(self.network.operands)))
+        for chosen in path:
+            if not chosen or not all(0 <= x < len(alive) for x in chosen) or len({*chosen}) < len(chosen):
+                raise PlanError(
+                    f"the path {list(path)} takes operands {list(chosen)} of {len(alive)} that are left of "
+                    f"{self.network.text!r}, patterns included"
+                )
+            parts = tuple(alive[x] for x in chosen)
+            for x in sorted(chosen, reverse=True):
+                del alive[x]
+            others = {label for part in alive for label in self.labels(part)}
+            mine = dict.fromkeys(label for part in parts for label in self.labels(part))
+            kept = tuple(x for x in mine if x in others or x in self.output) if alive else self.output
+            alive.append(self.made(parts, kept))
+        if len(alive) != 1 or isinstance(alive[0], int):
+            raise PlanError(
+                f"the path {list(path)} leaves {len(alive)} operands of {self.network.text!r}, which has "
+                f"{len(self.network.operands)}, patterns included"
+            )
+        return self.plan(alive[0])
+
+    def labels(self, part: _Value | int) -> tuple[int, ...]:
+        """The labels of an operand or of a value."""
+        return self.inputs[part] if isinstance(part, int) else part.labels
+
+    def made(self, parts: tuple[_Value | int, ...], labels: tuple[int, ...]) -> _Value:
+        """What parts come to in one step."""
+        before = sum(part.seconds for part in parts if isinstance(part, _Value))
+        return _Value(labels, before + self.best(parts, labels).cost.seconds, parts)
+
+    def best(self, parts: tuple[_Value | int, ...], labels: tuple[int, ...]) -> Lowering:
+        """How a step is computed."""
+        return lowerings(self.step_network(parts, labels), self.dtype, self.device)[0]
+
+    def step_network(self, parts: tuple[_Value | int, ...], labels: tuple[int, ...]) -> Network:
+        """The network of a step."""
+        operands: list[Operand] = []
+        first: dict[Any, int] = {}
+        for position, part in enumerate(parts):
+            if isinstance(part, int):
+                operand = self.network.operands[part]
+                if isinstance(operand, View):
+                    operand = View(first.setdefault(operand, position), operand.shape)
+                operands.append(operand)
+            else:
+                shape = tuple(self.size(part, label) for label in part.labels)
+                operands.append(View(first.setdefault(id(part), position), shape))
+        equation = Equation(tuple(self.labels(part) for part in parts), labels)
+        return Network(equation, tuple(operands))
+
+    def size(self, part: _Value | int, label: int) -> int:
+        """The size of a label in a value: 1 where all that it is made of broadcasts."""
+        if isinstance(part, int):
+            shape = self.network.operands[part].shape
+            return max(
+                [n for n, there in zip(shape, self.inputs[part], strict=True) if there == label], default=1
+            )
+        return max(self.size(inner, label) for inner in part.parts)
+
+    def absorbed(self, tensors: frozenset[int]) -> frozenset[int]:
+        """The patterns that go along once some tensors have met."""
+        known = self._absorbed.get(tensors)
+        if known is not None:
+            return known
+        if len(tensors) == len(self.tensors):
+            found = frozenset((*self.patterns, *self.numbers))
+            self._absorbed[tensors] = found
+            return found
+        taken: set[int] = set()
+        changed = True
+        while changed:
+            changed = False
+            labels = {x for p in (*tensors, *taken) for x in self.inputs[p]}
+            for p in self.patterns:
+                if p in taken:
+                    continue
+                outside = {
+                    x for q in (*self.tensors, *self.patterns)
+                    if q != p and q not in tensors and q not in taken
+                    for x in self.inputs[q]
+                }.union(self.output)  # fmt: skip
+                closed = [x for x in self.inputs[p] if x in labels and x not in outside]
+                private = [x for x in self.inputs[p] if x not in labels and x not in outside]
+                summed = self.inputs[p][2] in closed and bool(private)
+                if len(closed) >= 2 or summed:
+                    taken.add(p)
+                    changed = True
+        self._absorbed[tensors] = frozenset(taken)
+        return self._absorbed[tensors]
+
+    def leaf(self, tensor: int) -> _Value | int:
+        """A tensor, with the patterns that only it meets."""
+        mine = self.absorbed(frozenset((tensor,)))
+        if not mine:
+            return tensor
+        parts = (tensor, *sorted(mine))
+        return self.made(parts, self.kept(frozenset((tensor,)), parts))
+
+    def join(
+        self, one: _Value | int, two: _Value | int, first: frozenset[int], second: frozenset[int]
+    ) -> _Value:
+        """Two values, with the patterns that go along."""
+        both = first | second
+        joining = self.absorbed(both) - self.absorbed(first) - self.absorbed(second)
+        if min(second) < min(first):
+            one, two = two, one
+        patterns = [p for p in sorted(joining) if p in self.patterns]
+        numbers = [p for p in sorted(joining) if p in self.numbers]
+        parts = (one, *patterns, two, *numbers)
+        return self.made(parts, self.kept(both, parts))
+
+    def kept(self, tensors: frozenset[int], parts: tuple[_Value | int, ...]) -> tuple[int, ...]:
+        """The labels of a step's result: those of its largest operand, each in the place of what it was."""
+        if len(tensors) == len(self.tensors):
+            return self.output
+        inside = tensors | self.absorbed(tensors)
+        needed = set(self.output).union(*(labels for p, labels in enumerate(self.inputs) if p not in inside))
+        mine = dict.fromkeys(label for part in parts for label in self.labels(part) if label in needed)
+        values = [
+            part for part in parts if not (isinstance(part, int) and part in (*self.patterns, *self.numbers))
+        ]
+        sizes = [prod(self.network.sizes[x] for x in self.labels(part)) for part in values]
+        largest = self.labels(values[max(range(len(values)), key=sizes.__getitem__)])
+        becomes = {}
+        for part in parts:
+            if isinstance(part, int) and part in self.patterns:
+                _, outputs, read = self.inputs[part]
+                becomes[read], becomes[outputs] = outputs, read
+        new = [x for x in mine if x not in largest and x not in becomes.values()]
+        order: list[int] = []
+        for label in largest:
+            if label in mine:
+                order.append(label)
+            elif becomes.get(label) in mine:
+                order.append(becomes[label])
+            else:
+                # What is summed gives its place to what the other operand has.
+                order += new
+                new = []
+        return tuple(dict.fromkeys((*order, *mine)))
+
+    def exhaustive(self) -> _Value:
+        """The best of all trees."""
+        count = len(self.tensors)
+        best: dict[int, _Value | int] = {1 << i: self.leaf(p) for i, p in enumerate(self.tensors)}
+        names = {
+            mask: frozenset(p for i, p in enumerate(self.tensors) if mask >> i & 1)
+            for mask in range(1 << count)
+        }
+        for mask in sorted(range(1, 1 << count), key=lambda mask: mask.bit_count()):
+            if mask in best:
+                continue
+            found: _Value | None = None
+            part = (mask - 1) & mask
+            while part:
+                rest = mask ^ part
+                if part < rest and part in best and rest in best:
+                    spent = _spent(best[part]) + _spent(best[rest])
+                    if found is None or spent < found.seconds:
+                        made = self.join(best[part], best[rest], names[part], names[rest])
+                        if found is None or made.seconds < found.seconds:
+                            found = made
+                part = (part - 1) & mask
+            if found is not None:
+                best[mask] = found
+        whole = best[(1 << count) - 1]
+        assert isinstance(whole, _Value)
+        return whole
+
+    def greedy(self) -> _Value:
+        """A good tree: what leaves the least behind for its time meets first."""
+        values = [(frozenset((p,)), self.leaf(p)) for p in self.tensors]
+        while len(values) > 1:
+            found = None
+            for i in range(len(values)):
+                for j in range(i):
+                    (first, one), (second, two) = values[j], values[i]
+                    if len(values) > 2 and not self.connected(first, second):
+                        continue
+                    made = self.join(one, two, first, second)
+                    grown = self.bytes(made) - self.bytes(one) - self.bytes(two)
+                    score = made.seconds - _spent(one) - _spent(two) + grown / 5e9
+                    if found is None or score < found[0]:
+                        found = (score, j, i, made)
+            if found is None:
+                j, i = 0, 1
+                (first, one), (second, two) = values[j], values[i]
+                found = (0.0, j, i, self.join(one, two, first, second))
+            _, j, i, made = found
+            joined = values[j][0] | values[i][0]
+            del values[i], values[j]
+            values.append((joined, made))
+        whole = values[0][1]
+        assert isinstance(whole, _Value)
+        return whole
+
+    def connected(self, first: frozenset[int], second: frozenset[int]) -> bool:
+        """Whether values share a label, or a pattern that goes along with both."""
+        labels = [
+            {x for p in (*tensors, *self.absorbed(tensors)) for x in self.inputs[p]}
+            for tensors in (first, second)
+        ]
+        joining = self.absorbed(first | second) - self.absorbed(first) - self.absorbed(second)
+        return bool(labels[0] & labels[1]) or bool(joining)
+
+    def bytes(self, part: _Value | int) -> int:
+        """The bytes of a value."""
+        return item_bytes(self.dtype) * prod(self.size(part, label) for label in self.labels(part))
+
+    def plan(self, tree: _Value) -> ConvPlan:
+        """The plan of a tree."""
+        count = len(self.network.operands)
+        steps: list[ConvStep] = []
+        numbers: dict[int, int] = {}
+
+        def number(part: _Value | int) -> int:
+            if isinstance(part, int):
+                return part
+            if id(part) not in numbers:
+                operands = tuple(number(inner) for inner in part.parts)
+                network = self.step_network(part.parts, part.labels)
+                steps.append(ConvStep(operands, network, self.best(part.parts, part.labels)))
+                numbers[id(part)] = count + len(steps) - 1
+            return numbers[id(part)]
+
+        number(tree)
+        return _costed(self.network, self.dtype, self.device, tuple(steps))
+
+
+def _spent(part: _Value | int) -> float:
+    return 0.0 if isinstance(part, int) else part.seconds
+
+
+def _costed(network: Network, dtype: torch.dtype, device: str, steps: tuple[ConvStep, ...]) -> ConvPlan:
+    count, item = len(network.operands), item_bytes(dtype)
+    last = {number: i for i, step in enumerate(steps) for number in step.operands}
+    alive: dict[int, int] = {}
+    peak = 0
+    for i, step in enumerate(steps):
+        cost = step.lowering.cost
+        peak = max(peak, sum(alive.values()) + cost.workspace_bytes)
+        alive[count + i] = item * prod(step.lowering.shape)
+        for number in step.operands:
+            if last[number] == i:
+                alive.pop(number, None)
+    return ConvPlan(
+        network,
+        dtype,
+        device,
+        steps,
+        sum(step.lowering.cost.flops for step in steps),
+        peak,
+        sum(step.lowering.cost.seconds for step in steps),
+    )
