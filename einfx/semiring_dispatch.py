@@ -17,8 +17,9 @@ from .options import Options
 from .planning import plan
 from .semiring_program import SemiringProgram
 from .shifted_log import ShiftedLog
+from .slicing import contract_within, is_sliceable
 
-__all__ = ["contract_over"]
+__all__ = ["contract_over", "prepared"]
 
 _programs: dict[Any, tuple[SemiringProgram, ShiftedLog | None]] = {}
 
@@ -42,12 +43,15 @@ def contract_over(
         # The matrix products inside would be cast to half precision, which no sum of exponentials survives.
         with torch.autocast(tensors[0].device.type, enabled=False):
             return contract_over(token, tensors, optimize, options, return_argmax)
-    operands = _prepared(f"einsum {token!r}" if isinstance(token, str) else "einsum", tensors, options)
+    operands = prepared(f"einsum {token!r}" if isinstance(token, str) else "einsum", tensors, options)
     if return_argmax and not options.semiring.selective:
         raise UsageError(
             f"sums over {options.semiring.name!r} aren't one of their terms, so there's no argmax to return"
         )
     try:
+        if not return_argmax and _sees_numbers(operands) and is_sliceable(operands, options):
+            equation = read_equation(token, [x.dim() for x in operands])
+            return contract_within(equation, operands, optimize, options)
         program, shifted = _program(token, operands, optimize, options)
     except OperandError as error:
         raise as_written(token, error) from None
@@ -66,7 +70,8 @@ def contract_over(
 
 def _sees_numbers(operands: Sequence[Tensor]) -> bool:
     """Whether a decision may depend on numbers: nothing compiles, traces or maps this."""
-    return not (is_captured() or torch._C._are_functorch_transforms_active())
+    captured = is_captured() or torch._C._get_tracing_state() is not None
+    return not (captured or torch._C._are_functorch_transforms_active())
 
 
 def _program(
@@ -107,8 +112,17 @@ def _planned(
     return SemiringProgram(chosen), shifted
 
 
-def _prepared(call: str, tensors: Sequence[Any], options: Options) -> list[Tensor]:
-    """The operands in one dtype, on one device, of the semiring."""
+def prepared(call: str, tensors: Sequence[Any], options: Options) -> list[Tensor]:
+    """The operands in one dtype, on one device, of the semiring.
+
+    Args:
+        call: how errors name the call.
+        tensors: the operands.
+        options: over which semiring.
+
+    Raises:
+        OperandError: operands that can't be contracted with one another.
+    """
     if not tensors:
         raise OperandError(f"{call}: there are no operands; it takes at least one tensor")
     for position, tensor in enumerate(tensors):
