@@ -27,7 +27,7 @@ import einfx
 from einfx import compat
 from einfx.demo.run import Comparison, ModelError, compare, describe, first_line, run_demo
 from einfx.errors import EinfxError, UsageError
-from einfx.kernels import log_native, tropical_native
+from einfx.kernels import log_native, tropical_native, windows_native
 
 __all__ = ["main"]
 
@@ -272,7 +272,11 @@ def _info(options: argparse.Namespace) -> int:
         ("gpu", torch.cuda.get_device_name() if torch.cuda.is_available() else "none"),
         ("semirings", ", ".join(einfx.semirings())),
         ("kernels", ", ".join(KERNELS)),
-        ("extension", f"log {log_native.describe()}; max_plus and relatives {tropical_native.describe()}"),
+        (
+            "extension",
+            f"log {log_native.describe()}; max_plus and relatives {tropical_native.describe()}; "
+            f"windows {windows_native.describe()}",
+        ),
     ]
     for name, value in rows:
         print(f"{name:12}{value}")

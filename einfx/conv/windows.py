@@ -1,7 +1,8 @@
-"""Windows of a tensor as a view and one copy, and their adjoint, windows added up where they came from.
+"""Windows of a tensor in one copy, and their adjoint, windows added up where they came from.
 
-Both are linear, each the gradient of the other, so they differentiate as often as anybody likes, under
-``torch.func`` too.
+The copy is made by C code where there is some (:mod:`einfx.kernels.windows_native`), else by torch from a
+view of the tensor with its padding. Both are linear, each the gradient of the other, so they differentiate as
+often as anybody likes, under ``torch.func`` too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..kernels import windows_native
 from ..kernels.batching import tracked
 from ..pattern import IndexPattern
 from .margins import with_margins
@@ -166,6 +168,11 @@ def _composed(x: Tensor, patterns: Patterns, channels_first: bool) -> Tensor:
 
 
 def _copied(x: Tensor, patterns: Patterns, channels_first: bool) -> Tensor:
+    x = x.resolve_conj().resolve_neg()
+    # Windows of one element each in their order are the tensor itself, which torch copies in one piece.
+    whole = not channels_first and all(pattern.identity for pattern in patterns)
+    if not whole and windows_native.takes(x):
+        return windows_native.copy_windows(x, patterns, channels_first)
     view = window_view(x, patterns)
     if channels_first:
         view = view.movedim(0, 1 + len(patterns))

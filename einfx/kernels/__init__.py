@@ -12,6 +12,7 @@ names the files belong together:
 ``blocked``                        any number of operands over any semiring; ``blocked.contract``
 ``scriptable``                     all of these in the words of TorchScript; ``contract_semiring``
 ``batching``, ``selected_product``  what several of them share
+``windows_native``                 windows of convolutions, copied (``_windows.c``)
 =================================  =======================================================================
 
 Behind ``log.py``: ``log_options`` (what is asked for), ``log_autograd`` (modes of autograd), ``log_sums`` and

@@ -1,0 +1,135 @@
+"""The optional C code that copies windows: whether it is there, and how it is called.
+
+It writes each window where it belongs, with zeros for padding, and never pads a copy of the input. Like the
+other extensions it is a plain shared library, loaded with ctypes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.machinery
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from ..pattern import IndexPattern
+from .log_native import _threads as threads_of_torch
+from .tropical_native import LEVELS
+
+__all__ = ["copy_windows", "describe", "takes"]
+
+Patterns = tuple[IndexPattern, ...]
+
+LEVEL = len(LEVELS) - 1
+"""The best instruction set to use, a position in ``LEVELS``; a machine without it gets a worse one."""
+
+MAX_DIMENSIONS = 8
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    folder = Path(__file__).parent
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        file = folder / f"_windows{suffix}"
+        if file.is_file():
+            try:
+                library = ctypes.CDLL(str(file))
+                copy = library.einfx_windows_copy
+            except (OSError, AttributeError):
+                # It can't be loaded here, or was built from another version.
+                return None
+            pointer: Any = ctypes.c_void_p
+            copy.argtypes = [pointer] * 3 + [ctypes.c_int, ctypes.c_int, pointer]
+            copy.restype = ctypes.c_int
+            return library
+    return None
+
+
+def describe() -> str:
+    """One line for people: the instruction set that is used here, or that the C code is missing.
+
+    Example:
+        >>> describe() in {"C, baseline", "C, AVX2", "C, AVX-512", "not built"}
+        True
+    """
+    library = _library()
+    return "not built" if library is None else f"C, {LEVELS[library.einfx_windows_level()]}"
+
+
+def takes(x: Tensor) -> bool:
+    """Whether the C code is there and can read a tensor, (batch, channels, *input_sizes).
+
+    It reads memory, so there must be some, and nobody may be recording what is computed.
+
+    Example:
+        >>> takes(torch.ones(1, 1, 4, 4, device="meta"))
+        False
+    """
+    return (
+        _library() is not None
+        and type(x) in (Tensor, Parameter)
+        and x.device.type == "cpu"
+        and x.layout == torch.strided
+        and 3 <= x.ndim <= MAX_DIMENSIONS + 2
+        and not x.is_conj()
+        and not x.is_neg()
+        and not x.is_quantized
+        and not x._is_zerotensor()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._get_tracing_state()
+    )
+
+
+def copy_windows(x: Tensor, patterns: Patterns, channels_first: bool = False) -> Tensor:
+    """Every window of a tensor, as :func:`einfx.conv.windows.copy_windows`, on the CPU.
+
+    Args:
+        x: shape: (batch, channels, *input_sizes), as :func:`takes` wants it; any dtype and strides.
+        patterns: the pattern of each spatial dimension.
+        channels_first: whether the batch goes behind the kernel.
+
+    Returns:
+        A new tensor, contiguous, shape: (batch, channels, *kernel_sizes, *output_sizes), or (channels,
+        *kernel_sizes, batch, *output_sizes).
+
+    Raises:
+        MemoryError: there's no memory for some rows of the input.
+
+    Example:
+        >>> x = torch.arange(4.0).reshape(1, 1, 4)
+        >>> if takes(x):
+        ...     windows = copy_windows(x, (IndexPattern(4, 2, stride=2, padding=1),))
+        ...     assert windows.tolist() == [[[[0.0, 1.0, 3.0], [0.0, 2.0, 0.0]]]]
+    """
+    library = _library()
+    if library is None:
+        raise RuntimeError("einfx's C extension isn't built; reinstall einfx where there's a C compiler")
+    geometry, shape = _geometry(patterns, tuple(x.shape[:2]), x.stride(), x.element_size(), channels_first)
+    out = x.new_empty(shape)
+    threads = torch.get_num_threads()
+    if library.einfx_windows_copy(x.data_ptr(), out.data_ptr(), geometry, LEVEL, threads, threads_of_torch()):
+        raise MemoryError(f"no memory for rows of windows of a tensor of shape {tuple(x.shape)}")
+    return out
+
+
+@lru_cache(maxsize=1024)
+def _geometry(
+    patterns: Patterns, lead: tuple[int, int], strides: tuple[int, ...], item: int, channels_first: bool
+) -> tuple[Any, tuple[int, ...]]:
+    """What the C code wants to know, and the shape of the windows."""
+    (batch, channels), n = lead, len(patterns)
+    numbers = [max(n, 2), item, int(channels_first), batch, channels, strides[0] * item, strides[1] * item]
+    if n == 1:
+        # The C code has two dimensions at least.
+        numbers += [1, 1, 1, 1, 1, 0, 0]
+    for pattern, stride in zip(patterns, strides[2:], strict=True):
+        numbers += [pattern.input_size, pattern.kernel_size, pattern.output_size, pattern.stride]
+        numbers += [pattern.dilation, pattern.left, stride * item]
+    kernels, outputs = [p.kernel_size for p in patterns], [p.output_size for p in patterns]
+    shape = [channels, *kernels, batch] if channels_first else [batch, channels, *kernels]
+    return (ctypes.c_int64 * len(numbers))(*numbers), (*shape, *outputs)
