@@ -13,6 +13,9 @@ __all__ = ["Measurement", "Spread", "geometric_mean", "interleave"]
 SAMPLE_SECONDS = 1e-3
 """A sample repeats its call until it lasts about this long, so that the clock and the loop do not count."""
 
+LONG_SECONDS = 0.1
+"""A call that lasts longer than this while warming up is a sample, with no need to try it once more."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -87,7 +90,8 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 def _calibrate(call: Callable[[], object]) -> int:
     """How many calls make up one sample, after warming up."""
-    call()
+    if _sample(call, 1) > LONG_SECONDS:
+        return 1
     repeats = 1
     while (elapsed := _sample(call, repeats) * repeats) < SAMPLE_SECONDS:
         growth = SAMPLE_SECONDS / max(elapsed, 1e-7)

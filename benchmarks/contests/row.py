@@ -88,7 +88,8 @@ class Row:
         size: the size that is timed.
         tiny: a size at which every contestant can be checked by brute force.
         targets: what has to be reached.
-        slow: contestants that take so long that they're timed in few rounds, beside einfx alone.
+        slow: contestants that take so long that they're timed in few rounds, beside einfx alone and
+            forms of it that have a target there.
         untimed: contestants whose memory is measured, but not their time.
         memory: whether peaks of memory are measured.
         memory_size: the size at which they are; None for the one that is timed.

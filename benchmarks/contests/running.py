@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from ..contestants import largest_error
 from ..timing import Measurement, interleave
 from . import memory
 from .result import Result
-from .row import OURS, Contest, Row
+from .row import OURS, AtLeast, Contest, Row
 
 __all__ = ["run"]
 
@@ -54,9 +55,14 @@ def run(
         for row in rows:
             if re.search(pattern, row.name) is None:
                 continue
+            torch.set_num_threads(max(threads))
+            contest = row.build(row.size)
+            expected = _tensors(contest.expected()) if row.exact else None
             for count in threads:
                 torch.set_num_threads(count)
-                results.append(_run_row(part, row, count, budget_seconds, count == max(threads)))
+                results.append(_run_row(row, contest, expected, count, budget_seconds))
+                if row.memory and count == max(threads) and memory.available():
+                    results[-1] = replace(results[-1], peaks=_peaks(part, results[-1]))
                 if progress is not None:
                     progress(results[-1])
     finally:
@@ -64,27 +70,39 @@ def run(
     return results
 
 
-def _run_row(part: str, row: Row, threads: int, budget_seconds: float, peaks_too: bool) -> Result:
-    contest = row.build(row.size)
-    failures = _failures(row, contest)
+def _run_row(
+    row: Row, contest: Contest, expected: list[Tensor] | None, threads: int, budget_seconds: float
+) -> Result:
+    failures = _failures(row, contest, expected)
     present = {name: call for name, call in contest.present().items() if name not in failures}
     slow = {name: call for name, call in present.items() if name in row.slow}
     quick = {name: call for name, call in present.items() if name not in {*row.slow, *row.untimed}}
     measured = interleave(quick, budget_seconds)
     measured_slow: Measurement | None = None
     if slow and OURS in quick:
-        measured_slow = interleave({OURS: quick[OURS], **slow}, 0.0, min_rounds=SLOW_ROUNDS)
-    peaks: dict[str, int | None] = {}
-    if peaks_too and row.memory and memory.available():
-        measured_too = [name for name in present if name not in row.unmeasured]
-        peaks = {name: memory.peak_bytes_of(part, row.name, name, threads) for name in measured_too}
-    return Result(row, threads, measured, measured_slow, tuple(contest.absent()), peaks, failures)
+        fast = [OURS, *(t.who for t in row.targets if isinstance(t, AtLeast) and t.than in slow)]
+        beside = {name: quick[name] for name in fast if name in quick}
+        measured_slow = interleave({**beside, **slow}, 0.0, min_rounds=SLOW_ROUNDS)
+    return Result(row, threads, measured, measured_slow, tuple(contest.absent()), {}, failures)
 
 
-def _failures(row: Row, contest: Contest) -> Mapping[str, str]:
-    """What contestants raise, and whose results at the size that is timed aren't the right ones."""
+def _peaks(part: str, result: Result) -> dict[str, int | None]:
+    """The peak of each contestant that has one."""
+    row = result.row
+    names = [*result.quick.seconds, *result.others(), *row.untimed]
+    measured = [name for name in dict.fromkeys(names) if name not in row.unmeasured]
+    return {name: memory.peak_bytes_of(part, row.name, name, result.threads) for name in measured}
+
+
+def _failures(row: Row, contest: Contest, expected: list[Tensor] | None) -> Mapping[str, str]:
+    """What contestants raise, and whose results at the size that is timed aren't the right ones.
+
+    Args:
+        row: the row.
+        contest: what is compared.
+        expected: the right ones; None where they are einfx's.
+    """
     failures: dict[str, str] = {}
-    expected = _tensors(contest.expected()) if row.exact else None
     for name, call in contest.present().items():
         if name in row.untimed:
             continue

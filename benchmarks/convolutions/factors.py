@@ -25,6 +25,9 @@ UNFOLDED = "F.unfold, product"
 MEASURED_BYTES = 64 << 20
 """Inputs are so large where memory is measured: beside them, what a process adds is small."""
 
+FEW = 2
+"""Inputs of which all patches are multiplied, at most: their products take far longer than the patches."""
+
 OTHERS_TOO = ("resnet18 3x3, 64", "convnext depthwise 7x7", "all-cnn 3x3")
 """Layers on which the memory of the others is measured as well."""
 
@@ -90,9 +93,9 @@ def _most_bytes(layer: Layer) -> int:
 KFAC_REDUCE = tuple(
     Row(
         f"{layer.name}, KFAC-reduce",
-        f"{layer}; memory with a batch of {_memory_batch(layer)}",
+        f"{layer.with_batch(layer.unfolded_batch)}; memory with a batch of {_memory_batch(layer)}",
         partial(_kfac_reduce, layer=layer),
-        layer.batch,
+        layer.unfolded_batch,
         1,
         (
             *(AtLeast(1, MULTIPLIED, who) for who in (OURS, EXPRESSION)),
@@ -110,9 +113,9 @@ KFAC_REDUCE = tuple(
 KFC = tuple(
     Row(
         f"{layer.name}, KFC",
-        str(layer),
+        layer.with_batch(min(FEW, layer.unfolded_batch)),
         partial(_kfc, layer=layer),
-        layer.batch,
+        min(FEW, layer.unfolded_batch),
         1,
         tuple(AtLeast(1 / 1.1, COPIED, who) for who in (OURS, EXPRESSION)),
         slow=frozenset({EINCONV}),

@@ -57,9 +57,9 @@ def _averaged(batch: int, layer: Layer) -> Contest:
 UNFOLDED = tuple(
     Row(
         f"{layer.name}, unfold",
-        str(layer),
+        layer.with_batch(layer.unfolded_batch),
         partial(_unfolded, layer=layer),
-        layer.batch,
+        layer.unfolded_batch,
         1,
         tuple(
             target
@@ -75,9 +75,9 @@ UNFOLDED = tuple(
 AVERAGED = tuple(
     Row(
         f"{layer.name}, averaged patches",
-        str(layer),
+        layer.with_batch(layer.unfolded_batch),
         partial(_averaged, layer=layer),
-        layer.batch,
+        layer.unfolded_batch,
         1,
         (AtLeast(1, MEAN),),
         exact=True,
