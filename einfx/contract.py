@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from . import compiled
+from . import compiled, compiled_patterns
 from .algebra import Semiring
 from .dispatch import contract
 from .equation import LETTERS, Equation
 from .errors import OperandError, UsageError
 from .expression import contract_expression
 from .options import REAL, Options
+from .pattern import IndexPattern, taker_of
 from .planning import Plan, plan
 from .semiring_dispatch import contract_over
 
-__all__ = ["contract_expression", "contract_path", "einsum", "read_call", "tensordot"]
+__all__ = ["contract_expression", "contract_path", "contract_patterns", "einsum", "read_call", "tensordot"]
 
 
 def einsum(
@@ -156,12 +157,18 @@ def einsum(
         _refuse(unknown)
     token, tensors = read_call(equation, operands)
     words = semiring, linear_operands, zero_annihilates, grad_of_neg_inf, block_size, memory_limit
+    if torch.compiler.is_dynamo_compiling() and any(type(x) is IndexPattern for x in tensors):
+        return compiled_patterns.contract(token, tensors, optimize, return_argmax, *words)
     if torch.compiler.is_compiling() and not has_torch_function(tensors):
         if _is_plain(*words) and not return_argmax:
             return compiled.contract(token, tensors, optimize)
         return compiled.contract_semiring(token, tensors, optimize, *words, return_argmax)
     options = REAL if _is_plain(*words) else _options(*words)
     if has_torch_function(tensors):
+        if isinstance(optimize, list):
+            optimize = tuple(map(tuple, optimize))
+        if not has_torch_function([x for x in tensors if type(x) is not IndexPattern]):
+            return taker_of(contract_patterns)(token, tensors, optimize, options, return_argmax)
         keywords = {} if isinstance(optimize, str) and optimize == "auto" else {"optimize": optimize}
         keywords |= options.keywords()
         if return_argmax:
@@ -221,6 +228,21 @@ def contract_path(
         optimize=optimize,
         options=_options(semiring, memory_limit=memory_limit),
     )
+
+
+def contract_patterns(
+    token: Any, operands: Sequence[Any], optimize: Any, options: Options, return_argmax: bool
+) -> Any:
+    """Contract tensors and index patterns, which :mod:`einfx.conv` does.
+
+    Args:
+        token: what :func:`.dispatch.read_equation` reads.
+        operands: tensors, and at least one pattern.
+        optimize: as in :func:`einsum`.
+        options: what the contraction means beside its equation.
+        return_argmax: as in :func:`einsum`.
+    """
+    return taker_of(contract_patterns)(token, operands, optimize, options, return_argmax)
 
 
 def tensordot(a: Tensor, b: Tensor, dims: Any = 2, semiring: str | Semiring = "real") -> Tensor:

@@ -25,7 +25,7 @@ from torch._ops import HigherOrderOperator
 from .errors import OperandError
 from .padding import Padding, paddings, positive
 
-__all__ = ["Axis", "IndexPattern", "KernelSlice", "pattern_of_shape", "taking_patterns"]
+__all__ = ["Axis", "IndexPattern", "KernelSlice", "pattern_of_shape", "taker_of", "taking_patterns"]
 
 Axis = Literal["kernel", "output", "input"]
 """A dimension of a pattern."""
@@ -52,6 +52,15 @@ def taking_patterns(*functions: Callable[..., Any]) -> Callable[[_F], _F]:
         return substitute
 
     return register
+
+
+def taker_of(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What was registered by :func:`taking_patterns` for a function.
+
+    Args:
+        function: the function.
+    """
+    return _TAKING[function]
 
 
 class KernelSlice(NamedTuple):

@@ -1,37 +1,49 @@
 """Contractions with symbolic index patterns, computed without building the patterns.
 
-A contraction that is a convolution goes to torch's own. In any other, a pattern is a view of the tensors
-that have its input: windows. Where nothing else carries their position, windows are summed and never built;
-where the output has the input, windows of the result are added up. Only a pattern that meets another
-pattern is built.
+A call is planned once (:mod:`.planning`) for its equation, shapes, dtypes, devices and patterns, and kept;
+what is kept is ready to run.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..contract import einsum, read_call
-from ..dispatch import read_equation
+from .. import compiled_patterns
+from ..contract import contract_patterns, einsum, read_call
+from ..dispatch import read_equation, remember
 from ..equation import Equation
 from ..errors import OperandError, UsageError
+from ..options import REAL, Options
 from ..pattern import IndexPattern, taking_patterns
+from .lowering import Native
 from .network import Network, Operand
-from .planning import plan_network
+from .operators import capturing
+from .planning import ConvPlan, plan_network
+from .symbolic_sizes import contract_symbolic
 from .views import View
 
-__all__ = ["contract"]
+__all__ = ["contract", "network_of"]
+
+_programs: dict[Any, Callable[[Sequence[Any]], Tensor]] = {}
 
 
-def contract(equation: str | Equation, *operands: Tensor | IndexPattern, optimize: Any = "auto") -> Tensor:
+def contract(
+    equation: str | Equation,
+    *operands: Tensor | IndexPattern,
+    optimize: Any = "auto",
+    memory_limit: int | None = None,
+) -> Tensor:
     """Contract tensors and symbolic index patterns.
 
     Args:
         equation: what is contracted.
         operands: tensors, and patterns, each of three dimensions: kernel, output, input.
         optimize: as in :func:`.planning.plan_network`.
+        memory_limit: the most bytes beyond the operands, the result included.
 
     Returns:
         The result, as :func:`einfx.einsum` gives it for the patterns as tensors, but for what is summed
@@ -40,6 +52,8 @@ def contract(equation: str | Equation, *operands: Tensor | IndexPattern, optimiz
     Raises:
         EquationError: the equation can't be read.
         OperandError: operands that don't fit it, or no tensor among them.
+        PlanError: ``optimize`` can't be used.
+        MemoryLimitError: nothing fits the limit.
 
     Example:
         >>> import torch
@@ -48,7 +62,37 @@ def contract(equation: str | Equation, *operands: Tensor | IndexPattern, optimiz
         >>> torch.allclose(out, torch.nn.functional.conv1d(x, weight, padding=1), atol=1e-5)
         True
     """
-    # A tensor that is given twice is one tensor, of which nothing is computed twice.
+    if isinstance(optimize, list):
+        optimize = tuple(map(tuple, optimize))
+    return _contract(equation, operands, optimize, memory_limit)
+
+
+def _contract(token: Any, operands: Sequence[Any], optimize: Any, memory_limit: int | None) -> Tensor:
+    try:
+        key: Any = tuple([x if type(x) is IndexPattern else (x.shape, x.dtype, x.device) for x in operands])
+        names = [id(x) for x in operands]
+        if len(set(names)) < len(names):
+            # Which operands are one and the same.
+            key = (key, tuple([names.index(name) for name in names]))
+        key = (token, optimize, memory_limit, key)
+        program = _programs.get(key)
+    except AttributeError:
+        raise _stranger(operands) from None
+    except TypeError:  # a symbol for a size, that can't be hashed
+        return contract_symbolic(token, operands, optimize, memory_limit)
+    if program is None:
+        program = _prepared(token, operands, optimize, memory_limit)
+        remember(_programs, key, program)
+    return program(operands)
+
+
+def network_of(token: Any, operands: Sequence[Tensor | IndexPattern]) -> Network:
+    """The network of a contraction; a tensor that is given twice is one tensor.
+
+    Args:
+        token: what :func:`einfx.dispatch.read_equation` reads.
+        operands: tensors and patterns.
+    """
     first: dict[int, int] = {}
     symbols: tuple[Operand, ...] = tuple(
         operand
@@ -56,20 +100,69 @@ def contract(equation: str | Equation, *operands: Tensor | IndexPattern, optimiz
         else View(first.setdefault(id(operand), position), tuple(operand.shape))
         for position, operand in enumerate(operands)
     )
+    return Network(read_equation(token, [len(symbol.shape) for symbol in symbols]), symbols)
+
+
+def _prepared(
+    token: Any, operands: Sequence[Any], optimize: Any, memory_limit: int | None
+) -> Callable[[Sequence[Any]], Tensor]:
+    """What answers calls with such operands."""
     tensors = [operand for operand in operands if isinstance(operand, Tensor)]
     if not tensors:
         raise OperandError("a contraction of index patterns alone has no dtype: make one of them a tensor")
-    ranks = tuple(len(symbol.shape) for symbol in symbols)
-    parsed = Equation.parse(equation, ranks) if isinstance(equation, str) else equation
-    network = Network(parsed, symbols)
+    network = network_of(token, operands)
     plan = plan_network(network, tensors[0].dtype, tensors[0].device, optimize=optimize)
-    return plan.run(operands, tensors[0])
+    return _runner(plan, [isinstance(operand, Tensor) for operand in operands].index(True))
+
+
+def _runner(plan: ConvPlan, like: int) -> Callable[[Sequence[Any]], Tensor]:
+    if len(plan.steps) == 1:
+        (step,) = plan.steps
+        method = step.lowering.method
+        # A plan of one step reads the operands where they are.
+        if step.operands == tuple(range(len(plan.network.operands))) and isinstance(method, Native):
+            if tuple(method.sizes[i] for i in method.order) == step.lowering.shape:
+                return method.run
+            return lambda operands: step.lowering.run(operands)
+    return lambda operands: plan.run(operands, operands[like])
+
+
+@taking_patterns(contract_patterns)
+def _answer(
+    token: Any, operands: Sequence[Any], optimize: Any, options: Options, return_argmax: bool
+) -> Tensor:
+    """What an einsum comes to where patterns are among its operands."""
+    if options is REAL and not return_argmax:
+        return _contract(token, operands, optimize, None)
+    if options.semiring.name != "real" or return_argmax:
+        from .semiring_contraction import contract_semiring
+
+        answer: Tensor = contract_semiring(token, operands, options, optimize, return_argmax)
+        return answer
+    if options.block_size is not None:
+        raise UsageError(
+            "block_size is for contractions over a semiring; with index patterns, give a memory_limit"
+        )
+    return _contract(token, operands, optimize, options.memory_limit)
 
 
 @taking_patterns(einsum, torch.functional.einsum)
-def _einsum(equation: Any, *operands: Any, **options: Any) -> Tensor:
-    """What an einsum comes to where patterns are among its operands."""
-    if options:
-        raise UsageError(f"einsum takes no {next(iter(options))} beside index patterns")
+def _einsum(
+    equation: Any, *operands: Any, optimize: Any = "auto", return_argmax: bool = False, **words: Any
+) -> Tensor:
+    """The same, called by torch's protocol for functions of tensors."""
     token, tensors = read_call(equation, operands)
-    return contract(read_equation(token, [operand.ndim for operand in tensors]), *tensors)
+    if capturing():
+        return compiled_patterns.contract(token, tensors, optimize, return_argmax, **words)  # type: ignore[no-any-return]
+    if isinstance(optimize, list):
+        optimize = tuple(map(tuple, optimize))
+    return _answer(token, tensors, optimize, Options.read(**words) if words else REAL, return_argmax)
+
+
+def _stranger(operands: Sequence[Any]) -> OperandError:
+    position, operand = next(
+        (p, x) for p, x in enumerate(operands) if not isinstance(x, (Tensor, IndexPattern))
+    )
+    return OperandError(
+        f"einsum: operand {position} is a {type(operand).__name__}, not a tensor or an IndexPattern"
+    )

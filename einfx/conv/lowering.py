@@ -7,8 +7,9 @@ batch, groups or channels, by the same token. Only labels count: the order of op
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import prod
 from typing import Literal, NamedTuple
@@ -46,10 +47,17 @@ class Arrangement:
 
     def apply(self, tensor: Tensor) -> Tensor:
         """The caller's tensor, arranged; a copy only where its layout asks for one."""
+        if self.as_it_is:
+            return tensor
         seen = self.view.apply(tensor)
         if not self.in_order:
             seen = seen.permute(self.order)
         return seen.reshape(self.shape)
+
+    @cached_property
+    def as_it_is(self) -> bool:
+        """Whether nothing changes."""
+        return self.in_order and not self.view.steps and self.view.base == self.shape
 
     @cached_property
     def in_order(self) -> bool:
@@ -70,6 +78,7 @@ class Native:
         sizes: what the result is split into.
         order: in which order the output has these.
         scale: what the result is multiplied by.
+        factors: tensors of one element that the result is multiplied by, by position.
 
     Example:
         >>> from .network import network
@@ -90,6 +99,7 @@ class Native:
     sizes: tuple[int, ...]
     order: tuple[int, ...]
     scale: float = 1.0
+    factors: tuple[int, ...] = ()
 
     @cached_property
     def in_order(self) -> bool:
@@ -107,18 +117,50 @@ class Native:
         Args:
             tensors: the caller's tensors.
         """
-        data = self.data.apply(tensors[self.data.view.position])
-        kernel = self.kernel.apply(tensors[self.kernel.view.position])
-        if self.kind == "forward":
-            out = convolve(data, kernel, self.patterns, self.groups)
-        elif self.kind == "input_vjp":
-            out = convolve_transposed(data, kernel, self.patterns, self.groups)
-        else:
-            out = _weight_vjp(data, kernel, self.patterns, self.groups)
-        out = out.reshape(self.sizes)
+        out = self._kernel(
+            self.data.apply(tensors[self.data.view.position]),
+            self.kernel.apply(tensors[self.kernel.view.position]),
+        )
+        if self._scattered:
+            out = out.reshape(self.sizes)
         if not self.in_order:
             out = out.permute(self.order)
+        for factor in self.factors:
+            out = out * tensors[factor].reshape(())
         return out if self.scale == 1.0 else out * self.scale
+
+    @cached_property
+    def _scattered(self) -> bool:
+        """Whether the output has other dimensions than the native result."""
+        counts = tuple(getattr(pattern, _MADE[self.kind]) for pattern in self.patterns)
+        channels = self.kernel.shape[0] if self.kind == "forward" else self.kernel.shape[1]
+        if self.kind == "input_vjp":
+            return self.sizes != (self.data.shape[0], channels * self.groups, *counts)
+        first, second = self.data.shape[0], channels
+        if self.kind == "weight_vjp":
+            first, second = channels, self.data.shape[1] // self.groups
+        return self.sizes != (first, second, *counts)
+
+    @cached_property
+    def _kernel(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """What is called, with its numbers read from the patterns once."""
+        patterns, groups = self.patterns, self.groups
+        if self.kind == "weight_vjp":
+            return lambda data, kernel: _weight_vjp(data, kernel, patterns, groups)
+        if self.kind == "input_vjp":
+            return lambda data, kernel: convolve_transposed(data, kernel, patterns, groups)
+        even = all(pattern.left == pattern.right >= 0 for pattern in patterns)
+        if not even or len(patterns) > 3:
+            return lambda data, kernel: convolve(data, kernel, patterns, groups)
+        native = _NATIVE[len(patterns) - 1]
+        strides = tuple(pattern.stride for pattern in patterns)
+        sides = tuple(pattern.left for pattern in patterns)
+        dilations = tuple(pattern.dilation for pattern in patterns)
+        return lambda data, kernel: native(data, kernel, None, strides, sides, dilations, groups)
+
+
+_MADE = {"forward": "output_size", "input_vjp": "input_size", "weight_vjp": "kernel_size"}
+_NATIVE = (torch.conv1d, torch.conv2d, torch.conv3d)
 
 
 @lru_cache(maxsize=4096)
@@ -134,13 +176,20 @@ def lowered(network: Network) -> Native | None:
     views: list[tuple[View, tuple[int, ...]]] = []
     spatial: list[_Spatial] = []
     scale = 1.0
+    factors: list[int] = []
+    # A tensor of one element has no part in a convolution, unless something else has its labels.
+    counts = Counter(label for labels in network.equation.inputs for label in labels)
+    carried = {label for label, count in counts.items() if count > 1}.union(network.equation.output)
     for operand, labels in zip(network.operands, network.equation.inputs, strict=True):
         if len(set(labels)) < len(labels):
             return None
         if isinstance(operand, View):
             if operand.shape != tuple(network.sizes[label] for label in labels):
                 return None
-            views.append((operand, labels))
+            if prod(operand.shape) == 1 and not operand.steps and not carried.intersection(labels):
+                factors.append(operand.position)
+            else:
+                views.append((operand, labels))
         elif isinstance(operand, IndexPattern):
             spatial.append(_Spatial(operand, *labels))
         elif isinstance(operand, Constant):
@@ -152,7 +201,7 @@ def lowered(network: Network) -> Native | None:
         for kind in _kinds(network, set(data[1]), set(kernel[1]), spatial):
             native = _arranged(network, kind, data, kernel, spatial, scale)
             if native is not None:
-                return native
+                return replace(native, factors=tuple(factors))
     return None
 
 
