@@ -8,6 +8,7 @@ take inputs with or without a batch, and any floating or complex dtype.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import torch
@@ -15,19 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import OperandError
+from ..padding import positive
 from ..pattern import IndexPattern
+from .checks import check_blocks, check_groups, check_tensors
 from .native import conv_transposeNd, convNd
 from .operators import captured, capturing, composing, operator
-from .parameters import (
-    Numbers,
-    Paddings,
-    check_groups,
-    check_sizes,
-    conv_patterns,
-    per_dimension,
-    spatial_dimensions,
-    spatial_sizes,
-)
+from .parameters import Numbers, Paddings, conv_patterns, per_dimension, spatial_dimensions, spatial_sizes
 from .window_sums import sum_windows
 from .windows import add_windows, copy_windows
 
@@ -132,20 +126,14 @@ def foldNd(
     """
     if capturing():
         return captured("fold_nd", (x,), output_size, kernel_size, dilation, padding, stride)
-    lengths = [len(value) for value in (output_size, kernel_size) if not isinstance(value, int)]
+    check_tensors(("input", x))
+    lengths = [len(value) for value in (output_size, kernel_size) if isinstance(value, Sequence)]
     n = lengths[0] if lengths else 2
     kernel = per_dimension("kernel_size", kernel_size, n)
-    sizes = per_dimension("output_size", output_size, n)
+    sizes = tuple([positive("output_size", size) for size in per_dimension("output_size", output_size, n)])
     patterns = conv_patterns(sizes, kernel, stride, padding, dilation)
-    if x.ndim not in (2, 3):
-        raise OperandError(f"expected 2D (unbatched) or 3D (batched) patches, but got {list(x.shape)}")
-    if x.shape[-2] % prod(kernel):
-        raise OperandError(
-            f"expected size of input's dimension {x.ndim - 2} to be divisible by the elements of the kernel, "
-            f"but got input of size {list(x.shape)} and kernel_size={list(kernel)}"
-        )
     outputs = [pattern.output_size for pattern in patterns]
-    check_sizes("input", x.shape[-1:], [prod(outputs)])
+    check_blocks(x.shape, prod(kernel), outputs)
     # Not while composing: what is compiled there is for a batch of any size.
     even = n == 2 and all(pattern.left == pattern.right >= 0 for pattern in patterns) and not composing()
     if even and x.dtype in (torch.float32, torch.float64) and x.numel() < _FOLD_ELEMENTS:
@@ -265,6 +253,7 @@ def _read(
     x: Tensor, kernel_size: Numbers, stride: Numbers, padding: Paddings, dilation: Numbers
 ) -> tuple[Tensor, tuple[IndexPattern, ...], bool]:
     """The input with a batch, the pattern of each of its dimensions, and whether it came with a batch."""
+    check_tensors(("input", x))
     n = spatial_dimensions("input", x.shape, kernel_size)
     batched = x.ndim == n + 2
     kernel = per_dimension("kernel_size", kernel_size, n)

@@ -12,14 +12,12 @@ from torch import Tensor
 
 from ..padding import paddings
 from ..pattern import IndexPattern, KernelSlice
+from .checks import check_bias, check_channels, check_groups, check_rank, check_tensors, check_weight
 from .margins import with_margins
 from .operators import captured, capturing, operator
 from .parameters import (
     Numbers,
     Paddings,
-    check_channels,
-    check_groups,
-    check_rank,
     conv_patterns,
     per_dimension,
     per_dimension_padding,
@@ -83,16 +81,18 @@ def convNd(
             dilation,
             groups,
         )
-    n = weight.ndim - 2
+    check_tensors(("input", x), ("weight", weight), ("bias", bias))
+    n = check_weight(weight.shape, groups)
     batched = check_rank("input", x.shape, n)
-    check_channels("input", x.shape[-n - 1], weight.shape[1] * groups, groups, weight.shape)
     check_groups("out_channels", weight.shape[0], groups)
+    check_channels("input", x.shape[-n - 1], weight.shape[1] * groups, groups, weight.shape)
+    if bias is not None:
+        check_bias(bias, weight.shape[0], weight.shape)
     patterns = conv_patterns(spatial_sizes(x, n), spatial_sizes(weight, n), stride, padding, dilation)
     if n in _NATIVE:
         return _native(x, weight, bias, patterns, groups)
     out = convolve(x if batched else x[None], weight, patterns, groups)
-    if bias is not None:
-        out = out + bias.reshape(-1, *(1,) * n)
+    out = _plus(out, bias, n)
     return out if batched else out[0]
 
 
@@ -145,10 +145,13 @@ def conv_transposeNd(
             groups,
             dilation,
         )
-    n = weight.ndim - 2
-    batched = check_rank("input", x.shape, n)
-    check_channels("input", x.shape[-n - 1], weight.shape[0], groups, weight.shape)
+    check_tensors(("input", x), ("weight", weight), ("bias", bias))
+    n = check_weight(weight.shape, groups)
+    batched = check_rank("input", x.shape, n, "conv_transpose")
     check_groups("in_channels", weight.shape[0], groups)
+    check_channels("input", x.shape[-n - 1], weight.shape[0], groups, weight.shape)
+    if bias is not None:
+        check_bias(bias, weight.shape[1] * groups, weight.shape)
     extra = per_dimension("output_padding", output_padding, n)
     patterns = transposed_patterns(
         spatial_sizes(x, n),
@@ -169,9 +172,13 @@ def conv_transposeNd(
     if n in _TRANSPOSED:
         return _native_transposed(x, weight, bias, numbers, groups)
     out = _sum_of_transposed(x if batched else x[None], weight, patterns, numbers, groups)
-    if bias is not None:
-        out = out + bias.reshape(-1, *(1,) * n)
+    out = _plus(out, bias, n)
     return out if batched else out[0]
+
+
+def _plus(out: Tensor, bias: Tensor | None, dimensions: int) -> Tensor:
+    """A bias added to each channel, in the dtype of the result: autocast casts it as it casts a kernel."""
+    return out if bias is None else out + bias.to(out.dtype).reshape(-1, *(1,) * dimensions)
 
 
 def _native_transposed(
@@ -184,7 +191,7 @@ def _native_transposed(
         return transposed(x, weight, bias, strides, [left for left, _ in sides], extra, groups, dilations)
     out = transposed(x, weight, None, strides, 0, extra, groups, dilations)
     out = with_margins(out, out.ndim - len(sides), [(-left, -right) for left, right in sides])
-    return out if bias is None else out + bias.reshape(-1, *(1,) * len(numbers))
+    return _plus(out, bias, len(numbers))
 
 
 def _sum_of_transposed(

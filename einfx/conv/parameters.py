@@ -11,14 +11,11 @@ from torch import Tensor
 from ..errors import OperandError
 from ..padding import Padding, integer, paddings, positive
 from ..pattern import IndexPattern, pattern_of_shape
+from .checks import check_rank
 
 __all__ = [
     "Numbers",
     "Paddings",
-    "check_channels",
-    "check_groups",
-    "check_rank",
-    "check_sizes",
     "conv_patterns",
     "hashable",
     "output_paddings",
@@ -32,7 +29,7 @@ __all__ = [
 Numbers = int | Sequence[int]
 """One number for all dimensions, or one for each."""
 
-Paddings = int | str | Sequence[int] | Sequence[tuple[int, int]]
+Paddings = int | str | Sequence[int | str] | Sequence[tuple[int, int]]
 """As :data:`Numbers`, or ``"same"`` or ``"valid"``, or a pair (left, right) for each dimension."""
 
 
@@ -76,7 +73,7 @@ def per_dimension_padding(value: Paddings, dimensions: int) -> tuple[Padding, ..
                 f"expected padding to be a list of {dimensions} values to match the convolution dimensions, "
                 f"but got padding={list(value)}"
             )
-        return tuple(tuple(x) if isinstance(x, Sequence) else x for x in value)  # type: ignore[misc]
+        return tuple(tuple(x) if isinstance(x, (tuple, list)) else x for x in value)  # type: ignore[misc]
     return per_dimension("padding", value, dimensions)  # type: ignore[arg-type]
 
 
@@ -171,18 +168,20 @@ def _transposed_patterns(
     dilation: Numbers,
 ) -> tuple[IndexPattern, ...]:
     n = len(input_size)
-    if isinstance(padding, str):
+    sides = per_dimension_padding(padding, n)
+    if any(isinstance(side, str) for side in sides):
         raise OperandError(f"padding={padding!r} is not supported for transposed convolutions: give numbers")
     patterns = []
     for size, kernel, s, p, extra, d in zip(
         input_size,
         kernel_size,
         per_dimension("stride", stride, n),
-        per_dimension_padding(padding, n),
+        sides,
         per_dimension("output_padding", output_padding, n),
         per_dimension("dilation", dilation, n),
         strict=True,
     ):
+        size, kernel = positive("input_size", size), positive("kernel_size", kernel)
         s, d = positive("stride", s), positive("dilation", d)
         if not 0 <= extra < max(s, d):
             raise OperandError(
@@ -240,6 +239,10 @@ def spatial_dimensions(name: str, shape: Sequence[int], kernel_size: Numbers) ->
         OperandError: no such tensor has this rank.
     """
     n = len(kernel_size) if isinstance(kernel_size, Sequence) else len(shape) - 2
+    if isinstance(kernel_size, str) or (isinstance(kernel_size, Sequence) and n < 1):
+        raise OperandError(
+            f"kernel_size should be an integer, or one for each dimension, but kernel_size={kernel_size!r}"
+        )
     if n < 1:
         raise OperandError(f"expected {name} of (batch, channels, *sizes), but got size {list(shape)}")
     check_rank(name, shape, n)
@@ -249,45 +252,3 @@ def spatial_dimensions(name: str, shape: Sequence[int], kernel_size: Numbers) ->
 def spatial_sizes(x: Tensor, dimensions: int) -> tuple[int, ...]:
     """The sizes of the last dimensions as numbers, which a compiled program is made for."""
     return tuple([int(x.shape[dim]) for dim in range(x.ndim - dimensions, x.ndim)])
-
-
-def check_rank(name: str, shape: Sequence[int], dimensions: int) -> bool:
-    """Whether a tensor of (batch, channels, ``dimensions`` sizes) has its batch.
-
-    Raises:
-        OperandError: neither a batched nor an unbatched tensor has this rank.
-    """
-    if len(shape) not in (dimensions + 1, dimensions + 2):
-        raise OperandError(
-            f"expected {dimensions + 1}D (unbatched) or {dimensions + 2}D (batched) input to conv"
-            f"{dimensions}d, but got {name} of size {list(shape)}"
-        )
-    return len(shape) == dimensions + 2
-
-
-def check_groups(name: str, channels: int, groups: int) -> int:
-    """The channels of each group; raises OperandError where ``groups`` doesn't divide them."""
-    groups = integer("groups", groups)
-    if groups < 1:
-        raise OperandError(f"non-positive groups is not supported: groups={groups}")
-    if channels % groups:
-        raise OperandError(f"{name} must be divisible by groups: {name}={channels}, groups={groups}")
-    return channels // groups
-
-
-def check_channels(name: str, channels: int, expected: int, groups: int, weight: Sequence[int]) -> None:
-    """Raises OperandError where an operand of a convolution hasn't the channels that the weight asks for."""
-    if channels != expected:
-        raise OperandError(
-            f"given groups={groups}, weight of size {list(weight)}, expected {name} to have {expected} "
-            f"channels, but got {channels} channels instead"
-        )
-
-
-def check_sizes(name: str, sizes: Sequence[int], expected: Sequence[int]) -> None:
-    """Raises OperandError where the spatial sizes of an operand aren't those of the convolution."""
-    if tuple(sizes) != tuple(expected):
-        raise OperandError(
-            f"expected {name} to have the spatial sizes {list(expected)} that its hyper-parameters give, "
-            f"but got {list(sizes)}"
-        )

@@ -173,7 +173,7 @@ def test_vectors_and_patches_of_other_sizes_are_refused() -> None:
         convNd_weight_vjp.einsum_expression(torch.ones(1, 2, 8), torch.ones(1, 4, 7), 3)
     with pytest.raises(OperandError, match="expected v to have 4 channels, but got 3"):
         convNd_input_vjp.einsum_expression(torch.ones(4, 2, 3), torch.ones(1, 3, 6), 8)
-    with pytest.raises(OperandError, match="to be divisible by the elements of the kernel"):
+    with pytest.raises(OperandError, match="to be divisible by the product of kernel_size"):
         convNd_fold.einsum_expression(torch.ones(1, 7, 7), (9,), 3)
     with pytest.raises(OperandError, match=r"or 3D .* patches"):
         convNd_fold.einsum_expression(torch.ones(1, 7, 7, 7), (9,), 3)

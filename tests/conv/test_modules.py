@@ -280,7 +280,7 @@ def test_arguments_that_do_not_fit_are_named(build: Callable[[], nn.Module], mes
         (UnfoldNd((3, 3)), (5,), "expected 3D"),
         (UnfoldNd(3), (1, 2, 2, 5), "kernel size can't be greater"),
         (FoldNd(4, 2), (1, 3, 9), "divisible by"),
-        (FoldNd(4, 2), (1, 4, 8), r"spatial sizes \[9\]"),
+        (FoldNd(4, 2), (1, 4, 8), r"sliding blocks 3 . 3 = 9"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
 )

@@ -165,7 +165,7 @@ def test_an_output_size_takes_the_place_of_the_output_padding() -> None:
         ({"padding": 5}, "output size is too small: input_size=4, kernel_size=3"),
         ({"padding": "same"}, "padding='same' is not supported for transposed convolutions"),
         ({"stride": 0}, "non-positive stride"),
-        ({"groups": 3}, "the channels of input must be divisible by groups"),
+        ({"groups": 3}, "input channels must be divisible by groups"),
     ],
 )
 def test_errors_name_arguments_and_sizes(options: dict[str, Any], message: str) -> None:

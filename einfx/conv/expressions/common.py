@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...pattern import IndexPattern
+from ..checks import check_groups, check_rank, check_tensors
 from ..network import Network
-from ..parameters import check_groups, check_rank
 from ..simplify import simplified
 from ..views import Split, View
 
@@ -37,19 +37,26 @@ class Grouped:
         shape: its shape.
         dimensions: the number of ``sizes``.
         groups: in how many groups its channels are split.
+        operation: what is done with it, for errors.
 
     Raises:
         OperandError: another rank, or channels that the groups don't divide.
     """
 
     def __init__(
-        self, name: str, position: int, shape: tuple[int, ...], dimensions: int, groups: int
+        self,
+        name: str,
+        position: int,
+        shape: tuple[int, ...],
+        dimensions: int,
+        groups: int,
+        operation: str = "conv",
     ) -> None:
-        self.batched = check_rank(name, shape, dimensions)
+        self.batched = check_rank(name, shape, dimensions, operation)
         self.batch = shape[:1] if self.batched else ()
         self.channels = shape[len(self.batch)]
         self.sizes = shape[len(self.batch) + 1 :]
-        group = check_groups(f"the channels of {name}", self.channels, groups)
+        group = check_groups(f"{name} channels", self.channels, groups)
         self.groups = (groups, group)
         self.view = View(position, shape, (Split(len(self.batch), self.groups),))
 
@@ -81,6 +88,16 @@ def finish(made: Network, shape: tuple[int, ...], simplify: bool) -> Symbolic:
     return (simplified(made) if simplify else made), shape
 
 
-def expression(made: Symbolic, *tensors: Tensor) -> Expression:
-    """The expression of a network over tensors."""
-    return made[0].text, made[0].bind(tensors), made[1]
+def expression(made: Symbolic, **tensors: Tensor) -> Expression:
+    """The expression of a network over tensors, in the order in which its views count them.
+
+    Args:
+        made: the network.
+        tensors: by the names that errors call them.
+
+    Raises:
+        OperandError: tensors of several dtypes.
+    """
+    if len(tensors) > 1:
+        check_tensors(*tensors.items())
+    return made[0].text, made[0].bind(tuple(tensors.values())), made[1]

@@ -7,9 +7,10 @@ from math import prod
 
 from torch import Tensor
 
-from ...errors import OperandError
+from ...padding import positive
+from ..checks import check_blocks, shape_of
 from ..network import network
-from ..parameters import Numbers, Paddings, check_sizes, conv_patterns, hashable, per_dimension
+from ..parameters import Numbers, Paddings, conv_patterns, hashable, per_dimension
 from ..views import Split, View
 from .common import Expression, Symbolic, batch_names, expression, finish, pattern_names, spatial
 
@@ -53,7 +54,7 @@ def einsum_expression(
     """
     return expression(
         symbolic(
-            tuple(x.shape),
+            shape_of("input", x),
             hashable(output_size),
             hashable(kernel_size),
             hashable(stride),
@@ -61,7 +62,7 @@ def einsum_expression(
             hashable(dilation),
             simplify,
         ),
-        x,
+        input=x,
     )
 
 
@@ -78,20 +79,11 @@ def symbolic(
     """The network of :func:`einsum_expression` for shapes, and the shape of its result."""
     lengths = [len(value) for value in (output_size, kernel_size) if isinstance(value, tuple)]
     n = lengths[0] if lengths else 2
-    sizes = per_dimension("output_size", output_size, n)
+    sizes = tuple(positive("output_size", size) for size in per_dimension("output_size", output_size, n))
     kernel = per_dimension("kernel_size", kernel_size, n)
     patterns = conv_patterns(sizes, kernel, stride, padding, dilation)
-    if len(x) not in (2, 3):
-        raise OperandError(
-            f"expected 2D (unbatched) or 3D (batched) patches, but got input of size {list(x)}"
-        )
-    if x[-2] % prod(kernel):
-        raise OperandError(
-            f"expected size of input's dimension {len(x) - 2} to be divisible by the elements of the "
-            f"kernel, but got input of size {list(x)} and kernel_size={list(kernel)}"
-        )
     outputs = tuple(p.output_size for p in patterns)
-    check_sizes("input", x[-1:], [prod(outputs)])
+    check_blocks(x, prod(kernel), outputs)
     batch, channels = x[:-2], x[-2] // prod(kernel)
     names = batch_names(bool(batch))
     made = network(

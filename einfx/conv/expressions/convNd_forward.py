@@ -10,8 +10,9 @@ from functools import lru_cache
 
 from torch import Tensor
 
+from ..checks import check_channels, check_groups, check_weight, shape_of
 from ..network import network
-from ..parameters import Numbers, Paddings, check_channels, check_groups, conv_patterns, hashable
+from ..parameters import Numbers, Paddings, conv_patterns, hashable
 from ..views import Split, View
 from .common import Expression, Grouped, Symbolic, batch_names, expression, finish, pattern_names, spatial
 
@@ -55,16 +56,16 @@ def einsum_expression(
     """
     return expression(
         symbolic(
-            tuple(x.shape),
-            tuple(weight.shape),
+            shape_of("input", x),
+            shape_of("weight", weight),
             hashable(stride),
             hashable(padding),
             hashable(dilation),
             groups,
             simplify,
         ),
-        x,
-        weight,
+        input=x,
+        weight=weight,
     )
 
 
@@ -79,7 +80,7 @@ def symbolic(
     simplify: bool = True,
 ) -> Symbolic:
     """The network of :func:`einsum_expression` for shapes, and the shape of its result."""
-    n = len(weight) - 2
+    n = check_weight(weight, groups)
     data = Grouped("input", 0, x, n, groups)
     check_channels("input", data.channels, weight[1] * groups, groups, weight)
     out_channels = check_groups("out_channels", weight[0], groups)

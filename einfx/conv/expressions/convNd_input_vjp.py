@@ -6,17 +6,9 @@ from functools import lru_cache
 
 from torch import Tensor
 
+from ..checks import check_channels, check_groups, check_sizes, check_weight, shape_of
 from ..network import network
-from ..parameters import (
-    Numbers,
-    Paddings,
-    check_channels,
-    check_groups,
-    check_sizes,
-    conv_patterns,
-    hashable,
-    per_dimension,
-)
+from ..parameters import Numbers, Paddings, conv_patterns, hashable, per_dimension
 from ..views import Split, View
 from .common import Expression, Grouped, Symbolic, batch_names, expression, finish, pattern_names, spatial
 
@@ -63,8 +55,8 @@ def einsum_expression(
     """
     return expression(
         symbolic(
-            tuple(weight.shape),
-            tuple(v.shape),
+            shape_of("weight", weight),
+            shape_of("v", v),
             hashable(input_size),
             hashable(stride),
             hashable(padding),
@@ -72,8 +64,8 @@ def einsum_expression(
             groups,
             simplify,
         ),
-        weight,
-        v,
+        weight=weight,
+        v=v,
     )
 
 
@@ -89,7 +81,7 @@ def symbolic(
     simplify: bool = True,
 ) -> Symbolic:
     """The network of :func:`einsum_expression` for shapes, and the shape of its result."""
-    n = len(weight) - 2
+    n = check_weight(weight, groups)
     sizes = per_dimension("input_size", input_size, n)
     data = Grouped("v", 1, v, n, groups)
     out_channels = check_groups("out_channels", weight[0], groups)

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from torch import Tensor
 
+from ..checks import shape_of
 from ..parameters import Numbers, Paddings, conv_patterns, hashable, per_dimension, spatial_dimensions
 from .common import Expression, Grouped, Symbolic, expression
 from .factors import input_factor
@@ -54,7 +55,7 @@ def einsum_expression(
     """
     return expression(
         symbolic(
-            tuple(x.shape),
+            shape_of("input", x),
             hashable(kernel_size),
             hashable(stride),
             hashable(padding),
@@ -62,7 +63,7 @@ def einsum_expression(
             groups,
             simplify,
         ),
-        x,
+        input=x,
     )
 
 
@@ -77,7 +78,7 @@ def symbolic(
     simplify: bool = True,
 ) -> Symbolic:
     """The network of :func:`einsum_expression` for shapes, and the shape of its result."""
-    n = spatial_dimensions("x", x, kernel_size)
+    n = spatial_dimensions("input", x, kernel_size)
     kernel = per_dimension("kernel_size", kernel_size, n)
     data = Grouped("input", 0, x, n, groups)
     patterns = conv_patterns(data.sizes, kernel, stride, padding, dilation)

@@ -7,6 +7,7 @@ from math import prod
 
 from torch import Tensor
 
+from ..checks import shape_of
 from ..network import network
 from ..parameters import Numbers, Paddings, conv_patterns, hashable, per_dimension, spatial_dimensions
 from ..views import View
@@ -50,14 +51,14 @@ def einsum_expression(
     """
     return expression(
         symbolic(
-            tuple(x.shape),
+            shape_of("input", x),
             hashable(kernel_size),
             hashable(stride),
             hashable(padding),
             hashable(dilation),
             simplify,
         ),
-        x,
+        input=x,
     )
 
 
@@ -71,7 +72,7 @@ def symbolic(
     simplify: bool = True,
 ) -> Symbolic:
     """The network of :func:`einsum_expression` for shapes, and the shape of its result."""
-    n = spatial_dimensions("x", x, kernel_size)
+    n = spatial_dimensions("input", x, kernel_size)
     kernel = per_dimension("kernel_size", kernel_size, n)
     data = Grouped("input", 0, x, n, 1)
     patterns = conv_patterns(data.sizes, kernel, stride, padding, dilation)

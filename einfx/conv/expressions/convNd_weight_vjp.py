@@ -10,16 +10,9 @@ from functools import lru_cache
 
 from torch import Tensor
 
+from ..checks import check_batch, check_sizes, shape_of
 from ..network import network
-from ..parameters import (
-    Numbers,
-    Paddings,
-    check_sizes,
-    conv_patterns,
-    hashable,
-    per_dimension,
-    spatial_dimensions,
-)
+from ..parameters import Numbers, Paddings, conv_patterns, hashable, per_dimension, spatial_dimensions
 from .common import Expression, Grouped, Symbolic, batch_names, expression, finish, pattern_names, spatial
 
 __all__ = ["einsum_expression", "symbolic"]
@@ -65,8 +58,8 @@ def einsum_expression(
     """
     return expression(
         symbolic(
-            tuple(x.shape),
-            tuple(v.shape),
+            shape_of("input", x),
+            shape_of("v", v),
             hashable(kernel_size),
             hashable(dilation),
             hashable(padding),
@@ -74,8 +67,8 @@ def einsum_expression(
             groups,
             simplify,
         ),
-        x,
-        v,
+        input=x,
+        v=v,
     )
 
 
@@ -91,10 +84,10 @@ def symbolic(
     simplify: bool = True,
 ) -> Symbolic:
     """The network of :func:`einsum_expression` for shapes, and the shape of its result."""
-    n = spatial_dimensions("x", x, kernel_size)
+    n = spatial_dimensions("input", x, kernel_size)
     kernel = per_dimension("kernel_size", kernel_size, n)
     data, vector = Grouped("input", 0, x, n, groups), Grouped("v", 1, v, n, groups)
-    check_sizes("v", vector.batch, data.batch)
+    check_batch("v", vector.batch, "input", data.batch)
     patterns = conv_patterns(data.sizes, kernel, stride, padding, dilation)
     check_sizes("v", vector.sizes, [p.output_size for p in patterns])
     batch = batch_names(data.batched)

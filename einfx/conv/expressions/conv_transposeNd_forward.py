@@ -10,8 +10,9 @@ from functools import lru_cache
 
 from torch import Tensor
 
+from ..checks import check_channels, check_weight, shape_of
 from ..network import network
-from ..parameters import Numbers, Paddings, check_channels, hashable, transposed_patterns
+from ..parameters import Numbers, Paddings, hashable, transposed_patterns
 from ..views import Split, View
 from .common import Expression, Grouped, Symbolic, batch_names, expression, finish, pattern_names, spatial
 
@@ -56,8 +57,8 @@ def einsum_expression(
     """
     return expression(
         symbolic(
-            tuple(x.shape),
-            tuple(weight.shape),
+            shape_of("input", x),
+            shape_of("weight", weight),
             hashable(stride),
             hashable(padding),
             hashable(output_padding),
@@ -65,8 +66,8 @@ def einsum_expression(
             hashable(dilation),
             simplify,
         ),
-        x,
-        weight,
+        input=x,
+        weight=weight,
     )
 
 
@@ -82,8 +83,8 @@ def symbolic(
     simplify: bool = True,
 ) -> Symbolic:
     """The network of :func:`einsum_expression` for shapes, and the shape of its result."""
-    n = len(weight) - 2
-    data = Grouped("input", 0, x, n, groups)
+    n = check_weight(weight, groups)
+    data = Grouped("input", 0, x, n, groups, "conv_transpose")
     check_channels("input", data.channels, weight[0], groups, weight)
     patterns = transposed_patterns(data.sizes, weight[2:], stride, padding, output_padding, dilation)
     batch = batch_names(data.batched)

@@ -6,17 +6,9 @@ from functools import lru_cache
 
 from torch import Tensor
 
+from ..checks import check_channels, check_groups, check_sizes, check_weight, shape_of
 from ..network import network
-from ..parameters import (
-    Numbers,
-    Paddings,
-    check_channels,
-    check_groups,
-    check_sizes,
-    hashable,
-    per_dimension,
-    transposed_patterns,
-)
+from ..parameters import Numbers, Paddings, hashable, per_dimension, transposed_patterns
 from ..views import Split, View
 from .common import Expression, Grouped, Symbolic, batch_names, expression, finish, pattern_names, spatial
 
@@ -64,8 +56,8 @@ def einsum_expression(
     """
     return expression(
         symbolic(
-            tuple(weight.shape),
-            tuple(v.shape),
+            shape_of("weight", weight),
+            shape_of("v", v),
             hashable(input_size),
             hashable(stride),
             hashable(padding),
@@ -74,8 +66,8 @@ def einsum_expression(
             hashable(dilation),
             simplify,
         ),
-        weight,
-        v,
+        weight=weight,
+        v=v,
     )
 
 
@@ -92,9 +84,9 @@ def symbolic(
     simplify: bool = True,
 ) -> Symbolic:
     """The network of :func:`einsum_expression` for shapes, and the shape of its result."""
-    n = len(weight) - 2
+    n = check_weight(weight, groups)
     sizes = per_dimension("input_size", input_size, n)
-    data = Grouped("v", 1, v, n, groups)
+    data = Grouped("v", 1, v, n, groups, "conv_transpose")
     check_channels("v", data.channels, weight[1] * groups, groups, weight)
     in_channels = check_groups("in_channels", weight[0], groups)
     patterns = transposed_patterns(sizes, weight[2:], stride, padding, output_padding, dilation)

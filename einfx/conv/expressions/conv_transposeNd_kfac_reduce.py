@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from torch import Tensor
 
+from ..checks import shape_of
 from ..parameters import (
     Numbers,
     Paddings,
@@ -67,7 +68,7 @@ def einsum_expression(
     """
     return expression(
         symbolic(
-            tuple(x.shape),
+            shape_of("input", x),
             hashable(kernel_size),
             hashable(stride),
             hashable(padding),
@@ -77,7 +78,7 @@ def einsum_expression(
             groups,
             simplify,
         ),
-        x,
+        input=x,
     )
 
 
@@ -94,9 +95,9 @@ def symbolic(
     simplify: bool = True,
 ) -> Symbolic:
     """The network of :func:`einsum_expression` for shapes, and the shape of its result."""
-    n = spatial_dimensions("x", x, kernel_size)
+    n = spatial_dimensions("input", x, kernel_size)
     kernel = per_dimension("kernel_size", kernel_size, n)
-    data = Grouped("input", 0, x, n, groups)
+    data = Grouped("input", 0, x, n, groups, "conv_transpose")
     extra = output_paddings(data.sizes, kernel, stride, padding, output_padding, output_size, dilation)
     patterns = transposed_patterns(data.sizes, kernel, stride, padding, extra, dilation)
     return input_factor(data, patterns, transposed=True, averaged=True, simplify=simplify)

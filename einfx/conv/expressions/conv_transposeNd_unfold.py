@@ -10,6 +10,7 @@ from math import prod
 
 from torch import Tensor
 
+from ..checks import shape_of
 from ..network import network
 from ..parameters import Numbers, Paddings, hashable, per_dimension, spatial_dimensions, transposed_patterns
 from ..views import View
@@ -54,7 +55,7 @@ def einsum_expression(
     """
     return expression(
         symbolic(
-            tuple(x.shape),
+            shape_of("input", x),
             hashable(kernel_size),
             hashable(stride),
             hashable(padding),
@@ -62,7 +63,7 @@ def einsum_expression(
             hashable(dilation),
             simplify,
         ),
-        x,
+        input=x,
     )
 
 
@@ -77,9 +78,9 @@ def symbolic(
     simplify: bool = True,
 ) -> Symbolic:
     """The network of :func:`einsum_expression` for shapes, and the shape of its result."""
-    n = spatial_dimensions("x", x, kernel_size)
+    n = spatial_dimensions("input", x, kernel_size)
     kernel = per_dimension("kernel_size", kernel_size, n)
-    data = Grouped("input", 0, x, n, 1)
+    data = Grouped("input", 0, x, n, 1, "conv_transpose")
     patterns = transposed_patterns(data.sizes, kernel, stride, padding, output_padding, dilation)
     batch = batch_names(data.batched)
     made = network(

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...padding import positive
-from ..parameters import Numbers, check_groups, per_dimension
+from ..checks import check_groups
+from ..parameters import Numbers, per_dimension
 
 __all__ = ["conv_arguments", "dimensions", "native_class", "positive_numbers", "recording"]
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import OperandError
+from ..checks import check_rank, check_tensors
 from .arguments import recording
 
 __all__ = ["pad"]
@@ -50,6 +51,8 @@ def pad(x: Tensor, padding: list[int], mode: str) -> Tensor:
 def _check(x: Tensor, padding: list[int], mode: str) -> None:
     if recording(x):
         return
+    check_tensors(("input", x))
+    check_rank("input", x.shape, len(padding) // 2)
     for i in range(len(padding) // 2):
         size = x.shape[x.dim() - 1 - i]
         most = max(padding[2 * i], padding[2 * i + 1])

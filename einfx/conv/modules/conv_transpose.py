@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from ...errors import OperandError
-from ...padding import positive
+from ...padding import integer, positive
+from ..checks import check_rank, shape_of
 from ..functional import conv_transposeNd
 from ..parameters import Numbers, per_dimension
 from . import portable
@@ -150,16 +153,20 @@ class ConvTransposeNd(_ConvTransposeNd):
     def _extra(self, x: Tensor, output_size: list[int]) -> tuple[int, ...]:
         """The output padding that leads to an output size, with which batch and channels may come along."""
         assert isinstance(self.padding, tuple)
+        check_rank("input", shape_of("input", x), self.N, "conv_transpose")
+        if not isinstance(output_size, Sequence) or len(output_size) not in (self.N, x.ndim):
+            raise OperandError(
+                f"output_size must have {self.N} or {x.ndim} elements for an input of {x.ndim} dimensions, "
+                f"but got output_size={output_size!r}"
+            )
         inputs = x.shape[-self.N :]
-        sizes = output_size[-self.N :] if len(output_size) > self.N else output_size
+        sizes = [integer("output_size", size) for size in output_size[-self.N :]]
         least = [
             (inputs[i] - 1) * self.stride[i] - 2 * self.padding[i] + self.dilation[i] * (kernel - 1) + 1
             for i, kernel in enumerate(self.kernel_size)
         ]
         most = [size + stride - 1 for size, stride in zip(least, self.stride, strict=True)]
-        if len(sizes) != self.N or any(
-            not low <= size <= high for low, size, high in zip(least, sizes, most, strict=True)
-        ):
+        if any(not low <= size <= high for low, size, high in zip(least, sizes, most, strict=True)):
             raise OperandError(
                 f"requested output_size={list(output_size)}, but valid sizes range from {least} to {most} "
                 f"(for an input of {list(inputs)})"
