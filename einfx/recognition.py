@@ -49,8 +49,10 @@ def index_pattern(
     """
     pattern = IndexPattern(input_size, kernel_size, stride, padding, dilation)
     tensor = pattern.tensor(dtype, device)
-    # With the version: a tensor that was written to since is looked at again.
-    setattr(tensor, _REMEMBERED, (pattern, tensor._version))
+    # With the version: a tensor that was written to since is looked at again. In inference mode nothing counts
+    # writes, so there its values say what a tensor is.
+    if not tensor.is_inference():
+        setattr(tensor, _REMEMBERED, (pattern, tensor._version))
     return tensor
 
 
@@ -70,7 +72,7 @@ def recognise(tensor: Tensor) -> IndexPattern | None:
         >>> recognise(torch.ones(2, 2, 2)) is None
         True
     """
-    remembered = getattr(tensor, _REMEMBERED, None)
+    remembered = None if tensor.is_inference() else getattr(tensor, _REMEMBERED, None)
     if remembered is not None and remembered[1] == tensor._version:
         pattern: IndexPattern = remembered[0]
         return pattern

@@ -45,3 +45,16 @@ def test_the_tensor_of_other_shapes_and_devices_is_no_pattern() -> None:
     assert recognise(torch.zeros(2, 0, 3)) is None
     assert recognise(torch.zeros(2, 2, 3, device="meta")) is None
     assert recognise(index_pattern(5, 3, device="meta")) == IndexPattern(5, 3)
+
+
+def test_patterns_are_recognised_by_their_values_in_inference_mode() -> None:
+    with torch.inference_mode():
+        made = index_pattern(7, 3, padding=1, dtype=torch.float32)
+        assert recognise(made) == IndexPattern(7, 3, padding=1)
+        made[0, 1, 0] = 0.0
+        assert recognise(made) is None
+        kept = index_pattern(7, 3)
+    assert recognise(kept) == IndexPattern(7, 3)
+    outside = index_pattern(7, 3)
+    with torch.inference_mode():
+        assert recognise(outside) == IndexPattern(7, 3)
