@@ -11,10 +11,12 @@ from torch import fx
 
 from .equation import Equation
 from .legality import OUTSIDE, Effects
-from .nodes import Contraction, value_of
+from .networks import plan_of
+from .nodes import Contraction, pattern_of, value_of
+from .pattern import IndexPattern
 from .spellings import read_with_bias
 
-__all__ = ["LOWERED", "Estimate", "Lowered", "contraction_flops", "estimate"]
+__all__ = ["LOWERED", "Estimate", "Lowered", "contraction_flops", "estimate", "flops_of"]
 
 LOWERED = "einfx_lowered"
 """The metadata key under which each node of a lowered contraction has its :class:`Lowered`."""
@@ -64,16 +66,44 @@ def estimate(graph: fx.Graph, owner: torch.nn.Module | None = None) -> Estimate:
             continue
         contraction, _ = read_with_bias(node)
         if contraction is not None:
-            flops += _flops(contraction)
+            flops += flops_of(contraction) or 0
     return Estimate(flops, _peak_bytes(graph, Effects.of(graph, owner)))
 
 
-def _flops(contraction: Contraction) -> int:
+def flops_of(contraction: Contraction) -> int | None:
+    """Additions and multiplications of a contraction, or None where a shape isn't known.
+
+    With index patterns they are those of the steps of its plan.
+    """
     values = [value_of(operand) for operand in contraction.operands]
     shapes = tuple(value.shape for value in values if value is not None)
     if len(shapes) < len(values):
-        return 0
-    return contraction_flops(contraction.equation, shapes)
+        return None
+    if not contraction.has_patterns:
+        return contraction_flops(contraction.equation, shapes)
+    if len(contraction.tensors) > 2 and (planned := plan_of(contraction)) is not None:
+        return planned.flops
+    patterns = tuple(pattern_of(operand) for operand in contraction.operands)
+    return _flops_with_patterns(contraction.equation, shapes, patterns)
+
+
+@lru_cache(maxsize=4096)
+def _flops_with_patterns(
+    equation: Equation, shapes: tuple[tuple[int, ...], ...], patterns: tuple[IndexPattern | None, ...]
+) -> int:
+    """As of one sum over all labels in which zeros of the patterns are left out."""
+    sizes = equation.sizes(shapes)
+    labels = frozenset(equation.labels)
+    iterations = 1
+    for pattern, there in zip(patterns, equation.inputs, strict=True):
+        if pattern is not None and labels.issuperset(there):
+            labels -= frozenset(there)
+            iterations *= pattern.ones
+    tensors = sum(pattern is None for pattern in patterns)
+    summed = bool(frozenset(equation.labels) - frozenset(equation.output))
+    for label in labels:
+        iterations *= sizes[label]
+    return iterations * (tensors - 1 + summed)
 
 
 @lru_cache(maxsize=4096)

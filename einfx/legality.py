@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .nodes import as_contraction, is_einsum, value_of
+from .nodes import as_contraction, is_einsum, is_pattern, value_of
 
 __all__ = [
     "FRESH",
@@ -179,6 +179,8 @@ class Effects:
     def _roots_of(self, node: fx.Node) -> frozenset[Root]:
         if node.op in ("placeholder", "get_attr"):
             return frozenset({OUTSIDE})
+        if is_pattern(node):
+            return frozenset()
         shared = frozenset[Root]().union(*(self._roots[x] for x in node.all_input_nodes))
         if node.op == "output":
             return shared
@@ -203,7 +205,8 @@ class Effects:
         name = function_name(node)
         if is_einsum(node) or name == "einsum":
             contraction = as_contraction(node)
-            return contraction is not None and len(contraction.operands) > 1
+            # One tensor, seen through patterns, may be a view of it.
+            return contraction is not None and len(contraction.tensors) > 1
         if name == "sum" and node.op == "call_function" and node.target is sum:
             return False
         return name in FRESH and is_known_function(node)
@@ -381,8 +384,11 @@ def use_count(node: fx.Node) -> int:
 
 
 def same_floating_dtype(nodes: Iterable[fx.Node]) -> bool:
-    """Whether the values of all nodes are known to be of one dtype, floating or complex, on one device."""
-    values = [value_of(node) for node in nodes]
+    """Whether the values of all nodes are known to be of one dtype, floating or complex, on one device.
+
+    Index patterns have no dtype and no device, and don't count.
+    """
+    values = [value_of(node) for node in nodes if not is_pattern(node)]
     known = [value for value in values if value is not None]
     if not known or len(known) != len(values):
         return False
@@ -416,6 +422,6 @@ def is_layout_free(node: fx.Node) -> bool:
     """Whether nobody sees the strides of ``node``: only contractions that make new memory read it."""
     for user in node.users:
         contraction = as_contraction(user)
-        if contraction is None or len(contraction.operands) < 2:
+        if contraction is None or len(contraction.tensors) < 2:
             return False
     return bool(node.users)

@@ -2,6 +2,9 @@
 
 Every pass sees a contraction through :func:`as_contraction`, whatever the style of the call that made it,
 and makes one through :func:`insert_contraction`; no pass reads shapes from anywhere but :func:`value_of`.
+
+Among the operands may be symbolic index patterns, which a graph holds as calls that make them. A pattern is
+read by :func:`pattern_of`; it is a constant without memory, and of no dtype and device of its own.
 """
 
 from __future__ import annotations
@@ -16,17 +19,34 @@ from .contract import einsum as einfx_einsum
 from .equation import Equation
 from .errors import EinfxError
 from .options import REAL, Options
+from .values import (
+    VALUE,
+    Value,
+    erase_unused_patterns,
+    is_pattern,
+    number_of,
+    pattern_of,
+    set_value,
+    size_read,
+    value_of,
+)
 
 __all__ = [
+    "VALUE",
     "Contraction",
     "Value",
     "as_contraction",
     "canonical_target",
+    "erase_unused_patterns",
     "forget_value",
     "in_any_order",
     "insert_contraction",
     "is_einsum",
+    "is_pattern",
+    "number_of",
+    "pattern_of",
     "set_value",
+    "size_read",
     "value_of",
 ]
 
@@ -35,43 +55,6 @@ _ATEN_EINSUM = torch.ops.aten.einsum
 _OPERATORS = (torch.ops.einfx.einsum, torch.ops.einfx.contract)
 """What torch.export and torch.compile record of einfx.einsum, with all of its options in order."""
 _OVERLOADS = (_ATEN_EINSUM.default, *(operator.default for operator in _OPERATORS))
-
-
-class Value(NamedTuple):
-    """What is known of the tensor that a node computes, for the example inputs."""
-
-    shape: tuple[int, ...]
-    """Number of elements per dimension: hints, never a promise about other inputs."""
-    strides: tuple[int, ...] | None
-    dtype: torch.dtype
-    device: torch.device
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of a dense tensor of this shape and dtype."""
-        elements = 1
-        for size in self.shape:
-            elements *= size
-        return elements * self.dtype.itemsize
-
-    @classmethod
-    def of(cls, tensor: torch.Tensor, device: torch.device | None = None) -> Value | None:
-        """What ``tensor`` tells of itself; None where a symbolic size has no hint."""
-        shape = _hints(tensor.shape)
-        if shape is None:
-            return None
-        strides = _hints(tensor.stride()) if tensor.layout is torch.strided else None
-        return cls(shape, strides, tensor.dtype, tensor.device if device is None else device)
-
-    def on_meta(self) -> torch.Tensor:
-        """A tensor without data that looks like this value."""
-        if self.strides is None:
-            return torch.empty(self.shape, dtype=self.dtype, device="meta")
-        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device="meta")
-
-
-VALUE = "einfx_value"
-"""The metadata key of a node's :class:`Value`, where no tensor under ``"val"`` tells it."""
 
 _READ = "einfx_read"
 """The metadata key of what :func:`as_contraction` read, with the arguments it was read from."""
@@ -88,6 +71,16 @@ class Contraction(NamedTuple):
     options: Options = REAL
 
     @property
+    def tensors(self) -> tuple[fx.Node, ...]:
+        """The operands that aren't index patterns."""
+        return tuple(operand for operand in self.operands if not is_pattern(operand))
+
+    @property
+    def has_patterns(self) -> bool:
+        """Whether index patterns are among the operands."""
+        return any(is_pattern(operand) for operand in self.operands)
+
+    @property
     def arranges(self) -> bool:
         """Whether it only reorders dimensions and takes diagonals, which means the same in any semiring."""
         return len(self.operands) == 1 and not self.equation.summed and self.options == REAL
@@ -95,70 +88,6 @@ class Contraction(NamedTuple):
     def with_operands(self, equation: Equation, operands: Sequence[fx.Node]) -> Contraction:
         """The same over other operands, one in the place of each of these."""
         return Contraction(equation, tuple(operands), self.options)
-
-
-def value_of(node: Any) -> Value | None:
-    """The shape, strides, dtype and device of the tensor that ``node`` computes.
-
-    Args:
-        node: a node of a graph (anything else has no value).
-
-    Returns:
-        None where the node's value isn't a tensor or isn't known. Symbolic sizes are read by their hint,
-        so reading one adds no guard.
-
-    Example:
-        >>> import torch
-        >>> from einfx.shapes import propagate
-        >>> traced = torch.fx.symbolic_trace(lambda x: x.sum(0))
-        >>> propagate(traced, (torch.ones(2, 3),))
-        []
-        >>> [value_of(node).shape for node in traced.graph.nodes if node.op != "output"]
-        [(2, 3), (3,)]
-    """
-    if not isinstance(node, fx.Node):
-        return None
-    meta = node.meta
-    known: Value | None = meta.get(VALUE)
-    if known is not None:
-        return known
-    tensor = meta.get("val", meta.get("example_value"))
-    if tensor is None:
-        tensor = meta.get("tensor_meta")
-        if tensor is None or not hasattr(tensor, "dtype"):
-            return None
-        stride = getattr(tensor, "stride", None)
-        return Value(
-            tuple(tensor.shape), stride, tensor.dtype, getattr(tensor, "device", torch.device("cpu"))
-        )
-    if not isinstance(tensor, torch.Tensor):
-        return None
-    return Value.of(tensor)
-
-
-def _hints(sizes: Sequence[Any]) -> tuple[int, ...] | None:
-    result = []
-    for size in sizes:
-        if isinstance(size, torch.SymInt):
-            size = size.node.hint
-            if size is None:
-                return None
-        result.append(int(size))
-    return tuple(result)
-
-
-def set_value(node: fx.Node, shape: Sequence[int], like: fx.Node) -> None:
-    """Record that ``node`` computes a contiguous tensor of this shape, of the dtype and device of ``like``.
-
-    Where the value of ``like`` isn't known, neither is that of ``node``.
-    """
-    value = value_of(like)
-    if value is not None:
-        strides, step = [], 1
-        for size in reversed(shape):
-            strides.append(step)
-            step *= max(size, 1)
-        node.meta[VALUE] = Value(tuple(shape), tuple(reversed(strides)), value.dtype, value.device)
 
 
 def forget_value(node: fx.Node) -> None:
@@ -181,7 +110,8 @@ def as_contraction(node: Any) -> Contraction | None:
 
     Args:
         node: any node; einsum calls of torch, einfx and aten are read in every style: an implicit output,
-            an ellipsis (where the ranks are known), the sublist form, a list of operands.
+            an ellipsis (where the ranks are known), the sublist form, a list of operands. Operands may be
+            index patterns beside tensors.
 
     Returns:
         None where the node isn't an einsum or can't be read: a keyword that changes its meaning (an argmax,
@@ -234,11 +164,17 @@ def _read(node: fx.Node, in_any_order: bool = False) -> Contraction | None:
         return None
     if not operands or not all(isinstance(x, fx.Node) for x in operands):
         return None
-    if len(equation.inputs) != len(operands):
+    if len(equation.inputs) != len(operands) or not _takes_patterns(operands, options):
         return None
     if not all(0 <= position < len(operands) for position in options.linear_operands):
         return None
     return Contraction(equation, tuple(operands), options)
+
+
+def _takes_patterns(operands: Sequence[fx.Node], options: Options) -> bool:
+    """Whether there are no patterns, or patterns that are multiplied and added with tensors."""
+    patterns = sum(is_pattern(operand) for operand in operands)
+    return not patterns or (patterns < len(operands) and options == REAL)
 
 
 _OPTIONS = (
@@ -295,8 +231,8 @@ def insert_contraction(
     """Write a contraction at the graph's insertion point, in its canonical form.
 
     The form is ``torch.functional.einsum(equation, *operands)`` with an explicit output; with options of its
-    own, ``einfx.contract.einsum(equation, *operands, **options)``. The node's value is recorded where those
-    of the operands are known, and of one dtype.
+    own or index patterns, ``einfx.contract.einsum(equation, *operands, **options)``. The node's value is
+    recorded where those of the operands are known, and all tensors of one dtype.
 
     Example:
         >>> import torch
@@ -305,18 +241,21 @@ def insert_contraction(
         >>> node.args
         ('ab,b->a', a, b)
     """
-    target = canonical_target(options)
+    target = canonical_target(options, operands)
     node = graph.call_function(target, (str(equation), *operands), options.keywords())
     values = [value_of(operand) for operand in operands]
     known = [value for value in values if value is not None]
-    if len(known) == len(operands) and len({value.dtype for value in known}) == 1:
-        set_value(node, equation.output_shape([value.shape for value in known]), operands[0])
+    tensors = [operand for operand in operands if not is_pattern(operand)]
+    dtypes = {value.dtype for operand in tensors if (value := value_of(operand)) is not None}
+    if len(known) == len(operands) and len(dtypes) == 1:
+        set_value(node, equation.output_shape([value.shape for value in known]), tensors[0])
     return node
 
 
-def canonical_target(options: Options) -> Callable[..., Any]:
-    """The function that a contraction with these options calls in its canonical form."""
-    target: Callable[..., Any] = _TORCH_EINSUM if options == REAL else einfx_einsum
+def canonical_target(options: Options, operands: Sequence[fx.Node] = ()) -> Callable[..., Any]:
+    """The function that a contraction of these operands calls in its canonical form."""
+    plain = options == REAL and not any(is_pattern(operand) for operand in operands)
+    target: Callable[..., Any] = _TORCH_EINSUM if plain else einfx_einsum
     return target
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from .legality import same_floating_dtype
-from .nodes import value_of
+from .nodes import is_pattern, value_of
 from .options import Options
 
 __all__ = ["why_not_combine", "why_not_regroup"]
@@ -27,7 +27,7 @@ def why_not_regroup(options: Options, operands: Iterable[fx.Node]) -> str | None
 
     Args:
         options: those of the contraction.
-        operands: the nodes whose values it takes.
+        operands: the nodes whose values it takes; index patterns among them fit any tensors.
 
     Example:
         >>> graph = fx.Graph()
@@ -36,7 +36,7 @@ def why_not_regroup(options: Options, operands: Iterable[fx.Node]) -> str | None
     """
     if (reason := why_not_combine(options)) is not None:
         return reason
-    nodes = list(operands)
+    nodes = [operand for operand in operands if not is_pattern(operand)]
     name = options.semiring.name
     values = [value_of(node) for node in nodes]
     known = {(value.dtype, value.device) for value in values if value is not None}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import fx
 
-from .estimate import LOWERED, Estimate, contraction_flops
+from .estimate import LOWERED, Estimate, flops_of
 from .nodes import Contraction, value_of
 from .rewrite import PassResult
 from .spellings import read_with_bias
@@ -196,7 +196,7 @@ def contraction_rows(graph: fx.Graph) -> tuple[ContractionRow, ...]:
         values = [value_of(operand) for operand in contraction.operands]
         known = tuple(value.shape for value in values if value is not None)
         complete = len(known) == len(values)
-        flops = contraction_flops(contraction.equation, known) if complete else None
+        flops = flops_of(contraction)
         rows.append(
             ContractionRow(
                 node.name,

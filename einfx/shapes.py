@@ -23,7 +23,8 @@ from .errors import EinfxError, OperandError
 from .folding import attribute
 from .kernels.results import Dense, result_of
 from .legality import FRESH, Effects, function_name, is_known_function, writes_in_place
-from .nodes import VALUE, Value, as_contraction, forget_value, in_any_order, is_einsum
+from .nodes import VALUE, Value, as_contraction, forget_value, in_any_order, is_einsum, is_pattern
+from .pattern import IndexPattern
 from .sources import source_line
 
 __all__ = ["propagate"]
@@ -178,7 +179,7 @@ def _is_plain(node: fx.Node) -> bool:
         return True
     if node.op == "call_module" or not is_known_function(node) or node.kwargs.get("out") is not None:
         return False
-    if is_einsum(node) or node.target is operator.getitem:
+    if is_einsum(node) or is_pattern(node) or node.target is operator.getitem:
         return True
     name = function_name(node)
     if name in _FACTORIES and node.op == "call_function":
@@ -237,6 +238,8 @@ class _MetaInterpreter(_BoundInterpreter):
         """The result of an einsum that multiplies two operands and sums nothing: torch.mul lays it out."""
         contraction = as_contraction(node)
         if contraction is None or len(contraction.operands) != 2 or contraction.equation.summed:
+            return None
+        if contraction.has_patterns:
             return None
         operands = [self.env[x] for x in contraction.operands]
         inputs, output = contraction.equation.inputs, contraction.equation.output
@@ -399,7 +402,7 @@ def _check_sizes(node: fx.Node, environment: dict[fx.Node, Any]) -> None:
     contraction = as_contraction(node)
     if contraction is not None:
         values = [environment.get(operand) for operand in contraction.operands]
-        shapes = [value.shape for value in values if isinstance(value, torch.Tensor)]
+        shapes = [value.shape for value in values if isinstance(value, torch.Tensor | IndexPattern)]
         if len(shapes) == len(values):
             try:
                 contraction.equation.sizes(shapes)

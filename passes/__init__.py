@@ -12,6 +12,7 @@ from .fold_scalars import FoldScalars
 from .fuse_einsums import FuseEinsums
 from .jitable import Jitable
 from .lower_kernels import LowerKernels
+from .lower_patterns import LowerPatterns
 from .normalize_einsums import NormalizeEinsums
 from .place_scalars import PlaceScalars
 from .remove_unused import RemoveUnused
@@ -28,6 +29,7 @@ __all__ = [
     "FuseEinsums",
     "Jitable",
     "LowerKernels",
+    "LowerPatterns",
     "NormalizeEinsums",
     "PlaceScalars",
     "RemoveUnused",
@@ -48,6 +50,7 @@ DEFAULT: tuple[Pass, ...] = (
     FoldConstants(),  # steps of a path that join constants alone
     ShareContractions(),  # equal steps of different paths
     PlaceScalars(),  # the factor goes to the smallest tensor, which only the path shows
+    LowerPatterns(),  # native convolutions, whose reshapes are no contractions
     LowerKernels(),  # last: what it writes is no longer read as a contraction
 )
 """What :func:`einfx.optimize` applies, in this order."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import fx
 
+from ..equation import Equation
 from ..folding import is_constant
-from ..legality import Effects
+from ..legality import Effects, same_floating_dtype
+from ..networks import plan_of
 from ..nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
+from ..options import Options
 from ..planning import Plan, plan
 from ..regrouping import why_not_regroup
 from ..rewrite import Pass, decline
@@ -23,6 +27,8 @@ class ChoosePaths(Pass):
 
     One over the log semiring stays whole where ``einfx.einsum`` contracts its exponentials at once, along the
     same path, unless some of its operands are constant.
+
+    Index patterns go along with the step in which they are part of a convolution.
 
     Over another semiring than the real one a step may have more than two operands, where none of its
     intermediates would be smaller. The result of a step is a logarithm over ``log``, whatever its operands.
@@ -59,10 +65,13 @@ class ChoosePaths(Pass):
         rewrites = 0
         for node in list(graph.nodes):
             contraction = as_contraction(node)
-            if contraction is None or len(contraction.operands) < 3:
+            if contraction is None or len(contraction.operands) < 3 or len(contraction.tensors) < 2:
                 continue
             if not written.isdisjoint(contraction.operands):
                 decline(node, "something writes to its operands, which autograd may have saved")
+                continue
+            if contraction.has_patterns:
+                rewrites += self._split(graph, node, contraction)
                 continue
             chosen = self._plan(graph_module, node, contraction)
             if chosen is None or len(chosen.steps) < 2:
@@ -70,10 +79,24 @@ class ChoosePaths(Pass):
             if self.optimize == "auto" and self._is_at_once(graph_module, contraction, chosen):
                 decline(node, "it is computed along its path without a logarithm for every step")
                 continue
-            node.replace_all_uses_with(_write(graph, node, contraction, chosen))
+            steps = [(step.operands, step.equation, chosen.step_options(step)) for step in chosen.steps]
+            node.replace_all_uses_with(_write(graph, node, contraction, steps))
             graph.erase_node(node)
             rewrites += 1
         return rewrites
+
+    def _split(self, graph: fx.Graph, node: fx.Node, contraction: Contraction) -> int:
+        """Replace a contraction with index patterns by the steps of its plan."""
+        if not same_floating_dtype(contraction.tensors):
+            decline(node, "its tensors aren't all known to be of one floating dtype on one device")
+            return 0
+        chosen = plan_of(contraction)
+        if chosen is None or len(chosen.steps) < 2:
+            return 0
+        steps = [(step.operands, step.network.equation, contraction.options) for step in chosen.steps]
+        node.replace_all_uses_with(_write(graph, node, contraction, steps))
+        graph.erase_node(node)
+        return 1
 
     def _plan(self, graph_module: fx.GraphModule, node: fx.Node, contraction: Contraction) -> Plan | None:
         values = [value_of(operand) for operand in contraction.operands]
@@ -110,12 +133,15 @@ def _names(dtypes: set[torch.dtype]) -> str:
     return ", ".join(sorted(str(dtype) for dtype in dtypes))
 
 
-def _write(graph: fx.Graph, node: fx.Node, contraction: Contraction, chosen: Plan) -> fx.Node:
+_Steps = Sequence[tuple[tuple[int, ...], Equation, Options]]
+"""For each step the numbers of what it reads, what it computes, and over what."""
+
+
+def _write(graph: fx.Graph, node: fx.Node, contraction: Contraction, steps: _Steps) -> fx.Node:
     values = list(contraction.operands)
     with graph.inserting_before(node):
-        for step in chosen.steps:
-            operands = [values[x] for x in step.operands]
-            new = insert_contraction(graph, step.equation, operands, chosen.step_options(step))
+        for numbers, equation, options in steps:
+            new = insert_contraction(graph, equation, [values[x] for x in numbers], options)
             for key in ("stack_trace", "nn_module_stack", "source_fn_stack"):
                 if key in node.meta:
                     new.meta[key] = node.meta[key]

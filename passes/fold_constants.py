@@ -9,7 +9,7 @@ from torch import fx
 
 from ..folding import FoldedConstant, is_constant
 from ..legality import Effects, function_name, is_known_function
-from ..nodes import inherit, value_of
+from ..nodes import inherit, is_pattern, value_of
 from ..rewrite import Pass, decline
 from ..spellings import read
 
@@ -65,6 +65,8 @@ class FoldConstants(Pass):
             return 0
         effects = Effects.of(graph, graph_module)
         constant = {node for node in constant if not effects.is_mutated(node)}
+        # A pattern never changes either; it stays symbolic, and is no value to keep.
+        constant |= {node for node in graph.nodes if is_pattern(node) and not node.all_input_nodes}
         computed = []
         for node in graph.nodes:
             if node.all_input_nodes and all(x in constant for x in node.all_input_nodes) and _is_pure(node):
@@ -111,7 +113,7 @@ def _computes(node: fx.Node) -> bool:
     contraction = read(node)
     if contraction is not None and contraction.arranges:
         return _computes(contraction.operands[0])
-    if node.op == "get_attr":
+    if node.op == "get_attr" or is_pattern(node):
         return False
     if function_name(node) in _RESHAPES:
         return any(_computes(x) for x in node.all_input_nodes)

@@ -10,6 +10,7 @@ from torch import fx
 
 from ..equation import LETTERS, Equation
 from ..legality import Effects, is_layout_free, use_count
+from ..networks import plan_of
 from ..nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
 from ..options import Options
 from ..planning import plan
@@ -24,7 +25,8 @@ class FuseEinsums(Pass):
 
     The contraction path of the whole is then free. Only contractions over the same semiring, with the same
     options, meet; what only reorders dimensions goes into any. A producer with several users is put into
-    all of them only where the plans predict that computing it again is faster than keeping it.
+    all of them only where the plans predict that computing it again is faster than keeping it; a contraction
+    with index patterns meets another one only where the whole is predicted to be clearly faster.
 
     Args:
         assume_same_dtype: fuse where the dtypes aren't known, taking all operands to be of one. Without
@@ -66,6 +68,8 @@ class FuseEinsums(Pass):
             if not users or len(users) < len(node.users):
                 continue
             if not self._may_fuse(effects, node, producer, users):
+                continue
+            if _meets_patterns(producer, users) and not _together_is_faster(producer, node, users):
                 continue
             if use_count(node) > 1 and not _recomputing_is_faster(producer, node, users):
                 continue
@@ -135,7 +139,10 @@ def _why_not_inside(effects: Effects, node: fx.Node, producer: Contraction, user
     whole = _substituted(consumer, node, producer)
     if consumer.options.is_plain and not whole.options.is_plain and not is_layout_free(user):
         return f"somebody may see the strides of {user}, a view of it"
-    if len(whole.operands) == 1 and not whole.equation.summed and not whole.arranges:
+    alone = len(whole.tensors) == 1 and not (producer.arranges or consumer.arranges)
+    if (whole.has_patterns and alone) or (
+        len(whole.operands) == 1 and not whole.equation.summed and not whole.arranges
+    ):
         return f"fused with {user} it could share the memory of its operand"
     if _takes_diagonal(consumer, node, producer):
         return f"{user} takes a diagonal of it, and its operands may broadcast there"
@@ -186,6 +193,36 @@ def _inline(graph: fx.Graph, effects: Effects, user: fx.Node, node: fx.Node, pro
     graph.erase_node(user)
 
 
+def _meets_patterns(producer: Contraction, users: list[fx.Node]) -> bool:
+    """Whether a convolution would become part of something else than a reordering of dimensions."""
+    consumers = [_contraction(user) for user in users]
+    if producer.arranges or all(consumer.arranges for consumer in consumers):
+        return False
+    return producer.has_patterns or any(consumer.has_patterns for consumer in consumers)
+
+
+_CLEARLY = 0.9
+"""Convolutions are fused where the whole is predicted to take less than this part of the time apart."""
+
+
+def _together_is_faster(producer: Contraction, node: fx.Node, users: list[fx.Node]) -> bool:
+    apart = [_seconds(producer), *(_seconds(_contraction(user)) for user in users)]
+    together = [_seconds(_substituted(_contraction(user), node, producer)) for user in users]
+    known = [seconds for seconds in apart + together if seconds is not None]
+    if len(known) < len(apart) + len(together):
+        decline(node, "what it costs beside a convolution isn't known")
+        return False
+    before, after = sum(known[: len(apart)]), sum(known[len(apart) :])
+    if after < _CLEARLY * before:
+        return True
+    decline(
+        node,
+        f"fused with a convolution it is predicted to take {after * 1e6:.3g} us, "
+        f"and {before * 1e6:.3g} us apart",
+    )
+    return False
+
+
 _WORTH_PLANNING = 50e-6
 """Seconds of computation below which another plan can't save what it costs to look for it."""
 
@@ -213,6 +250,9 @@ def _seconds(contraction: Contraction) -> float | None:
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return None
+    if contraction.has_patterns:
+        planned = plan_of(contraction)
+        return None if planned is None else planned.seconds
     equation: Equation = contraction.equation
     shapes = [value.shape for value in known]
     options = contraction.options

@@ -31,8 +31,9 @@ class LowerKernels(Pass):
     """Replace each einsum of one or two operands by the kernel predicted to be fastest for its shapes.
 
     What is written is right for every size: where a kernel needs equal sizes, it checks them and
-    broadcasts otherwise. Einsums over other semirings stay calls of ``einfx.einsum``, which has their kernels
-    and gives a contiguous result. A result whose strides somebody may see keeps those of the einsum.
+    broadcasts otherwise. Einsums over other semirings, or with index patterns, stay calls of
+    ``einfx.einsum``, which has their kernels. A result whose strides somebody may see keeps those of the
+    einsum.
 
     Example:
         >>> import torch
@@ -56,7 +57,7 @@ class LowerKernels(Pass):
         rewrites = 0
         for node in list(graph.nodes):
             contraction = as_contraction(node)
-            if contraction is None or not contraction.options.is_plain:
+            if contraction is None or not contraction.options.is_plain or contraction.has_patterns:
                 continue
             if not same_floating_dtype(contraction.operands):
                 decline(node, "its operands aren't all known to be of one floating dtype on one device")

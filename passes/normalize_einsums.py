@@ -15,9 +15,10 @@ from ..rewrite import Pass, decline
 class NormalizeEinsums(Pass):
     """Write einsums as ``torch.functional.einsum(equation, *operands)``, whatever the style of the call.
 
-    Those over another semiring, or with a limit, become ``einfx.contract.einsum(equation, *operands,
-    **options)``, without options that say what is so anyway. The equation gets an explicit output and
-    letters in the order of their first appearance; ellipses are written out where the ranks are known.
+    Those over another semiring, with a limit or with index patterns among their operands become
+    ``einfx.contract.einsum(equation, *operands, **options)``, without options that say what is so anyway. The
+    equation gets an explicit output and letters in the order of their first appearance; ellipses are written
+    out where the ranks are known.
 
     Example:
         >>> import torch
@@ -48,7 +49,7 @@ class NormalizeEinsums(Pass):
                 decline(node, f"torch has letters for 52 labels, and it has {len(equation.labels)}")
                 continue
             target, arguments, keywords = (
-                canonical_target(options),
+                canonical_target(options, operands),
                 (str(equation), *operands),
                 options.keywords(),
             )

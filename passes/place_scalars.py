@@ -105,7 +105,7 @@ def _smallest(effects: Effects, node: fx.Node, scaled: Scaled | Shifted) -> tupl
             continue
         if not same_floating_dtype([*contraction.operands, node]):
             continue
-        for operand in contraction.operands:
+        for operand in contraction.tensors:
             if why_not_through(scaled.scale, contraction, operand) is not None:
                 continue
             if _elements(operand) < best and contraction.operands.count(operand) == 1:

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import fx
 
 from ..legality import FRESH, function_name, is_known_function, may_write
+from ..nodes import is_pattern
 from ..rewrite import Pass
 from ..spellings import read
 
@@ -53,7 +54,7 @@ class RemoveUnused(Pass):
 
 
 def _only_computes(node: fx.Node) -> bool:
-    if node.op == "get_attr":
+    if node.op == "get_attr" or is_pattern(node):
         return True
     if node.op not in ("call_function", "call_method") or not is_known_function(node) or may_write(node):
         return False

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import fx
 
 from ..equation import Equation
 from ..legality import Effects
-from ..nodes import Contraction
+from ..nodes import Contraction, erase_unused_patterns, is_pattern, number_of
 from ..regrouping import why_not_regroup
 from ..rewrite import Pass, decline
 from ..spellings import read
@@ -20,8 +20,8 @@ from ..spellings import read
 class ShareContractions(Pass):
     """Compute a contraction once where a graph has it several times, its operands in any order.
 
-    They have to be over one semiring, with the same options. Values that the caller gets, or that something
-    writes to, stay apart.
+    They have to be over one semiring, with the same options; equal index patterns are one. Values that the
+    caller gets, or that something writes to, stay apart.
 
     Example:
         >>> import torch
@@ -52,6 +52,8 @@ class ShareContractions(Pass):
         for node in list(graph.nodes):
             if node.op == "get_attr":
                 same[node] = ("attribute", node.target)
+            elif is_pattern(node) or number_of(node) is not None:
+                same[node] = _call_key(node, same)
             contraction = read(node)
             if contraction is None:
                 continue
@@ -65,7 +67,19 @@ class ShareContractions(Pass):
                 rewrites += 1
             else:
                 first[key] = node
+        erase_unused_patterns(graph)
         return rewrites
+
+
+def _call_key(node: fx.Node, same: dict[fx.Node, Hashable]) -> Hashable:
+    """What says that two patterns, or two sizes, are equal."""
+
+    def key(argument: Any) -> Hashable:
+        if isinstance(argument, list | tuple):
+            return tuple(key(x) for x in argument)
+        return same.get(argument, argument) if isinstance(argument, fx.Node) else argument
+
+    return node.op, node.target, key(node.args), key(sorted(node.kwargs.items()))
 
 
 def _key(contraction: Contraction, same: dict[fx.Node, Hashable]) -> Hashable:

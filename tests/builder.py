@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
 
-from tests.program import BATCH, OPERATOR, ORACLE, Program, TensorSpec
+from tests.program import BATCH, OPERATOR, ORACLE, Program, TensorSpec, tensor
 
 __all__ = ["Builder", "Operation"]
 
@@ -63,6 +63,7 @@ class Builder:
             "math": math,
             "operator": OPERATOR,
             "einfx": ORACLE,
+            "tensor": tensor,
             "self": self.model,
             **{name: value for name, value in self.values.items() if "." not in name},
         }

@@ -186,6 +186,10 @@ def assert_equivalent(
     if expected.error is not None or expected.overflows:
         return False
     got = observe(candidate, arguments[1], gradients=gradients)
+    if "IndexPattern" in program.source:
+        # Windows of a tensor may be a view of it, where a contraction with zeros and ones is none.
+        alone = observe(program.model(), _arguments(program, batch, ones, share))
+        expected.aliases = alone.aliases
     if got.error is not None and "einfx.einsum" in program.source:
         # einfx.einsum saves other values for the backward pass, which the program may overwrite.
         alone = observe(program.model(), _arguments(program, batch, ones, share), gradients=gradients)

@@ -99,7 +99,13 @@ OPERATOR = types.SimpleNamespace(
     **{name: _recorded(getattr(operator, name)) for name in ("setitem", "imul", "iadd", "isub", "itruediv")},
     **{name: getattr(operator, name) for name in ("mul", "truediv", "neg", "matmul", "add", "sub")},
 )
-ORACLE = types.SimpleNamespace(einsum=judge)
+
+
+def _dense_pattern(*numbers: Any) -> torch.Tensor:
+    return einfx.IndexPattern(*numbers).tensor(torch.float64)
+
+
+ORACLE = types.SimpleNamespace(einsum=judge, IndexPattern=_dense_pattern)
 """What stands for einfx where a program is to run on torch alone."""
 
 _count = itertools.count()

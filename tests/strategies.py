@@ -24,6 +24,7 @@ from tests.operations import (
     transpose,
     view,
 )
+from tests.pattern_operations import convolution, patterned
 from tests.program import Program
 
 __all__ = ["FLAVOURS", "Flavour", "programs"]
@@ -46,6 +47,9 @@ FLAVOURS = {
     "views": Flavour(CONTRACT * 2 + SCALE + ARRANGE * 5 + SMOOTH),
     "mutations": Flavour(CONTRACT * 2 + SCALE * 2 + ARRANGE * 2 + SMOOTH + MUTATE * 8),
     "dtypes": Flavour(CONTRACT * 2 + SCALE * 2 + ARRANGE + SMOOTH + (cast,), MIXED),
+    "patterns": Flavour(
+        (convolution,) * 8 + (patterned,) * 2 + CONTRACT + SCALE * 2 + ARRANGE + SMOOTH, lines=(2, 7)
+    ),
     "complex": Flavour(CONTRACT * 2 + SCALE * 2 + ARRANGE + SMOOTH, (torch.complex128, torch.float64)),
 }
 _ROUNDS = (divide,)
