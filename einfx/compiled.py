@@ -20,12 +20,24 @@ from .options import Options
 from .semiring import get
 from .semiring_dispatch import contract_over
 
-__all__ = ["contract", "contract_semiring"]
+__all__ = [
+    "OPTIONS",
+    "contract",
+    "contract_semiring",
+    "optimize_text",
+    "option_words",
+    "read_optimize",
+    "read_options",
+    "text_of",
+]
 
-_SCHEMA = (
-    "(str equation, Tensor[] operands, str optimize, str semiring, int[] linear_operands, "
-    "bool? zero_annihilates, str grad_of_neg_inf, int? block_size, str? memory_limit)"
+OPTIONS = (
+    "str semiring, int[] linear_operands, bool? zero_annihilates, str grad_of_neg_inf, int? block_size, "
+    "str? memory_limit"
 )
+"""The part of an operator's schema that :func:`read_options` reads."""
+
+_SCHEMA = f"(str equation, Tensor[] operands, str optimize, {OPTIONS})"
 _LIBRARY = torch.library.Library("einfx", "FRAGMENT")
 _LIBRARY.define("einsum(str equation, Tensor[] operands, str optimize) -> Tensor")
 _LIBRARY.define(f"contract{_SCHEMA} -> Tensor")
@@ -44,7 +56,7 @@ def contract(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Tensor:
         PlanError: another ``optimize``.
     """
     return torch.ops.einfx.einsum(  # type: ignore[no-any-return]
-        _text_of(token), list(tensors), _optimize_text(optimize)
+        text_of(token), list(tensors), optimize_text(optimize)
     )
 
 
@@ -66,29 +78,50 @@ def contract_semiring(
         PlanError: an ``optimize`` that is neither a name nor a path.
         UsageError: a semiring that isn't registered, by whose name compiled code could find it.
     """
+    operator = torch.ops.einfx.contract_argmax if return_argmax else torch.ops.einfx.contract
+    return operator(
+        text_of(token),
+        list(tensors),
+        optimize_text(optimize),
+        *option_words(semiring, linear_operands, zero_annihilates, grad_of_neg_inf, block_size, memory_limit),
+    )
+
+
+def option_words(
+    semiring: Any,
+    linear_operands: Sequence[int],
+    zero_annihilates: bool | None,
+    grad_of_neg_inf: Any,
+    block_size: int | None,
+    memory_limit: Any,
+) -> tuple[Any, ...]:
+    """Keywords of :func:`einfx.einsum` as the arguments of an operator.
+
+    Raises:
+        UsageError: a semiring that isn't registered, by whose name compiled code could find it.
+    """
     if not isinstance(semiring, str):
         if get(semiring.name) is not semiring:
             raise UsageError("in a compiled function a semiring is found by its name; register it first")
         semiring = semiring.name
-    operator = torch.ops.einfx.contract_argmax if return_argmax else torch.ops.einfx.contract
-    return operator(
-        _text_of(token),
-        list(tensors),
-        _optimize_text(optimize),
+    limit = None if memory_limit is None else str(memory_limit)
+    return (
         semiring,
         list(linear_operands),
         zero_annihilates,
         str(grad_of_neg_inf),
         block_size,
-        None if memory_limit is None else str(memory_limit),
+        limit,
     )
 
 
-def _text_of(token: Any) -> str:
+def text_of(token: Any) -> str:
+    """The equation that a token stands for, as text."""
     return token if isinstance(token, str) else _text(*token)
 
 
-def _optimize_text(optimize: Any) -> str:
+def optimize_text(optimize: Any) -> str:
+    """A strategy's name, or a path, as text; raises PlanError for anything else."""
     if not isinstance(optimize, (str, list, tuple)):
         raise PlanError(f"in a compiled function optimize is a name or a path, not {optimize!r}")
     return optimize if isinstance(optimize, str) else str(tuple([tuple(x) for x in optimize]))
@@ -103,15 +136,16 @@ def _text(sublists: Sequence[Sequence[Any]], output: Sequence[Any] | None) -> st
     return text if output is None else text + "->" + "".join([letter[x] for x in output])
 
 
-def _order(optimize: str) -> Any:
+def read_optimize(optimize: str) -> Any:
+    """What :func:`optimize_text` wrote."""
     return optimize if optimize.replace("-", "").isalnum() else ast.literal_eval(optimize)
 
 
 def _einsum(equation: str, operands: Sequence[Tensor], optimize: str) -> Tensor:
-    return dispatch.contract(equation, tuple(operands), _order(optimize))
+    return dispatch.contract(equation, tuple(operands), read_optimize(optimize))
 
 
-def _options(
+def read_options(
     semiring: str,
     linear_operands: Sequence[int],
     zero_annihilates: bool | None,
@@ -119,6 +153,7 @@ def _options(
     block_size: int | None,
     memory_limit: str | None,
 ) -> Options:
+    """What :func:`option_words` wrote."""
     return Options.read(
         semiring,
         linear_operands=tuple(linear_operands),
@@ -130,7 +165,7 @@ def _options(
 
 
 def _contract(equation: str, operands: Sequence[Tensor], optimize: str, *options: Any) -> Tensor:
-    result: Tensor = contract_over(equation, operands, _order(optimize), _options(*options))
+    result: Tensor = contract_over(equation, operands, read_optimize(optimize), read_options(*options))
     return result
 
 
@@ -138,7 +173,7 @@ def _contract_argmax(
     equation: str, operands: Sequence[Tensor], optimize: str, *options: Any
 ) -> tuple[Tensor, Tensor]:
     result: tuple[Tensor, Tensor] = contract_over(
-        equation, operands, _order(optimize), _options(*options), return_argmax=True
+        equation, operands, read_optimize(optimize), read_options(*options), return_argmax=True
     )
     return result
 
