@@ -68,6 +68,8 @@ def contract(
 
 
 def _contract(token: Any, operands: Sequence[Any], optimize: Any, memory_limit: int | None) -> Tensor:
+    if torch._C._get_tracing_state() is not None:
+        return contract_symbolic(token, operands, optimize, memory_limit)
     try:
         key: Any = tuple([x if type(x) is IndexPattern else (x.shape, x.dtype, x.device) for x in operands])
         names = [id(x) for x in operands]
