@@ -36,6 +36,7 @@ __all__ = [
     "Number",
     "Ones",
     "Operation",
+    "Pool",
     "Scale",
     "SumWindows",
     "WindowMoment",
@@ -177,6 +178,40 @@ class SumWindows(Operation):
         summed = sum_windows(flat, self.patterns).reshape(*lead, *[p.kernel_size for p in self.patterns])
         order = [*rest, *self.dims]
         return summed.permute([order.index(dim) for dim in range(x.ndim)])
+
+
+@dataclass(frozen=True)
+class Pool(Operation):
+    """Windows summed over their kernel; the outputs take the place of the dimension.
+
+    Args:
+        source: the register.
+        dims: the dimensions through which windows slide.
+        patterns: the pattern of each of these.
+    """
+
+    source: int
+    dims: tuple[int, ...]
+    patterns: tuple[IndexPattern, ...]
+
+    def run(self, registers: Sequence[Tensor], like: Tensor) -> Tensor:
+        """The register that it makes."""
+        x = registers[self.source]
+        for dim, pattern in zip(self.dims, self.patterns, strict=True):
+            parts = [part for part in pattern.slices() if part.length]
+            # Few long slices are added; of many short ones the sum is that of windows over their positions.
+            if (
+                all(part.length == pattern.output_size for part in parts)
+                and 0 < len(parts) <= pattern.output_size
+            ):
+                before = (slice(None),) * dim
+                total = x[(*before, parts[0].inputs)]
+                for part in parts[1:]:
+                    total = total + x[(*before, part.inputs)]
+                x = total
+            else:
+                x = sum_along(x, dim, pattern.swapped())
+        return x
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from ..errors import PlanError
 from ..machine import item_bytes
 from ..pattern import IndexPattern
 from ..plans import size_text
+from .composition import composed
 from .network import Constant, Network, Operand
 from .steps import ConvStep, Lowering, lowerings
 from .views import View
@@ -38,7 +39,7 @@ class ConvPlan:
     """A contraction with patterns as steps, with what they are predicted to cost.
 
     Args:
-        network: what is planned.
+        network: what is planned: that of the caller, or one of the same result with other patterns.
         dtype: of its tensors.
         device: where it is computed, as text.
         steps: what to compute, in this order: operands are numbered 0 to n-1, patterns among them, and step i
@@ -161,10 +162,12 @@ def plan_network(
 
 @lru_cache(maxsize=4096)
 def _planned(network: Network, dtype: torch.dtype, device: str, optimize: Any, threads: int) -> ConvPlan:
-    search = _Search(network, dtype, device)
-    if optimize == "auto":
-        return min(search.plans(), key=lambda plan: plan.seconds)
-    return search.along(optimize)
+    if optimize != "auto":
+        return _Search(network, dtype, device).along(optimize)
+    longer = composed(network)
+    forms = (network,) if longer is None else (network, longer)
+    plans = [plan for form in forms for plan in _Search(form, dtype, device).plans()]
+    return min(plans, key=lambda plan: plan.seconds)
 
 
 @dataclass(frozen=True)
@@ -206,10 +209,11 @@ class _Search:
         """The plans to choose from."""
         everything = tuple(range(len(self.network.operands)))
         yield self.plan(self.made(everything, self.output))
-        if len(self.tensors) < 3:
+        if len(self.tensors) == 0 or (len(self.tensors) == 1 and len(self.patterns) < 2):
             return
         tree = self.exhaustive() if len(self.tensors) <= EXHAUSTIVE else self.greedy()
-        yield self.plan(tree)
+        if tree is not None and len(tree.parts) < len(everything):
+            yield self.plan(tree)
 
     def along(self, path: Path) -> ConvPlan:
         """The plan of a path over all operands."""
@@ -275,65 +279,98 @@ class _Search:
     def absorbed(self, tensors: frozenset[int]) -> frozenset[int]:
         """The patterns that go along once some tensors have met."""
         known = self._absorbed.get(tensors)
-        if known is not None:
-            return known
-        if len(tensors) == len(self.tensors):
-            found = frozenset((*self.patterns, *self.numbers))
-            self._absorbed[tensors] = found
-            return found
-        taken: set[int] = set()
-        changed = True
-        while changed:
-            changed = False
+        if known is None:
+            known = self._absorbed[tensors] = frozenset().union(*self.layers(tensors, frozenset()))
+        return known
+
+    def layers(self, tensors: frozenset[int], taken: frozenset[int]) -> list[frozenset[int]]:
+        """The patterns that go along with some tensors: at once, then those that these make ready, and so on.
+
+        Args:
+            tensors: what has met.
+            taken: the patterns that are gone already.
+        """
+        found: list[frozenset[int]] = []
+        while True:
             labels = {x for p in (*tensors, *taken) for x in self.inputs[p]}
-            for p in self.patterns:
-                if p in taken:
-                    continue
-                outside = {
-                    x for q in (*self.tensors, *self.patterns)
-                    if q != p and q not in tensors and q not in taken
-                    for x in self.inputs[q]
-                }.union(self.output)  # fmt: skip
-                closed = [x for x in self.inputs[p] if x in labels and x not in outside]
-                private = [x for x in self.inputs[p] if x not in labels and x not in outside]
-                summed = self.inputs[p][2] in closed and bool(private)
-                if len(closed) >= 2 or summed:
-                    taken.add(p)
-                    changed = True
-        self._absorbed[tensors] = frozenset(taken)
-        return self._absorbed[tensors]
+            layer = frozenset(
+                p for p in self.patterns if p not in taken and self.ready(p, tensors, taken, labels)
+            )
+            if not layer:
+                break
+            found.append(layer)
+            taken |= layer
+        if len(tensors) == len(self.tensors):
+            rest = frozenset((*self.patterns, *self.numbers)) - taken
+            found = [*found[:-1], found[-1] | rest] if found else [rest]
+        return [layer for layer in found if layer]
+
+    def ready(self, pattern: int, tensors: frozenset[int], taken: frozenset[int], labels: set[int]) -> bool:
+        """Whether nothing else meets two labels of a pattern, one of them at least being there."""
+        others = [p for p in (*self.tensors, *self.patterns) if p not in tensors and p not in taken]
+        outside = {x for p in others if p != pattern for x in self.inputs[p]}.union(self.output)
+        mine = self.inputs[pattern]
+        closed = [x for x in mine if x in labels and x not in outside]
+        private = [x for x in mine if x not in labels and x not in outside]
+        if len(closed) >= 2:
+            return True
+        if not closed or not private:
+            return False
+        # Only one side may take such a pattern: that with the input, or any where no tensor has the input.
+        read = mine[2]
+        return read in closed or not any(read in self.inputs[p] for p in self.tensors)
 
     def leaf(self, tensor: int) -> _Value | int:
         """A tensor, with the patterns that only it meets."""
-        mine = self.absorbed(frozenset((tensor,)))
-        if not mine:
-            return tensor
-        parts = (tensor, *sorted(mine))
-        return self.made(parts, self.kept(frozenset((tensor,)), parts))
+        alone = frozenset((tensor,))
+        if len(self.tensors) == 1:
+            return self.grown((tensor,), alone, frozenset(), self.layers(alone, frozenset()))
+        layers = self.layers(alone, frozenset())
+        return self.grown((tensor,), alone, frozenset(), layers) if layers else tensor
 
     def join(
         self, one: _Value | int, two: _Value | int, first: frozenset[int], second: frozenset[int]
-    ) -> _Value:
-        """Two values, with the patterns that go along."""
-        both = first | second
-        joining = self.absorbed(both) - self.absorbed(first) - self.absorbed(second)
+    ) -> _Value | None:
+        """Two values, with the patterns that go along; None where both sides have taken one."""
         if min(second) < min(first):
-            one, two = two, one
-        patterns = [p for p in sorted(joining) if p in self.patterns]
-        numbers = [p for p in sorted(joining) if p in self.numbers]
-        parts = (one, *patterns, two, *numbers)
-        return self.made(parts, self.kept(both, parts))
+            one, two, first, second = two, one, second, first
+        taken = self.absorbed(first) | self.absorbed(second)
+        if self.absorbed(first) & self.absorbed(second):
+            return None
+        layers = self.layers(first | second, taken)
+        together = self.grown((one, two), first | second, taken, [frozenset().union(*layers)])
+        if len(layers) < 2:
+            return together
+        return min(
+            together, self.grown((one, two), first | second, taken, layers), key=lambda value: value.seconds
+        )
 
-    def kept(self, tensors: frozenset[int], parts: tuple[_Value | int, ...]) -> tuple[int, ...]:
+    def grown(
+        self,
+        values: tuple[_Value | int, ...],
+        tensors: frozenset[int],
+        taken: frozenset[int],
+        layers: list[frozenset[int]],
+    ) -> _Value:
+        """What values come to with patterns, one step for each layer of these."""
+        made: _Value | None = None
+        for layer in layers or [frozenset()]:
+            patterns = [p for p in sorted(layer) if p in self.patterns]
+            numbers = [p for p in sorted(layer) if p in self.numbers]
+            parts = (values[0], *patterns, *values[1:], *numbers)
+            taken |= layer
+            made = self.made(parts, self.kept(tensors | taken, parts))
+            values = (made,)
+        assert made is not None
+        return made
+
+    def kept(self, inside: frozenset[int], parts: tuple[_Value | int, ...]) -> tuple[int, ...]:
         """The labels of a step's result: those of its largest operand, each in the place of what it was."""
-        if len(tensors) == len(self.tensors):
+        if len(inside) == len(self.network.operands):
             return self.output
-        inside = tensors | self.absorbed(tensors)
         needed = set(self.output).union(*(labels for p, labels in enumerate(self.inputs) if p not in inside))
         mine = dict.fromkeys(label for part in parts for label in self.labels(part) if label in needed)
-        values = [
-            part for part in parts if not (isinstance(part, int) and part in (*self.patterns, *self.numbers))
-        ]
+        values = [part for part in parts if isinstance(part, _Value) or part in self.tensors]
         sizes = [prod(self.network.sizes[x] for x in self.labels(part)) for part in values]
         largest = self.labels(values[max(range(len(values)), key=sizes.__getitem__)])
         becomes = {}
@@ -354,7 +391,7 @@ class _Search:
                 new = []
         return tuple(dict.fromkeys((*order, *mine)))
 
-    def exhaustive(self) -> _Value:
+    def exhaustive(self) -> _Value | None:
         """The best of all trees."""
         count = len(self.tensors)
         best: dict[int, _Value | int] = {1 << i: self.leaf(p) for i, p in enumerate(self.tensors)}
@@ -373,16 +410,16 @@ class _Search:
                     spent = _spent(best[part]) + _spent(best[rest])
                     if found is None or spent < found.seconds:
                         made = self.join(best[part], best[rest], names[part], names[rest])
-                        if found is None or made.seconds < found.seconds:
+                        if made is not None and (found is None or made.seconds < found.seconds):
                             found = made
                 part = (part - 1) & mask
             if found is not None:
                 best[mask] = found
-        whole = best[(1 << count) - 1]
-        assert isinstance(whole, _Value)
+        whole = best.get((1 << count) - 1)
+        assert not isinstance(whole, int)
         return whole
 
-    def greedy(self) -> _Value:
+    def greedy(self) -> _Value | None:
         """A good tree: what leaves the least behind for its time meets first."""
         values = [(frozenset((p,)), self.leaf(p)) for p in self.tensors]
         while len(values) > 1:
@@ -390,17 +427,17 @@ class _Search:
             for i in range(len(values)):
                 for j in range(i):
                     (first, one), (second, two) = values[j], values[i]
-                    if len(values) > 2 and not self.connected(first, second):
+                    if i > 1 and found is not None and not self.connected(first, second):
                         continue
                     made = self.join(one, two, first, second)
+                    if made is None:
+                        continue
                     grown = self.bytes(made) - self.bytes(one) - self.bytes(two)
                     score = made.seconds - _spent(one) - _spent(two) + grown / 5e9
                     if found is None or score < found[0]:
                         found = (score, j, i, made)
             if found is None:
-                j, i = 0, 1
-                (first, one), (second, two) = values[j], values[i]
-                found = (0.0, j, i, self.join(one, two, first, second))
+                return None
             _, j, i, made = found
             joined = values[j][0] | values[i][0]
             del values[i], values[j]

@@ -31,6 +31,7 @@ from .operations import (
     Number,
     Ones,
     Operation,
+    Pool,
     Scale,
     SumWindows,
     WindowMoment,
@@ -41,6 +42,9 @@ from .simplify import simplified
 from .views import View
 
 __all__ = ["WindowProgram", "window_programs"]
+
+GATHERED_SECONDS = (0.0, 1e-9, 15e-9)
+"""What an element of windows costs that are contracted as a view: alone, with another operand, with more."""
 
 FORMS: tuple[Form, ...] = ("view", "copy", "channels first")
 
@@ -106,6 +110,7 @@ class WindowProgram:
 _WORDS: dict[type[Operation], str] = {
     Windows: "windows",
     SumWindows: "sums of slices",
+    Pool: "sums of slices",
     WindowMoment: "windows + GEMM",
     Moment: "GEMM with itself",
     Fold: "fold",
@@ -283,9 +288,14 @@ class _Builder:
         self.patterns = [each for number, each in enumerate(self.patterns) if number not in gone]
         # Roles are those of the labels once all of these patterns are gone.
         for position in range(len(self.operands)):
-            sums = [each for each in ready if position in each[3] and each[4] != "none"]
-            if sums:
-                self._sum(position, [(p, labels, alone) for _, p, labels, _, alone in sums])
+            for over in ("output", "kernel"):
+                sums = [
+                    (p, labels)
+                    for _, p, labels, carriers, alone in ready
+                    if carriers == [position] and alone == over
+                ]
+                if sums:
+                    self._sum(position, sums, over)
         self._take_diagonals()
         seen = [(p, labels, carriers) for _, p, labels, carriers, alone in ready if alone == "none"]
         renamed = {
@@ -297,29 +307,26 @@ class _Builder:
                 self._slide(position, windows, renamed)
         return True
 
-    def _sum(self, position: int, sums: list[tuple[IndexPattern, tuple[int, int, int], str]]) -> None:
+    def _sum(self, position: int, sums: list[tuple[IndexPattern, tuple[int, int, int]]], over: str) -> None:
+        """Sum windows of an operand over their outputs, or over their kernel."""
         register, labels = self.operands[position]
         sums.sort(key=lambda each: labels.index(each[1][2]))
-        dims = tuple(labels.index(names[2]) for _, names, _ in sums)
-        patterns = tuple(p if alone == "output" else p.swapped() for p, _, alone in sums)
-        made = [names[0] if alone == "output" else names[1] for _, names, alone in sums]
-        shape = list(self.shapes[register])
-        labels = list(labels)
-        for dim, pattern, label in zip(dims, patterns, made, strict=True):
-            shape[dim], labels[dim] = pattern.kernel_size, label
-        cost = sum_cost(prod(self.shapes[register]), patterns, self.dtype, self.device)
-        whole = tuple(shape)
-        self.operands[position] = (
-            self._emit(
-                SumWindows(register, dims, patterns),
-                (register,),
-                whole,
-                contiguous_strides(whole),
-                cost,
-                self.item * prod(whole),
-            ),
-            labels,
-        )
+        dims = tuple(labels.index(names[2]) for _, names in sums)
+        patterns = tuple(pattern for pattern, _ in sums)
+        shape, labels = list(self.shapes[register]), list(labels)
+        for dim, (_, names) in zip(dims, sums, strict=True):
+            labels[dim] = names[0] if over == "output" else names[1]
+            shape[dim] = self.sizes[labels[dim]]
+        elements, whole = prod(self.shapes[register]), tuple(shape)
+        kind = SumWindows if over == "output" else Pool
+        patterns_ = patterns if over == "output" else tuple(pattern.swapped() for pattern in patterns)
+        cost = sum_cost(elements, patterns_, self.dtype, self.device)
+        if self._shares(register):
+            cost = cost._replace(seconds=cost.seconds + GATHERED_SECONDS[2] * elements)
+        written = self.item * prod(whole)
+        strides = contiguous_strides(whole)
+        made = self._emit(kind(register, dims, patterns), (register,), whole, strides, cost, written)
+        self.operands[position] = (made, labels)
 
     def _slide(
         self,
@@ -444,6 +451,9 @@ class _Builder:
         shapes = tuple(self.shapes[register] for register in registers)
         strides = tuple(self.strides[register] for register in registers)
         cost = contraction_cost(equation, shapes, strides, self.dtype, self.device)
+        gathered = sum(prod(self.shapes[r]) for r in registers if self._shares(r))
+        each = GATHERED_SECONDS[min(len(registers), 3) - 1]
+        cost = cost._replace(seconds=cost.seconds + each * gathered)
         shape = tuple(self.sizes[x] for x in output)
         view = len(registers) == 1 and not equation.summed
         written = 0 if view else self.item * prod(shape)
