@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from ...errors import OperandError
 from ...pattern import IndexPattern
 from ..checks import check_groups, check_rank, check_tensors
-from ..network import Network
+from ..network import Constant, Network
 from ..simplify import simplified
 from ..views import Split, View
 
@@ -96,8 +98,22 @@ def expression(made: Symbolic, **tensors: Tensor) -> Expression:
         tensors: by the names that errors call them.
 
     Raises:
-        OperandError: tensors of several dtypes.
+        OperandError: tensors of several dtypes, or of one that can't hold a number of the network.
     """
     if len(tensors) > 1:
         check_tensors(*tensors.items())
+    for operand in made[0].operands:
+        if isinstance(operand, Constant):
+            _check_scale(operand.value, next(iter(tensors.values())).dtype)
     return made[0].text, made[0].bind(tuple(tensors.values())), made[1]
+
+
+def _check_scale(value: float, dtype: torch.dtype) -> None:
+    """Raises OperandError where a scale of the network, as a tensor of its own, would be another number."""
+    if not (dtype.is_floating_point or dtype.is_complex):
+        raise OperandError(f"Kronecker factors of {dtype} aren't integers: convert input to a floating dtype")
+    if value < torch.finfo(dtype).tiny:
+        raise OperandError(
+            f"the scale of this factor, {value:.3g}, is too small for {dtype}: convert input to "
+            "torch.float32, or use the functional, which averages before it multiplies"
+        )
