@@ -111,7 +111,7 @@ class Layer:
 
 # He et al. 2016, "Deep residual learning for image recognition", 18 layers.
 _RESNET = (
-    Layer("resnet18 7x7/2", (3, 64), 224, 7, 8, stride=2, padding=3),
+    Layer("resnet18 7x7/2", (3, 64), 224, 7, 4, stride=2, padding=3),
     Layer("resnet18 3x3, 64", (64, 64), 56, 3, 8, padding=1),
     Layer("resnet18 3x3, 128", (128, 128), 28, 3, 8, padding=1),
     Layer("resnet18 3x3, 256", (256, 256), 14, 3, 8, padding=1),
@@ -122,10 +122,10 @@ _RESNET = (
 
 # Sandler et al. 2018, "MobileNetV2: inverted residuals and linear bottlenecks", the block of 24 channels.
 _MOBILENET = (
-    Layer("mobilenetv2 1x1 expand", (24, 144), 56, 1, 32),
+    Layer("mobilenetv2 1x1 expand", (24, 144), 56, 1, 16),
     Layer("mobilenetv2 depthwise 3x3", (144, 144), 56, 3, 16, padding=1, groups=144),
     Layer("mobilenetv2 depthwise 3x3/2", (144, 144), 56, 3, 16, stride=2, padding=1, groups=144),
-    Layer("mobilenetv2 1x1 project", (144, 24), 56, 1, 32),
+    Layer("mobilenetv2 1x1 project", (144, 24), 56, 1, 16),
 )
 
 # Liu et al. 2022, "A ConvNet for the 2020s", the tiny one.
