@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..rewrite import Pass
+from .capture_convolutions import CaptureConvolutions
 from .capture_matmuls import CaptureMatmuls
 from .capture_semirings import CaptureSemirings
 from .choose_paths import ChoosePaths
@@ -20,6 +21,8 @@ from .share_contractions import ShareContractions
 
 __all__ = [
     "DEFAULT",
+    "WITH_CONVOLUTIONS",
+    "CaptureConvolutions",
     "CaptureMatmuls",
     "CaptureSemirings",
     "ChoosePaths",
@@ -54,3 +57,6 @@ DEFAULT: tuple[Pass, ...] = (
     LowerKernels(),  # last: what it writes is no longer read as a contraction
 )
 """What :func:`einfx.optimize` applies, in this order."""
+
+WITH_CONVOLUTIONS: tuple[Pass, ...] = (CaptureConvolutions(), *DEFAULT)
+"""The same for models with convolutions, which join what stands beside them."""

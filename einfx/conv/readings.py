@@ -108,6 +108,7 @@ class Reading:
         result_steps: reshapes of the result.
         divisor: a number that the result is divided by.
         averaged: dimensions of the data by whose sizes the result is divided.
+        groups: in how many groups the channels of a convolution are split.
     """
 
     equation: Equation
@@ -121,6 +122,7 @@ class Reading:
     result_steps: tuple[Step, ...] = ()
     divisor: int = 1
     averaged: tuple[int, ...] = ()
+    groups: int = 1
 
 
 class Labels:
@@ -235,6 +237,7 @@ def _convolution(
         data_steps=data_steps,
         weight_steps=weight_steps,
         result_steps=result_steps,
+        groups=groups,
     )
 
 

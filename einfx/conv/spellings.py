@@ -26,7 +26,7 @@ from .native import conv_transposeNd, convNd
 from .parameters import per_dimension, per_dimension_padding
 from .readings import Reading, Window, averaged, convolution, folded, pooled, transposed, unfolded
 
-__all__ = ["read"]
+__all__ = ["is_plain", "native_call", "read"]
 
 Arguments = dict[str, Any]
 
@@ -116,7 +116,7 @@ def _read_module(node: fx.Node, owner: nn.Module) -> Reading | str | None:
     found = _MODULES.get(type(module))
     if found is None:
         return None
-    if not _is_plain(module):
+    if not is_plain(module):
         return "its module has hooks, or a method of its own"
     if len(node.args) != 1 or node.kwargs:
         return "it has arguments beside its input"
@@ -138,7 +138,23 @@ def _read_module(node: fx.Node, owner: nn.Module) -> Reading | str | None:
     return replace(reading, boundary=boundary)
 
 
-def _is_plain(module: nn.Module) -> bool:
+def native_call(module: nn.modules.conv._ConvNd) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The function that a module of torch calls, and its arguments behind input, weight and bias.
+
+    Example:
+        >>> function, numbers = native_call(nn.Conv1d(3, 4, 5, padding=2, padding_mode="reflect"))
+        >>> function is F.conv1d, numbers  # what reflects is added before
+        (True, ((1,), 0, (1,), 1))
+    """
+    n = len(module.kernel_size)
+    padding = module.padding if module.padding_mode == "zeros" else 0
+    if module.transposed:
+        numbers = module.stride, padding, module.output_padding, module.groups, module.dilation
+        return getattr(F, f"conv_transpose{n}d"), numbers
+    return getattr(F, f"conv{n}d"), (module.stride, padding, module.dilation, module.groups)
+
+
+def is_plain(module: nn.Module) -> bool:
     """Whether calling a module calls the forward method of its class, and nothing beside."""
     hooks = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
     return not any(getattr(module, name, None) for name in hooks) and "forward" not in module.__dict__

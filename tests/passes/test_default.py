@@ -58,9 +58,10 @@ def test_names_are_unique() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_every_pass_that_is_no_output_format_is_in_the_default() -> None:
-    used = {type(step).__name__ for step in passes.DEFAULT}
+def test_every_pass_that_is_no_output_format_is_in_the_default_or_on_request() -> None:
+    used = {type(step).__name__ for step in passes.WITH_CONVOLUTIONS}
     assert {only.__name__ for file in FILES for only in exported(file)} - used == {"Jitable"}
+    assert passes.WITH_CONVOLUTIONS[1:] == passes.DEFAULT
 
 
 def test_every_line_of_the_default_gives_its_reason() -> None:
