@@ -49,8 +49,8 @@ def index_pattern(
     """
     pattern = IndexPattern(input_size, kernel_size, stride, padding, dilation)
     tensor = pattern.tensor(dtype, device)
-    # With the version: a tensor that was written to since is looked at again. In inference mode nothing counts
-    # writes, so there its values say what a tensor is.
+    # With the version: a tensor that was written to since is looked at again. Nothing counts writes in
+    # inference mode, so there values say what a tensor is.
     if not tensor.is_inference():
         setattr(tensor, _REMEMBERED, (pattern, tensor._version))
     return tensor

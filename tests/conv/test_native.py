@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from einfx.conv.functional import unfoldNd
 from einfx.conv.native import conv_transposeNd, convNd
 from einfx.errors import OperandError
 from tests.conv.reference import close, conv
@@ -87,3 +88,37 @@ def test_transposed_convolutions_refuse_what_does_not_fit() -> None:
         conv_transposeNd(torch.ones(1, 2, 5), torch.ones(3, 2, 3))
     with pytest.raises(OperandError, match="output_padding=2 with stride=2"):
         conv_transposeNd(torch.ones(1, 3, 5), torch.ones(3, 2, 3), stride=2, output_padding=2)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5])
+def test_autocast_gives_the_dtype_that_it_asks_for(n: int) -> None:
+    x, weight, bias = torch.randn(2, 4, *(3,) * n), torch.randn(4, 4, *(2,) * n), torch.randn(4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        results = [
+            convNd(x, weight, bias),
+            convNd(x, weight, bias, padding=((1, 0),) * n),
+            conv_transposeNd(x, weight, bias),
+            conv_transposeNd(x, weight, bias, padding=((1, 0),) * n),
+            convNd(x.bfloat16(), weight, bias),
+        ]
+    for result in results:
+        assert result.dtype == torch.bfloat16
+    exact = convNd(x.double(), weight.double(), bias.double())
+    assert close(results[0].double(), exact, 4 * torch.finfo(torch.bfloat16).eps)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_margins_may_crop_more_than_the_input_has_where_they_add(n: int) -> None:
+    x, weight = torch.arange(4.0**n).reshape(1, 1, *(4,) * n), torch.ones(1, 1, *(2,) * n)
+    # Nothing is left of the input but zeros that were added on the other side.
+    for sides in ((-4, 3), (3, -4), (-6, 8), (-3, 1)):
+        padded = x
+        for dim in range(2, n + 2):
+            rows = [*padded.unbind(dim), torch.zeros_like(padded.select(dim, 0))]
+            met = [i if 0 <= i < 4 else 4 for i in range(-sides[0], 4 + sides[1])]
+            padded = torch.stack([rows[i] for i in met], dim)
+        expected = convNd(padded, weight)
+        assert torch.equal(convNd(x, weight, padding=(sides,) * n), expected)
+        assert torch.equal(unfoldNd(x, (2,) * n, padding=(sides,) * n), unfoldNd(padded, (2,) * n))
+        reduced = unfoldNd(x, (2,) * n, padding=(sides,) * n, reduce="sum")
+        assert torch.equal(reduced, unfoldNd(padded, (2,) * n, reduce="sum"))
