@@ -52,8 +52,8 @@ LOG = Extension(
 
 WINDOWS = Extension(
     "einfx.kernels._windows",
-    sources=["einfx/kernels/_windows.c"],
-    depends=["einfx/kernels/_windows.c"],
+    sources=["einfx/kernels/_windows.c", "einfx/kernels/_windows_add.c"],
+    depends=["einfx/kernels/_windows.c", "einfx/kernels/_windows_add.c"],
     extra_compile_args=["-O3", "-g0", "-std=gnu11"],
     optional=True,
 )

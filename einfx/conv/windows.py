@@ -1,8 +1,8 @@
 """Windows of a tensor in one copy, and their adjoint, windows added up where they came from.
 
-The copy is made by C code where there is some (:mod:`einfx.kernels.windows_native`), else by torch from a
-view of the tensor with its padding. Both are linear, each the gradient of the other, so they differentiate as
-often as anybody likes, under ``torch.func`` too.
+C code makes both where there is some (:mod:`einfx.kernels.windows_native`), else torch: a copy of a view of
+the tensor with its padding, and sums of slices. Both are linear, each the gradient of the other, so they
+differentiate as often as anybody likes, under ``torch.func`` too.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _copied(x: Tensor, patterns: Patterns, channels_first: bool) -> Tensor:
     x = x.resolve_conj().resolve_neg()
     # Windows of one element each in their order are the tensor itself, which torch copies in one piece.
     whole = not channels_first and all(pattern.identity for pattern in patterns)
-    if not whole and windows_native.takes(x):
+    if not whole and windows_native.takes(x, patterns):
         return windows_native.copy_windows(x, patterns, channels_first)
     view = window_view(x, patterns)
     if channels_first:
@@ -181,6 +181,8 @@ def _copied(x: Tensor, patterns: Patterns, channels_first: bool) -> Tensor:
 
 def _added(windows: Tensor, patterns: Patterns, channels_first: bool) -> Tensor:
     n = len(patterns)
+    if not composing() and windows_native.adds(windows, patterns):
+        return windows_native.add_windows(windows, patterns, channels_first)
     if channels_first:
         windows = windows.movedim(1 + n, 0)
     lead = windows.shape[:2]

@@ -1,7 +1,8 @@
-"""The optional C code that copies windows: whether it is there, and how it is called.
+"""The optional C code that copies windows and adds them up: whether it is there, and how it is called.
 
-It writes each window where it belongs, with zeros for padding, and never pads a copy of the input. Like the
-other extensions it is a plain shared library, loaded with ctypes.
+It writes each window where it belongs, with zeros for padding, and never pads a copy of the input; and it
+adds windows up row by row, reading each of them once. Like the other extensions it is a plain shared library,
+loaded with ctypes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ..pattern import IndexPattern
 from .log_native import _threads as threads_of_torch
 from .tropical_native import LEVELS
 
-__all__ = ["copy_windows", "describe", "takes"]
+__all__ = ["add_windows", "adds", "copy_windows", "describe", "takes"]
 
 Patterns = tuple[IndexPattern, ...]
 
@@ -38,13 +39,14 @@ def _library() -> ctypes.CDLL | None:
         if file.is_file():
             try:
                 library = ctypes.CDLL(str(file))
-                copy = library.einfx_windows_copy
+                copy, add = library.einfx_windows_copy, library.einfx_windows_add
             except (OSError, AttributeError):
                 # It can't be loaded here, or was built from another version.
                 return None
             pointer: Any = ctypes.c_void_p
-            copy.argtypes = [pointer] * 3 + [ctypes.c_int, ctypes.c_int, pointer]
-            copy.restype = ctypes.c_int
+            for function in (copy, add):
+                function.argtypes = [pointer] * 3 + [ctypes.c_int, ctypes.c_int, pointer]
+                function.restype = ctypes.c_int
             return library
     return None
 
@@ -60,13 +62,13 @@ def describe() -> str:
     return "not built" if library is None else f"C, {LEVELS[library.einfx_windows_level()]}"
 
 
-def takes(x: Tensor) -> bool:
-    """Whether the C code is there and can read a tensor, (batch, channels, *input_sizes).
+def takes(x: Tensor, patterns: Patterns) -> bool:
+    """Whether the C code is there and can copy windows of a tensor, (batch, channels, *input_sizes).
 
     It reads memory, so there must be some, and nobody may be recording what is computed.
 
     Example:
-        >>> takes(torch.ones(1, 1, 4, 4, device="meta"))
+        >>> takes(torch.ones(1, 1, 4, device="meta"), (IndexPattern(4, 2),))
         False
     """
     return (
@@ -74,7 +76,7 @@ def takes(x: Tensor) -> bool:
         and type(x) in (Tensor, Parameter)
         and x.device.type == "cpu"
         and x.layout == torch.strided
-        and 3 <= x.ndim <= MAX_DIMENSIONS + 2
+        and 1 <= len(patterns) <= MAX_DIMENSIONS
         and not x.is_conj()
         and not x.is_neg()
         and not x.is_quantized
@@ -83,6 +85,17 @@ def takes(x: Tensor) -> bool:
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._get_tracing_state()
     )
+
+
+def adds(windows: Tensor, patterns: Patterns) -> bool:
+    """Whether the C code is there and can add up windows, as :func:`copy_windows` returns them.
+
+    Example:
+        >>> adds(torch.ones(1, 1, 2, 3, dtype=torch.int64), (IndexPattern(4, 2),))
+        False
+    """
+    floats = windows.dtype in (torch.float32, torch.float64)
+    return floats and takes(windows, patterns) and windows.is_contiguous()
 
 
 def copy_windows(x: Tensor, patterns: Patterns, channels_first: bool = False) -> Tensor:
@@ -101,20 +114,62 @@ def copy_windows(x: Tensor, patterns: Patterns, channels_first: bool = False) ->
         MemoryError: there's no memory for some rows of the input.
 
     Example:
-        >>> x = torch.arange(4.0).reshape(1, 1, 4)
-        >>> if takes(x):
-        ...     windows = copy_windows(x, (IndexPattern(4, 2, stride=2, padding=1),))
+        >>> x, patterns = torch.arange(4.0).reshape(1, 1, 4), (IndexPattern(4, 2, stride=2, padding=1),)
+        >>> if takes(x, patterns):
+        ...     windows = copy_windows(x, patterns)
         ...     assert windows.tolist() == [[[[0.0, 1.0, 3.0], [0.0, 2.0, 0.0]]]]
     """
-    library = _library()
-    if library is None:
-        raise RuntimeError("einfx's C extension isn't built; reinstall einfx where there's a C compiler")
+    library = _loaded()
     geometry, shape = _geometry(patterns, tuple(x.shape[:2]), x.stride(), x.element_size(), channels_first)
     out = x.new_empty(shape)
     threads = torch.get_num_threads()
     if library.einfx_windows_copy(x.data_ptr(), out.data_ptr(), geometry, LEVEL, threads, threads_of_torch()):
         raise MemoryError(f"no memory for rows of windows of a tensor of shape {tuple(x.shape)}")
     return out
+
+
+def add_windows(windows: Tensor, patterns: Patterns, channels_first: bool = False) -> Tensor:
+    """The sum of windows, each where it came from, as :func:`einfx.conv.windows.add_windows`, on the CPU.
+
+    Args:
+        windows: shape: as :func:`copy_windows` returns it; as :func:`adds` wants it.
+        patterns: the pattern of each spatial dimension.
+        channels_first: whether the batch is behind the kernel.
+
+    Returns:
+        A new tensor, shape: (batch, channels, *input_sizes).
+
+    Raises:
+        MemoryError: there's no memory for a row of the result.
+
+    Example:
+        >>> windows, patterns = torch.ones(1, 1, 2, 3), (IndexPattern(4, 2),)
+        >>> if adds(windows, patterns):
+        ...     assert add_windows(windows, patterns).tolist() == [[[1.0, 2.0, 2.0, 1.0]]]
+    """
+    library, n = _loaded(), len(patterns)
+    first, other = windows.shape[0], windows.shape[1 + n if channels_first else 1]
+    batch, channels = (other, first) if channels_first else (first, other)
+    # The C code has two dimensions at least.
+    numbers = [max(n, 2), windows.element_size(), int(channels_first), batch, channels]
+    numbers += [1, 1, 1, 1, 1, 0] * (n == 1)
+    for pattern in patterns:
+        numbers += [pattern.input_size, pattern.kernel_size, pattern.output_size]
+        numbers += [pattern.stride, pattern.dilation, pattern.left]
+    out = windows.new_empty((batch, channels, *[pattern.input_size for pattern in patterns]))
+    geometry, threads = (ctypes.c_int64 * len(numbers))(*numbers), torch.get_num_threads()
+    if library.einfx_windows_add(
+        windows.data_ptr(), out.data_ptr(), geometry, LEVEL, threads, threads_of_torch()
+    ):
+        raise MemoryError(f"no memory for a row of a tensor of shape {tuple(out.shape)}")
+    return out
+
+
+def _loaded() -> ctypes.CDLL:
+    library = _library()
+    if library is None:
+        raise RuntimeError("einfx's C extension isn't built; reinstall einfx where there's a C compiler")
+    return library
 
 
 @lru_cache(maxsize=1024)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from einfx.conv.windows import add_windows, copy_windows, window_view
+from einfx.kernels import windows_native
 from einfx.pattern import IndexPattern
 from tests.conv.reference import close
 from tests.test_pattern import patterns
@@ -20,7 +22,15 @@ def dense(pair: tuple[IndexPattern, IndexPattern]) -> list[Tensor]:
     return [pattern.tensor(torch.float64) for pattern in pair]
 
 
-@settings(deadline=None)
+@pytest.fixture(params=["C", "torch"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The C code where it was built, and what is there without it."""
+    if request.param == "torch":
+        monkeypatch.setattr(windows_native, "takes", lambda *_: False)
+
+
+@pytest.mark.usefixtures("kernel")
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(PAIRS, st.booleans())
 def test_windows_are_contractions_with_patterns(
     pair: tuple[IndexPattern, IndexPattern], channels_first: bool
@@ -34,7 +44,8 @@ def test_windows_are_contractions_with_patterns(
     assert got.is_contiguous()
 
 
-@settings(deadline=None)
+@pytest.mark.usefixtures("kernel")
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(PAIRS, st.booleans())
 def test_adding_windows_is_the_adjoint(pair: tuple[IndexPattern, IndexPattern], channels_first: bool) -> None:
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Windows copied by C code: every element against a loop over positions, on every instruction set."""
+"""Windows copied and added by C code: all against a loop over positions, on every instruction set."""
 
 from __future__ import annotations
 
@@ -49,6 +49,21 @@ def by_loop(x: Tensor, patterns: Patterns, channels_first: bool) -> Tensor:
         if all(0 <= i < p.input_size for p, i in zip(patterns, places, strict=True)):
             inner[1][position] = inner[0][places]
     return out.movedim(0, 1 + len(patterns)) if channels_first else out
+
+
+def added_by_loop(windows: Tensor, patterns: Patterns, channels_first: bool) -> Tensor:
+    """The adjoint by a loop over the same positions."""
+    n = len(patterns)
+    if channels_first:
+        windows = windows.movedim(1 + n, 0)
+    out = torch.zeros(*windows.shape[:2], *[p.input_size for p in patterns], dtype=windows.dtype)
+    read, sums = windows.movedim((0, 1), (-2, -1)), out.movedim((0, 1), (-2, -1))
+    for position in itertools.product(*[range(size) for size in windows.shape[2:]]):
+        pairs = zip(patterns, position[:n], position[n:], strict=True)
+        places = tuple(p.dilation * k + p.stride * o - p.left for p, k, o in pairs)
+        if all(0 <= i < p.input_size for p, i in zip(patterns, places, strict=True)):
+            sums[places] += read[position]
+    return out
 
 
 def some(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -128,6 +143,56 @@ def test_windows_hold_what_the_definition_says(problem: tuple[Patterns, torch.dt
 
 
 @built
+@settings(deadline=None, max_examples=200)
+@given(problems(), st.booleans())
+def test_sums_of_windows_hold_what_the_definition_says(
+    problem: tuple[Patterns, torch.dtype, int, int, int], channels_first: bool
+) -> None:
+    patterns, _, layout, batch, level = problem
+    kernels, outputs = [p.kernel_size for p in patterns], [p.output_size for p in patterns]
+    shape = (2, *kernels, batch, *outputs) if channels_first else (batch, 2, *kernels, *outputs)
+    # Whole numbers: every order of adding them gives the same.
+    windows = torch.randint(-99, 99, shape).to(torch.float64 if layout % 2 else torch.float32)
+    assert windows_native.adds(windows, patterns)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows_native, "LEVEL", level)
+        got = windows_native.add_windows(windows, patterns, channels_first)
+    assert torch.equal(got, added_by_loop(windows, patterns, channels_first))
+
+
+@built
+@pytest.mark.usefixtures("level")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(3, 1, 1), (5, 1, 0), (3, 2, 1), (7, 3, 2), (2, 4, 0)]
+)
+def test_sums_are_as_exact_as_those_of_torch(
+    kernel: int, stride: int, padding: int, dtype: torch.dtype
+) -> None:
+    patterns = (IndexPattern(38, kernel, stride, padding), IndexPattern(45, kernel, stride, padding))
+    windows = torch.randn(3, 4, kernel, kernel, *[p.output_size for p in patterns], dtype=dtype)
+
+    def fold(x: Tensor) -> Tensor:
+        return F.fold(x.view(3, 4 * kernel**2, -1), (38, 45), kernel, padding=padding, stride=stride)
+
+    got, exact = windows_native.add_windows(windows, patterns), fold(windows.double())
+    error, allowed = (got - exact).abs().max(), (fold(windows) - exact).abs().max()
+    assert error <= 2 * allowed + torch.finfo(dtype).eps * exact.abs().max()
+
+
+@built
+def test_only_contiguous_floats_are_added() -> None:
+    pattern = IndexPattern(5, 3)
+    x = torch.ones(1, 2, 3, 3)
+    assert windows_native.adds(x, (pattern,))
+    assert not windows_native.adds(x.mT, (pattern,))
+    for dtype in (torch.float16, torch.bfloat16, torch.int32, torch.complex64):
+        assert not windows_native.adds(x.to(dtype), (pattern,))
+    summed = windows.add_windows(torch.ones(1, 1, 1, 1).expand(1, 2, 3, 3), (pattern,))
+    assert torch.equal(summed, torch.tensor([1.0, 2, 3, 2, 1]).expand(1, 2, 5))
+
+
+@built
 @pytest.mark.usefixtures("level")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
@@ -173,6 +238,8 @@ def test_threads_share_the_work(shape: tuple[int, int, int, int], padding: int, 
     assert torch.equal(windows_native.copy_windows(x, patterns).view(expected.shape), expected)
     first = windows_native.copy_windows(x, patterns, channels_first=True)
     assert torch.equal(first.movedim(3, 0).reshape(expected.shape), expected)
+    folded = F.fold(expected.double(), shape[2:], 3, padding=padding, stride=stride)
+    assert torch.allclose(windows_native.add_windows(first, patterns, True).double(), folded, atol=1e-5)
 
 
 @built
@@ -217,13 +284,15 @@ def test_empty_tensors_have_empty_windows() -> None:
 @built
 def test_it_takes_only_memory_that_nobody_watches() -> None:
     x = torch.randn(1, 1, 4, dtype=torch.complex64)
-    assert windows_native.takes(x)
-    assert windows_native.takes(torch.nn.Parameter(x))
-    assert not windows_native.takes(x.conj())
-    assert not windows_native.takes(x.to("meta"))
-    assert not windows_native.takes(x.to_sparse())
-    assert not windows_native.takes(torch.ones((1, 1) + (1,) * 9))
-    assert torch.func.vmap(lambda y: y * windows_native.takes(y))(x[None]).abs().sum() == 0
+    patterns = (IndexPattern(4, 2),)
+    assert windows_native.takes(x, patterns)
+    assert windows_native.takes(torch.nn.Parameter(x), patterns)
+    assert not windows_native.takes(x.conj(), patterns)
+    assert not windows_native.takes(x.to("meta"), patterns)
+    assert not windows_native.takes(x.to_sparse(), patterns)
+    assert not windows_native.takes(torch.ones((1, 1) + (1,) * 9), (IndexPattern(1, 1),) * 9)
+    mapped = torch.func.vmap(lambda y: y * windows_native.takes(y, patterns))(x[None])
+    assert mapped.abs().sum() == 0
 
 
 @built
@@ -234,13 +303,25 @@ def test_what_is_traced_has_no_numbers_in_it() -> None:
     assert torch.equal(traced(x), by_loop(x, (pattern,), False))
 
 
+@built
+def test_derivatives_of_every_order_pass_through_it() -> None:
+    patterns = (IndexPattern(5, 3, 2, 1), IndexPattern(4, 2, padding=(0, 1)))
+    x = torch.randn(2, 2, 5, 4, dtype=torch.float64, requires_grad=True)
+
+    def square(x: Tensor) -> Tensor:
+        return windows.copy_windows(x, patterns) ** 2
+
+    assert torch.autograd.gradcheck(square, (x,), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(square, (x,))
+
+
 @pytest.mark.parametrize("channels_first", [False, True])
 def test_windows_without_it_are_the_same(channels_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     x = some((2, 3, 9, 10), torch.complex128)
     patterns = (IndexPattern(9, 3, 2, (2, -1)), IndexPattern(10, 2, 1, 1, 3))
     monkeypatch.setattr(windows_native, "_library", lambda: None)
     assert windows_native.describe() == "not built"
-    assert not windows_native.takes(x)
+    assert not windows_native.takes(x, patterns)
     with pytest.raises(RuntimeError, match="isn't built"):
         windows_native.copy_windows(x, patterns)
     for y in (x, x.conj(), x.transpose(2, 3).contiguous().transpose(2, 3)):
