@@ -14,8 +14,10 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import fx
 
+from ..nodes import erase_unused_patterns
 from ..rewrite import Pass
 from ..scripting import einsum_as_text, semiring_by_torch_functions
+from ..torchscript_patterns import patterns_by_torch_functions
 
 __all__ = ["Jitable", "jitable"]
 
@@ -28,7 +30,8 @@ class Jitable(Pass):
 
     Graph modules inside the graph module are rewritten too, since scripting compiles them with it. The
     graph stays an ordinary one that also runs eagerly, trains and prints. Contractions over other semirings
-    become calls of a function of torch functions alone, which a process without einfx can run.
+    become calls of a function of torch functions alone, which a process without einfx can run; those with
+    index patterns become convolutions, or contractions of windows.
 
     Raises:
         UsageError: a contraction over a semiring of one's own, with a memory limit or an argmax: TorchScript
@@ -101,6 +104,7 @@ def _rewrite(graph: fx.Graph) -> int:
         if node.op in ("call_function", "call_method"):
             count += sum(rule(node) for rule in _RULES)
     if count:
+        erase_unused_patterns(graph)
         graph.lint()
     return count
 
@@ -318,6 +322,7 @@ def _nan_from_text(node: fx.Node) -> bool:
 
 
 _RULES: tuple[Callable[[fx.Node], bool], ...] = (
+    patterns_by_torch_functions,
     semiring_by_torch_functions,
     einsum_as_text,
     _tensordot_dims_as_lists,

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from einfx.conv.guards import fixed_sizes, same_sizes
+from einfx.errors import OperandError
+
+
+def test_a_tensor_of_the_right_sizes_is_given_back_itself() -> None:
+    x = torch.ones(2, 8)
+    assert fixed_sizes(x, [1], [8]) is x
+    assert same_sizes(x, [0, 1], torch.ones(8, 2), [1, 0]) is x
+
+
+def test_a_dimension_of_size_1_is_stretched() -> None:
+    x = torch.arange(3.0).reshape(3, 1)
+    assert torch.equal(fixed_sizes(x, [1], [4]), x.expand(3, 4))
+    assert torch.equal(same_sizes(x, [1, 0], torch.ones(3, 4), [1, 0]), x.expand(3, 4))
+
+
+def test_the_other_tensor_may_be_the_one_of_size_1() -> None:
+    x = torch.ones(2, 8)
+    assert same_sizes(x, [1], torch.ones(1), [0]) is x
+
+
+def test_other_sizes_are_refused() -> None:
+    with pytest.raises(
+        OperandError, match=r"dimension 1 of an operand of shape \[2, 7\] must have 8 elements"
+    ):
+        fixed_sizes(torch.ones(2, 7), [1], [8])
+    with pytest.raises(OperandError, match="have the same label, but not the same size"):
+        same_sizes(torch.ones(2, 7), [1], torch.ones(8), [0])
