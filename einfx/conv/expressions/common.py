@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ...errors import OperandError
 from ...pattern import IndexPattern
-from ..checks import check_groups, check_rank, check_tensors
+from ..checks import check_groups, check_rank, check_tensors, shape_of
 from ..network import Constant, Network
+from ..parameters import hashable
 from ..simplify import simplified
 from ..views import Split, View
 
@@ -90,22 +94,26 @@ def finish(made: Network, shape: tuple[int, ...], simplify: bool) -> Symbolic:
     return (simplified(made) if simplify else made), shape
 
 
-def expression(made: Symbolic, **tensors: Tensor) -> Expression:
-    """The expression of a network over tensors, in the order in which its views count them.
+def expression(symbolic: Callable[..., Symbolic], tensors: dict[str, Tensor], *arguments: Any) -> Expression:
+    """The expression of a network over tensors.
 
     Args:
-        made: the network.
-        tensors: by the names that errors call them.
+        symbolic: makes the network from the shapes of the tensors and the other arguments, with a cache.
+        tensors: in the order in which the network's views count them, by the names that errors call them.
+        arguments: what ``symbolic`` takes besides, lists among them.
 
     Raises:
-        OperandError: tensors of several dtypes, or of one that can't hold a number of the network.
+        OperandError: no tensors, several dtypes, or one that can't hold a number of the network.
     """
-    if len(tensors) > 1:
+    shapes = [shape_of(name, tensor) for name, tensor in tensors.items()]
+    network, shape = symbolic(*shapes, *map(hashable, arguments))
+    given = tuple(tensors.values())
+    if len(given) > 1:
         check_tensors(*tensors.items())
-    for operand in made[0].operands:
+    for operand in network.operands:
         if isinstance(operand, Constant):
-            _check_scale(operand.value, next(iter(tensors.values())).dtype)
-    return made[0].text, made[0].bind(tuple(tensors.values())), made[1]
+            _check_scale(operand.value, given[0].dtype)
+    return network.text, network.bind(given), shape
 
 
 def _check_scale(value: float, dtype: torch.dtype) -> None:

@@ -8,9 +8,9 @@ from math import prod
 from torch import Tensor
 
 from ...padding import positive
-from ..checks import check_blocks, shape_of
+from ..checks import check_blocks
 from ..network import network
-from ..parameters import Numbers, Paddings, conv_patterns, hashable, per_dimension
+from ..parameters import Numbers, Paddings, conv_patterns, per_dimension
 from ..views import Split, View
 from .common import Expression, Symbolic, batch_names, expression, finish, pattern_names, spatial
 
@@ -52,18 +52,7 @@ def einsum_expression(
         >>> equation, shape
         ('abcd,cde->abe', (1, 2, 9))
     """
-    return expression(
-        symbolic(
-            shape_of("input", x),
-            hashable(output_size),
-            hashable(kernel_size),
-            hashable(stride),
-            hashable(padding),
-            hashable(dilation),
-            simplify,
-        ),
-        input=x,
-    )
+    return expression(symbolic, {"input": x}, output_size, kernel_size, stride, padding, dilation, simplify)
 
 
 @lru_cache(maxsize=4096)

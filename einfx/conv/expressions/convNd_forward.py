@@ -10,9 +10,9 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from ..checks import check_channels, check_groups, check_weight, shape_of
+from ..checks import check_channels, check_groups, check_weight
 from ..network import network
-from ..parameters import Numbers, Paddings, conv_patterns, hashable
+from ..parameters import Numbers, Paddings, conv_patterns
 from ..views import Split, View
 from .common import Expression, Grouped, Symbolic, batch_names, expression, finish, pattern_names, spatial
 
@@ -54,19 +54,7 @@ def einsum_expression(
         >>> equation, shape
         ('abcd,efd,bgce->abgf', (1, 4, 9))
     """
-    return expression(
-        symbolic(
-            shape_of("input", x),
-            shape_of("weight", weight),
-            hashable(stride),
-            hashable(padding),
-            hashable(dilation),
-            groups,
-            simplify,
-        ),
-        input=x,
-        weight=weight,
-    )
+    return expression(symbolic, {"input": x, "weight": weight}, stride, padding, dilation, groups, simplify)
 
 
 @lru_cache(maxsize=4096)

@@ -6,9 +6,9 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from ..checks import check_channels, check_groups, check_sizes, check_weight, shape_of
+from ..checks import check_channels, check_groups, check_sizes, check_weight
 from ..network import network
-from ..parameters import Numbers, Paddings, conv_patterns, hashable, per_dimension
+from ..parameters import Numbers, Paddings, conv_patterns, per_dimension
 from ..views import Split, View
 from .common import Expression, Grouped, Symbolic, batch_names, expression, finish, pattern_names, spatial
 
@@ -54,18 +54,7 @@ def einsum_expression(
         ('abcd,edf,bcge->abgf', (1, 2, 9))
     """
     return expression(
-        symbolic(
-            shape_of("weight", weight),
-            shape_of("v", v),
-            hashable(input_size),
-            hashable(stride),
-            hashable(padding),
-            hashable(dilation),
-            groups,
-            simplify,
-        ),
-        weight=weight,
-        v=v,
+        symbolic, {"weight": weight, "v": v}, input_size, stride, padding, dilation, groups, simplify
     )
 
 

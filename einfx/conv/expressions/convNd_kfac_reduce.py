@@ -9,8 +9,7 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from ..checks import shape_of
-from ..parameters import Numbers, Paddings, conv_patterns, hashable, per_dimension, spatial_dimensions
+from ..parameters import Numbers, Paddings, conv_patterns, per_dimension, spatial_dimensions
 from .common import Expression, Grouped, Symbolic, expression
 from .factors import input_factor
 
@@ -53,18 +52,7 @@ def einsum_expression(
         >>> equation, shape
         ('abcd,efd,ghi,abji,k->bcejg', (1, 9, 9))
     """
-    return expression(
-        symbolic(
-            shape_of("input", x),
-            hashable(kernel_size),
-            hashable(stride),
-            hashable(padding),
-            hashable(dilation),
-            groups,
-            simplify,
-        ),
-        input=x,
-    )
+    return expression(symbolic, {"input": x}, kernel_size, stride, padding, dilation, groups, simplify)
 
 
 @lru_cache(maxsize=4096)

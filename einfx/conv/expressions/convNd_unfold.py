@@ -7,9 +7,8 @@ from math import prod
 
 from torch import Tensor
 
-from ..checks import shape_of
 from ..network import network
-from ..parameters import Numbers, Paddings, conv_patterns, hashable, per_dimension, spatial_dimensions
+from ..parameters import Numbers, Paddings, conv_patterns, per_dimension, spatial_dimensions
 from ..views import View
 from .common import Expression, Grouped, Symbolic, batch_names, expression, finish, pattern_names, spatial
 
@@ -49,17 +48,7 @@ def einsum_expression(
         >>> equation, shape
         ('abc,dec->abde', (1, 6, 7))
     """
-    return expression(
-        symbolic(
-            shape_of("input", x),
-            hashable(kernel_size),
-            hashable(stride),
-            hashable(padding),
-            hashable(dilation),
-            simplify,
-        ),
-        input=x,
-    )
+    return expression(symbolic, {"input": x}, kernel_size, stride, padding, dilation, simplify)
 
 
 @lru_cache(maxsize=4096)

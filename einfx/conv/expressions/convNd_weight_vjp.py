@@ -10,9 +10,9 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from ..checks import check_batch, check_sizes, shape_of
+from ..checks import check_batch, check_sizes
 from ..network import network
-from ..parameters import Numbers, Paddings, conv_patterns, hashable, per_dimension, spatial_dimensions
+from ..parameters import Numbers, Paddings, conv_patterns, per_dimension, spatial_dimensions
 from .common import Expression, Grouped, Symbolic, batch_names, expression, finish, pattern_names, spatial
 
 __all__ = ["einsum_expression", "symbolic"]
@@ -57,18 +57,7 @@ def einsum_expression(
         ('abcd,efd,abgf->bgce', (4, 2, 3))
     """
     return expression(
-        symbolic(
-            shape_of("input", x),
-            shape_of("v", v),
-            hashable(kernel_size),
-            hashable(dilation),
-            hashable(padding),
-            hashable(stride),
-            groups,
-            simplify,
-        ),
-        input=x,
-        v=v,
+        symbolic, {"input": x, "v": v}, kernel_size, dilation, padding, stride, groups, simplify
     )
 
 

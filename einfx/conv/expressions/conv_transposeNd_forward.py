@@ -10,9 +10,9 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from ..checks import check_channels, check_weight, shape_of
+from ..checks import check_channels, check_weight
 from ..network import network
-from ..parameters import Numbers, Paddings, hashable, transposed_patterns
+from ..parameters import Numbers, Paddings, transposed_patterns
 from ..views import Split, View
 from .common import Expression, Grouped, Symbolic, batch_names, expression, finish, pattern_names, spatial
 
@@ -56,18 +56,7 @@ def einsum_expression(
         ('abcd,edf,bcge->abgf', (1, 2, 9))
     """
     return expression(
-        symbolic(
-            shape_of("input", x),
-            shape_of("weight", weight),
-            hashable(stride),
-            hashable(padding),
-            hashable(output_padding),
-            groups,
-            hashable(dilation),
-            simplify,
-        ),
-        input=x,
-        weight=weight,
+        symbolic, {"input": x, "weight": weight}, stride, padding, output_padding, groups, dilation, simplify
     )
 
 

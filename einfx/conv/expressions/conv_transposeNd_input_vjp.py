@@ -6,9 +6,9 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from ..checks import check_channels, check_groups, check_sizes, check_weight, shape_of
+from ..checks import check_channels, check_groups, check_sizes, check_weight
 from ..network import network
-from ..parameters import Numbers, Paddings, hashable, per_dimension, transposed_patterns
+from ..parameters import Numbers, Paddings, per_dimension, transposed_patterns
 from ..views import Split, View
 from .common import Expression, Grouped, Symbolic, batch_names, expression, finish, pattern_names, spatial
 
@@ -55,19 +55,15 @@ def einsum_expression(
         ('abcd,efd,bgce->abgf', (1, 4, 7))
     """
     return expression(
-        symbolic(
-            shape_of("weight", weight),
-            shape_of("v", v),
-            hashable(input_size),
-            hashable(stride),
-            hashable(padding),
-            hashable(output_padding),
-            groups,
-            hashable(dilation),
-            simplify,
-        ),
-        weight=weight,
-        v=v,
+        symbolic,
+        {"weight": weight, "v": v},
+        input_size,
+        stride,
+        padding,
+        output_padding,
+        groups,
+        dilation,
+        simplify,
     )
 
 

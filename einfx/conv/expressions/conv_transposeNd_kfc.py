@@ -10,11 +10,9 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from ..checks import shape_of
 from ..parameters import (
     Numbers,
     Paddings,
-    hashable,
     output_paddings,
     per_dimension,
     spatial_dimensions,
@@ -67,18 +65,16 @@ def einsum_expression(
         ('abcd,edf,ghf,abih,j->bceig', (1, 9, 9))
     """
     return expression(
-        symbolic(
-            shape_of("input", x),
-            hashable(kernel_size),
-            hashable(stride),
-            hashable(padding),
-            hashable(output_padding),
-            hashable(output_size),
-            hashable(dilation),
-            groups,
-            simplify,
-        ),
-        input=x,
+        symbolic,
+        {"input": x},
+        kernel_size,
+        stride,
+        padding,
+        output_padding,
+        output_size,
+        dilation,
+        groups,
+        simplify,
     )
 
 

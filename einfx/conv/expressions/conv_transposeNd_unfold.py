@@ -10,9 +10,8 @@ from math import prod
 
 from torch import Tensor
 
-from ..checks import shape_of
 from ..network import network
-from ..parameters import Numbers, Paddings, hashable, per_dimension, spatial_dimensions, transposed_patterns
+from ..parameters import Numbers, Paddings, per_dimension, spatial_dimensions, transposed_patterns
 from ..views import View
 from .common import Expression, Grouped, Symbolic, batch_names, expression, finish, pattern_names, spatial
 
@@ -54,16 +53,7 @@ def einsum_expression(
         ('abc,dce->abde', (1, 6, 9))
     """
     return expression(
-        symbolic(
-            shape_of("input", x),
-            hashable(kernel_size),
-            hashable(stride),
-            hashable(padding),
-            hashable(output_padding),
-            hashable(dilation),
-            simplify,
-        ),
-        input=x,
+        symbolic, {"input": x}, kernel_size, stride, padding, output_padding, dilation, simplify
     )
 
 

@@ -6,9 +6,9 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from ..checks import check_batch, check_sizes, shape_of
+from ..checks import check_batch, check_sizes
 from ..network import network
-from ..parameters import Numbers, Paddings, hashable, per_dimension, spatial_dimensions, transposed_patterns
+from ..parameters import Numbers, Paddings, per_dimension, spatial_dimensions, transposed_patterns
 from .common import Expression, Grouped, Symbolic, batch_names, expression, finish, pattern_names, spatial
 
 __all__ = ["einsum_expression", "symbolic"]
@@ -54,19 +54,15 @@ def einsum_expression(
         ('abcd,edf,abgf->bcge', (4, 2, 3))
     """
     return expression(
-        symbolic(
-            shape_of("input", x),
-            shape_of("v", v),
-            hashable(kernel_size),
-            hashable(dilation),
-            hashable(padding),
-            hashable(stride),
-            hashable(output_padding),
-            groups,
-            simplify,
-        ),
-        input=x,
-        v=v,
+        symbolic,
+        {"input": x, "v": v},
+        kernel_size,
+        dilation,
+        padding,
+        stride,
+        output_padding,
+        groups,
+        simplify,
     )
 
 
