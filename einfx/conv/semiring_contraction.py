@@ -260,6 +260,7 @@ class _Solver:
 
     def _contracted(self, problem: Problem) -> Result:
         """The result of a problem without patterns."""
+        problem = problem.largest_last()
         value, chosen = self._einsum(problem)
         if chosen is None:
             return Result(value)

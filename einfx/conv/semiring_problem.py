@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..layout import hint
 from ..pattern import IndexPattern
 from .boxes import Box, Phase
 from .draft import AXES
@@ -102,6 +104,24 @@ class Problem:
     def in_patterns(self, label: int) -> int:
         """How many patterns have a label."""
         return sum(label in met.labels for met in self.patterns)
+
+    def largest_last(self) -> Problem:
+        """With the tensors in the order of their sizes.
+
+        The last operand of a product of matrices has its columns: windows then are copied row by row, many
+        times faster than column by column.
+        """
+        order = sorted(
+            range(len(self.tensors)), key=lambda p: prod(hint(self.sizes[x]) for x in self.labels[p])
+        )
+        if order == list(range(len(order))):
+            return self
+        return replace(
+            self,
+            tensors=tuple(self.tensors[p] for p in order),
+            labels=tuple(self.labels[p] for p in order),
+            linear=tuple(self.linear[p] for p in order),
+        )
 
     def adding(self, tensor: Tensor, label: int) -> Problem:
         """With one more tensor, of one dimension."""

@@ -11,6 +11,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+import einfx
 from einfx.conv.semiring_contraction import contract_semiring
 from einfx.errors import MemoryLimitError, OperandError, UsageError
 from einfx.options import Options
@@ -342,6 +343,22 @@ def test_blocks_and_limits_are_kept_to() -> None:
         torch.testing.assert_close(limited, expected, rtol=1e-12, atol=1e-12)
         with pytest.raises(MemoryLimitError, match="parts of the result"):
             contract_semiring("nci,koi,dck->ndo", operands, Options.read(semiring, memory_limit="300KiB"))
+
+
+def test_einsum_takes_patterns_over_semirings() -> None:
+    x, weight = draw("max_plus", 2, 3, 8), draw("max_plus", 4, 3, 3)
+    pattern = P(8, 3, stride=2, padding=1)
+    expected = by_brute_force("nci,koi,dck->ndo", x, pattern, weight, semiring="max_plus")
+    equations: list[tuple[Any, ...]] = [
+        ("nci,koi,dck->ndo", x, pattern, weight),
+        ("...ci,koi,dck->...do", [x, pattern, weight]),
+        (x, [0, 1, 2], pattern, [3, 4, 2], weight, [5, 1, 3], [0, 5, 4]),
+    ]
+    for arguments in equations:
+        np.testing.assert_array_equal(einfx.einsum(*arguments, semiring="viterbi").numpy(), expected)
+    value, places = einfx.einsum(*equations[0], semiring="max_plus", return_argmax=True)
+    np.testing.assert_array_equal(value.numpy(), expected)
+    assert_selected("nci,koi,dck->ndo", [x, pattern, weight], "max_plus", value, places)
 
 
 def test_what_makes_no_sense_is_refused() -> None:
