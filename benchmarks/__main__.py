@@ -45,6 +45,8 @@ def _semirings(options: argparse.Namespace) -> str:
 def _convolutions(options: argparse.Namespace) -> str:
     measured = _contests(convolutions, options, convolutions.SHARE)
     buildings = convolutions.building.run() if re.search(options.rows, "building") else []
+    if buildings:
+        print(f"\n{convolutions.building.part(buildings)}")
     print("\n".join(["", "missed:", *convolutions.missed(measured, buildings)]))
     return convolutions.section(measured, buildings)
 
