@@ -17,6 +17,7 @@ from .options import Options
 from .planning import plan
 from .semiring_program import SemiringProgram
 from .shifted_log import ShiftedLog
+from .slicing import contract_within, is_sliceable
 
 __all__ = ["contract_over", "prepared"]
 
@@ -48,6 +49,9 @@ def contract_over(
             f"sums over {options.semiring.name!r} aren't one of their terms, so there's no argmax to return"
         )
     try:
+        if not return_argmax and _sees_numbers(operands) and is_sliceable(operands, options):
+            equation = read_equation(token, [x.dim() for x in operands])
+            return contract_within(equation, operands, optimize, options)
         program, shifted = _program(token, operands, optimize, options)
     except OperandError as error:
         raise as_written(token, error) from None
@@ -66,7 +70,8 @@ def contract_over(
 
 def _sees_numbers(operands: Sequence[Tensor]) -> bool:
     """Whether a decision may depend on numbers: nothing compiles, traces or maps this."""
-    return not (is_captured() or torch._C._are_functorch_transforms_active())
+    captured = is_captured() or torch._C._get_tracing_state() is not None
+    return not (captured or torch._C._are_functorch_transforms_active())
 
 
 def _program(

@@ -88,7 +88,7 @@ MESSAGES: list[tuple[Callable[[], Any], str, str]] = [
     (
         lambda: einfx.einsum("ij,jk->ik", A, B, memory_limit=10),
         "MemoryLimitError",
-        "einsum 'ab,bc->ac' over 'real': memory_limit=10 (10 B) is less than its result and blocks take",
+        "memory_limit=10 (10 B) is too little; beside its operands it needs 32 bytes (32 B)",
     ),
     (
         lambda: einfx.einsum("ij,jk->ik", A, B, out=A),

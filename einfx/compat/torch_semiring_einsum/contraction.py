@@ -147,7 +147,9 @@ def _chosen_way(
     workspace = max(available - result, WORKSPACE_BYTES, result // 4)
     if return_argmax:
         return _Way(True, {"budget_bytes": workspace})
-    return _Way(False, {"memory_limit": result + workspace})
+    # There a bound is meant for what is made on the way, which gradients aren't.
+    gradients = dtype.itemsize * sum(map(math.prod, shapes)) if recorded else 0
+    return _Way(False, {"memory_limit": result + workspace + gradients})
 
 
 def common_dtype(args: Sequence[Tensor]) -> torch.dtype:

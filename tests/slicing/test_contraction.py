@@ -1,0 +1,114 @@
+"""Contractions under a limit: right, within it, and differentiable within it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+import einfx
+from einfx.errors import MemoryLimitError
+
+CHAIN = "ij,jk,kl,lm->im"
+SHAPES = [(300, 200), (200, 400), (400, 500), (500, 100)]
+
+
+def _operands(shapes: Sequence[tuple[int, ...]], requires_grad: bool = False) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_(requires_grad)
+        for shape in shapes
+    ]
+
+
+def _taken(operands: list[Tensor], text: str, limit: int, gradients: bool, semiring: str) -> int:
+    """The most that torch allocates at once."""
+
+    def work() -> object:
+        result = einfx.einsum(text, *operands, memory_limit=limit, semiring=semiring)
+        return torch.autograd.grad(result.sum(), operands) if gradients else result
+
+    work()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:
+        kept = work()
+    now = most = 0
+    for event in record.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    del kept
+    return most
+
+
+@pytest.mark.parametrize("semiring", ["real", "log"])
+@pytest.mark.parametrize("limit", [4_000_000, 1_000_000])
+def test_a_limit_is_kept(limit: int, semiring: str) -> None:
+    operands = _operands(SHAPES)
+    assert _taken(operands, CHAIN, limit, False, semiring) <= limit * 1.05
+    expected = einfx.einsum(CHAIN, *operands, semiring=semiring)
+    found = einfx.einsum(CHAIN, *operands, semiring=semiring, memory_limit=limit)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-9)
+
+
+@pytest.mark.parametrize("semiring", ["real", "log"])
+@pytest.mark.parametrize("limit", [12_000_000, 6_000_000])
+def test_gradients_are_kept_within_it_too(limit: int, semiring: str) -> None:
+    operands = _operands(SHAPES, requires_grad=True)
+    # The sum, its ones and the first result stay while the gradients are made.
+    assert _taken(operands, CHAIN, limit, True, semiring) <= limit * 1.05 + 600_000
+    expected = torch.autograd.grad(einfx.einsum(CHAIN, *operands, semiring=semiring).sum(), operands)
+    limited = einfx.einsum(CHAIN, *operands, semiring=semiring, memory_limit=limit)
+    torch.testing.assert_close(torch.autograd.grad(limited.sum(), operands), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_limit_that_the_gradients_could_not_keep_is_refused_before_anything_is_computed() -> None:
+    operands = _operands(SHAPES)
+    assert einfx.einsum(CHAIN, *operands, memory_limit=500_000).shape == (300, 100)
+    with pytest.raises(
+        MemoryLimitError, match=r"with its gradients: memory_limit=500000 .* it needs \d+ bytes"
+    ):
+        einfx.einsum(CHAIN, *[x.requires_grad_() for x in operands], memory_limit=500_000)
+
+
+def test_the_limit_that_an_error_names_is_enough() -> None:
+    operands = _operands([(6, 5), (5, 7), (7, 4)])
+    with pytest.raises(MemoryLimitError) as caught:
+        einfx.einsum("ij,jk,kl->il", *operands, memory_limit=100)
+    needed = int(str(caught.value).split("it needs ")[1].split()[0])
+    found = einfx.einsum("ij,jk,kl->il", *operands, memory_limit=needed)
+    torch.testing.assert_close(found, torch.einsum("ij,jk,kl->il", *operands))
+
+
+@pytest.mark.parametrize("text", ["ii->i", "iij,j->i", "ij,ij,ij->i", "ij,k->", "...i,ij", "ij,ij->ji"])
+def test_equations_of_every_kind(text: str) -> None:
+    operands = _operands([(7, 7) if part != "k" else (7,) for part in text.split("->")[0].split(",")])
+    if text == "iij,j->i":
+        operands = _operands([(7, 7, 7), (7,)])
+    torch.testing.assert_close(
+        einfx.einsum(text, *operands, memory_limit=2000), torch.einsum(text, *operands)
+    )
+
+
+def test_dimensions_of_size_1_broadcast() -> None:
+    a, b = _operands([(5, 1), (6, 7)], requires_grad=True)
+    found = einfx.einsum("ij,jk->ik", a, b, memory_limit=4000)
+    expected = torch.einsum("ij,jk->ik", a, b)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(found.sum(), (a, b)), torch.autograd.grad(expected.sum(), (a, b))
+    )
+
+
+@pytest.mark.parametrize("semiring", ["real", "log"])
+def test_it_can_be_differentiated_twice(semiring: str) -> None:
+    operands = _operands([(3, 4), (4, 5), (5,)], requires_grad=True)
+
+    def function(*tensors: Tensor) -> Tensor:
+        result: Tensor = einfx.einsum("ij,jk,k->i", *tensors, semiring=semiring, memory_limit=2000)
+        return result
+
+    assert torch.autograd.gradcheck(function, operands)
+    assert torch.autograd.gradgradcheck(function, operands)
