@@ -7,6 +7,8 @@ dimension in the place of a batch.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -275,14 +277,22 @@ def _native(
     x: Tensor, weight: Tensor, bias: Tensor | None, patterns: tuple[IndexPattern, ...], groups: int
 ) -> Tensor:
     """Torch's own convolution; what it knows no padding for is padded or cropped before."""
-    if any(pattern.left != pattern.right or pattern.left < 0 for pattern in patterns):
-        x = with_margins(x, x.ndim - len(patterns), [(pattern.left, pattern.right) for pattern in patterns])
-        sides = [0] * len(patterns)
-    else:
-        sides = [pattern.left for pattern in patterns]
+    strides, sides, dilations, margins = _native_numbers(patterns)
+    if margins is not None:
+        x = with_margins(x, x.ndim - len(patterns), margins)
+    return _NATIVE[len(patterns)](x, weight, bias, strides, sides, dilations, groups)
+
+
+@lru_cache(maxsize=4096)
+def _native_numbers(
+    patterns: tuple[IndexPattern, ...],
+) -> tuple[list[int], list[int], list[int], list[tuple[int, int]] | None]:
+    """Strides, paddings and dilations as torch takes them, and margins that it can't add by itself."""
     strides = [pattern.stride for pattern in patterns]
     dilations = [pattern.dilation for pattern in patterns]
-    return _NATIVE[len(patterns)](x, weight, bias, strides, sides, dilations, groups)
+    if any(pattern.left != pattern.right or pattern.left < 0 for pattern in patterns):
+        return strides, [0] * len(patterns), dilations, [(p.left, p.right) for p in patterns]
+    return strides, [pattern.left for pattern in patterns], dilations, None
 
 
 def _by_length(pattern: IndexPattern) -> list[KernelSlice]:
