@@ -20,10 +20,6 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __linux__
-#include <sys/mman.h>
-#include <unistd.h>
-#endif
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define HAVE_X86 1
@@ -43,10 +39,6 @@ enum { MAX_DIMS = 8, PERIOD = 128, SMALL = 1024 };
 /* Bytes of gathered rows and of a split plane, which stay in the caches; of one task; and of the output that a
  * thread of its own is worth. */
 static const int64_t GATHERED_BYTES = 1 << 17, PLANE_BYTES = 1 << 20, TASK = 1 << 16, THREAD = 1 << 18;
-
-/* The pages of a tensor from here on are often new. Their first use takes longer than all the rest, and much
- * less where they are large. */
-static const int64_t FRESH = 1 << 22;
 
 /* GOMP_parallel of libgomp, which other OpenMP libraries offer as well. */
 typedef void (*parallel_function)(void (*)(void *), void *, unsigned, unsigned);
@@ -540,20 +532,6 @@ static void choose(struct job *j, int64_t kernels, int threads)
     }
 }
 
-/* Ask for large pages where all of them are new. */
-static void ask_for_pages(char *output, int64_t bytes)
-{
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    const long size = sysconf(_SC_PAGESIZE);
-    if (bytes < FRESH || size <= 0) return;
-    const uintptr_t page = (uintptr_t)size, start = ((uintptr_t)output + page - 1) & ~(page - 1);
-    const uintptr_t end = ((uintptr_t)output + (uintptr_t)bytes) & ~(page - 1);
-    madvise((void *)start, end - start, MADV_HUGEPAGE);
-#else
-    (void)output, (void)bytes;
-#endif
-}
-
 /* Copy all windows.
  *
  * geometry: dimensions (2 to MAX_DIMS), bytes of an element, whether channels come first, batch, channels, the
@@ -614,7 +592,6 @@ int einfx_windows_copy(const char *input, char *output, const int64_t *geometry,
 #endif
     j.tasks = planes * j.pieces;
     j.group = most(1, TASK / (total / j.tasks));
-    ask_for_pages(output, total);
     threads = (int)least(threads, total / THREAD);
     atomic_init(&j.next_task, 0);
     atomic_init(&j.failed, 0);

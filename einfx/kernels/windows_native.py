@@ -74,7 +74,7 @@ def takes(x: Tensor, patterns: Patterns) -> bool:
     return (
         _library() is not None
         and type(x) in (Tensor, Parameter)
-        and x.device.type == "cpu"
+        and x.is_cpu
         and x.layout == torch.strided
         and 1 <= len(patterns) <= MAX_DIMENSIONS
         and not x.is_conj()
