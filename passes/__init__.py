@@ -18,6 +18,7 @@ from .normalize_einsums import NormalizeEinsums
 from .place_scalars import PlaceScalars
 from .remove_unused import RemoveUnused
 from .share_contractions import ShareContractions
+from .simplify_patterns import SimplifyPatterns
 
 __all__ = [
     "DEFAULT",
@@ -37,6 +38,7 @@ __all__ = [
     "PlaceScalars",
     "RemoveUnused",
     "ShareContractions",
+    "SimplifyPatterns",
 ]
 
 DEFAULT: tuple[Pass, ...] = (
@@ -47,9 +49,11 @@ DEFAULT: tuple[Pass, ...] = (
     DropUnitDimensions(),  # a broadcast product without its unit dimension is a matrix product
     FoldScalars(),  # numbers go out of the way of fusion
     FoldConstants(),  # what depends on constants alone needs no path
+    SimplifyPatterns(),  # a convolution that is a matrix product fuses as one
     FuseEinsums(),  # the more a contraction holds, the freer its path
     ShareContractions(),  # equal contractions, before each gets a path of its own
     ChoosePaths(),  # from here on, every contraction has one or two operands
+    SimplifyPatterns(),  # steps of a path that are matrix products of views
     FoldConstants(),  # steps of a path that join constants alone
     ShareContractions(),  # equal steps of different paths
     PlaceScalars(),  # the factor goes to the smallest tensor, which only the path shows

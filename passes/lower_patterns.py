@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import fx
 
 from ..conv.lowering import Native
+from ..emission import emitter
 from ..estimate import LOWERED, Lowered, flops_of
 from ..kernels import helpers
 from ..legality import Effects, is_layout_free, same_floating_dtype
 from ..native_calls import NativeCall, native_call, write_native
 from ..networks import plan_of
 from ..nodes import (
-    VALUE,
     VISIBLE_STRIDES,
     Contraction,
-    Value,
     as_contraction,
     erase_unused_patterns,
     inherit,
-    number_of,
     value_of,
 )
 from ..rewrite import Pass, decline
@@ -107,7 +105,7 @@ def _lower(
 ) -> None:
     emitted: list[fx.Node] = []
     with graph.inserting_before(node):
-        emit = _emitter(graph, emitted)
+        emit = emitter(graph, emitted)
         result = write_native(emit, call)
         wanted = node.meta.get(VISIBLE_STRIDES) or getattr(value_of(node), "strides", None)
         if not layout_free and wanted is not None:
@@ -119,31 +117,6 @@ def _lower(
         new.meta[LOWERED] = lowered
     node.replace_all_uses_with(result)
     graph.erase_node(node)
-
-
-def _emitter(graph: fx.Graph, emitted: list[fx.Node]) -> Callable[..., fx.Node]:
-    """Calls that become nodes of ``graph``, each run on the meta device for its shape and strides."""
-
-    def emit(function: Any, *arguments: Any) -> fx.Node:
-        method = isinstance(function, str)
-        node = graph.call_method(function, arguments) if method else graph.call_function(function, arguments)
-        emitted.append(node)
-        if number_of(node) is None:
-            given = fx.node.map_arg(arguments, _on_meta)
-            made = getattr(torch.Tensor, function)(*given) if method else function(*given)
-            device = next(value.device for x in node.all_input_nodes if (value := value_of(x)) is not None)
-            value = Value.of(made, device)
-            if value is not None:
-                node.meta[VALUE] = value
-        return node
-
-    return emit
-
-
-def _on_meta(node: fx.Node) -> Any:
-    number = number_of(node)
-    value = value_of(node)
-    return value.on_meta() if number is None and value is not None else number
 
 
 def _laid_out(emit: Callable[..., fx.Node], result: fx.Node, wanted: tuple[int, ...]) -> fx.Node:

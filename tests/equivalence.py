@@ -200,8 +200,8 @@ def assert_equivalent(
     if gradients:
         precision = {"tolerance": max(1e-11, expected.rounding), "magnitude": expected.magnitude}
         # A tensor that the program makes is state of its graph, without a gradient.
-        gradients = {name: got.gradients.get(name) for name in expected.gradients}
-        assert_same(gradients, expected.gradients, **precision)
+        of_original = {name: got.gradients.get(name) for name in expected.gradients}
+        assert_same(of_original, expected.gradients, **precision)
     return True
 
 

@@ -40,6 +40,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     (
         "algorithms",
         "conv",
+        "emission",
         "estimate",
         "folding",
         "graph_pickle",
