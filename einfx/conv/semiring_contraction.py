@@ -8,7 +8,9 @@ zeros around the tensor makes one box of all.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -74,9 +76,13 @@ def contract_semiring(
             f"optimize={optimize!r}: index patterns aren't contracted in pairs, so a path has no place for "
             "them; name a strategy instead, such as 'auto'"
         )
-    problem, shape, summed = read_problem(token, operands, options, return_argmax)
-    solver = _Solver(options, optimize, return_argmax, summed)
-    result = solver.solve(problem)
+    tracing = torch._C._get_tracing_state() is not None
+    with warnings.catch_warnings() if tracing else nullcontext():
+        if tracing:
+            # That sizes of one label are equal is checked while tracing, and holds afterwards.
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        problem, shape, summed = read_problem(token, operands, options, return_argmax)
+        result = _Solver(options, optimize, return_argmax, summed).solve(problem)
     if return_argmax:
         return result.value.reshape(shape), result.places
     return result.value.reshape(shape)

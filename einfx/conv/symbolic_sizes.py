@@ -20,7 +20,6 @@ from ..options import REAL
 from ..pattern import IndexPattern
 from .lowering import Native, lowered
 from .network import Network
-from .semiring_contraction import contract_semiring
 from .views import View
 
 __all__ = ["contract_symbolic"]
@@ -34,7 +33,7 @@ def contract_symbolic(
     Args:
         token: what :func:`einfx.dispatch.read_equation` reads.
         operands: tensors, whose sizes may be symbols, and patterns.
-        optimize: a strategy's name.
+        optimize: a strategy's name. A path is for the sizes of one program, and not followed.
         memory_limit: the most bytes beyond the operands, the result included.
 
     Raises:
@@ -48,8 +47,13 @@ def contract_symbolic(
             native = _native(token, operands)
             if native is not None:
                 return native[0].run(operands).reshape(native[1])  # type: ignore[arg-type]
+    # Most programs never come here: they needn't wait for the import.
+    from .semiring_contraction import contract_semiring
+
     options = REAL if memory_limit is None else replace(REAL, memory_limit=memory_limit)
-    answer: Tensor = contract_semiring(token, operands, options, optimize)
+    answer: Tensor = contract_semiring(
+        token, operands, options, "auto" if isinstance(optimize, tuple) else optimize
+    )
     return answer
 
 

@@ -17,6 +17,7 @@ from einfx.errors import MemoryLimitError, OperandError, UsageError
 from einfx.options import Options
 from einfx.pattern import IndexPattern
 
+from ..kernels.memory import peak_bytes
 from .semiring_oracle import ZEROS, by_brute_force
 
 P = IndexPattern
@@ -343,6 +344,15 @@ def test_blocks_and_limits_are_kept_to() -> None:
         torch.testing.assert_close(limited, expected, rtol=1e-12, atol=1e-12)
         with pytest.raises(MemoryLimitError, match="parts of the result"):
             contract_semiring("nci,koi,dck->ndo", operands, Options.read(semiring, memory_limit="300KiB"))
+
+
+def test_a_limit_bounds_what_is_allocated_margins_included() -> None:
+    x, weight = torch.randn(4, 16, 56, 56), torch.randn(16, 16, 3, 3)
+    operands: list[Any] = [x, P(56, 3, padding=1), P(56, 3, padding=1), weight]
+    # Windows as a copy alone would be 7 MiB.
+    options = Options.read("log", memory_limit="3MiB")
+    peak = peak_bytes(lambda: contract_semiring("ncij,koi,lpj,dckl->ndop", operands, options))
+    assert peak <= 3 << 20
 
 
 def test_einsum_takes_patterns_over_semirings() -> None:
