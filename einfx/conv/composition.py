@@ -2,8 +2,8 @@
 
 Where ``m == d2 * k2 + s2 * o - l2`` is an output of the first pattern for every ``k2`` and ``o``, the element
 that both read is ``i == d1 * k1 + s1 * m - l1``, which is ``k + s1 * s2 * o - (l1 + s1 * l2)`` for
-``k == d1 * k1 + s1 * d2 * k2``. That is the position in the longer kernel, and a pattern itself: the one by which
-both kernels are brought together.
+``k == d1 * k1 + s1 * d2 * k2``. That is the position in the longer kernel, and a pattern itself: the one by
+which both kernels are brought together.
 """
 
 from __future__ import annotations

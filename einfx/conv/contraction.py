@@ -19,6 +19,7 @@ from ..equation import Equation
 from ..errors import OperandError, UsageError
 from ..options import REAL, Options
 from ..pattern import IndexPattern, taking_patterns
+from .limits import CutPlan, plan_within
 from .lowering import Native
 from .network import Network, Operand
 from .operators import capturing
@@ -76,6 +77,8 @@ def _contract(token: Any, operands: Sequence[Any], optimize: Any, memory_limit: 
         if len(set(names)) < len(names):
             # Which operands are one and the same.
             key = (key, tuple([names.index(name) for name in names]))
+        if memory_limit is not None:
+            key = (key, tuple([isinstance(x, Tensor) and x.is_contiguous() for x in operands]))
         key = (token, optimize, memory_limit, key)
         program = _programs.get(key)
     except AttributeError:
@@ -113,12 +116,22 @@ def _prepared(
     if not tensors:
         raise OperandError("a contraction of index patterns alone has no dtype: make one of them a tensor")
     network = network_of(token, operands)
-    plan = plan_network(network, tensors[0].dtype, tensors[0].device, optimize=optimize)
+    dtype, device = tensors[0].dtype, tensors[0].device
+    plan: ConvPlan | CutPlan
+    if memory_limit is None:
+        plan = plan_network(network, dtype, device, optimize=optimize)
+    else:
+        plan = plan_within(network, dtype, device, max(memory_limit - _strided(tensors), 0), optimize)
     return _runner(plan, [isinstance(operand, Tensor) for operand in operands].index(True))
 
 
-def _runner(plan: ConvPlan, like: int) -> Callable[[Sequence[Any]], Tensor]:
-    if len(plan.steps) == 1:
+def _strided(tensors: Sequence[Tensor]) -> int:
+    """Bytes of the operands that aren't contiguous, which kernels copy."""
+    return sum(x.numel() * x.element_size() for x in tensors if not x.is_contiguous())
+
+
+def _runner(plan: ConvPlan | CutPlan, like: int) -> Callable[[Sequence[Any]], Tensor]:
+    if isinstance(plan, ConvPlan) and len(plan.steps) == 1:
         (step,) = plan.steps
         method = step.lowering.method
         # A plan of one step reads the operands where they are.

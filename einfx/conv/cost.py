@@ -93,11 +93,16 @@ def native_cost(native: Native, dtype: torch.dtype, device: str) -> StepCost:
         seconds *= prod(kernel[: kinds - 3])
         workspace += item * (x + y)
     seconds += _arithmetic(native, dtype, machine, flops, positions, group_ins, group_outs, x, y)
-    if device == "cpu" and dtype == torch.float32:
-        workspace += _blocked(native, item, x, y)
-    elif device == "cpu":
-        # Patches of one element of the batch at a time.
-        workspace += item * ins * prod(kernel) * prod(outputs)
+    if device == "cpu":
+        # Patches of all of the batch: of float32 only where there is little of something.
+        little = batch == 1 or min(group_ins, group_outs) < 4
+        if dtype == torch.float32:
+            workspace += _blocked(native, item, x, y)
+        if native.data.shape[1] == 1 or native.kernel.shape[1] == 1:
+            # One channel lies as if channels were last, and torch brings the others into that order.
+            workspace += item * (x + y)
+        if dtype != torch.float32 or little:
+            workspace += item * batch * ins * prod(kernel) * prod(outputs)
     return StepCost(flops, moved, seconds, workspace)
 
 
@@ -222,7 +227,10 @@ def sum_cost(elements: int, patterns: tuple[IndexPattern, ...], dtype: torch.dty
         moved += item * left * reads
         flops += left
         left = left // pattern.input_size * pattern.kernel_size
-        workspace = max(workspace, 2 * item * left)
+        # Sums of each kernel position, of the ends of windows, and all of them together.
+        workspace = max(workspace, 4 * item * left)
+    if dtype in (torch.float16, torch.bfloat16):
+        workspace = 2 * workspace + 4 * elements
     return StepCost(flops, moved, seconds, workspace)
 
 

@@ -28,6 +28,7 @@ from .windows import _reach as reach
 from .windows import add_windows, copy_windows
 
 __all__ = [
+    "FOLDED_BY_TORCH",
     "Contract",
     "Dense",
     "Fold",

@@ -116,6 +116,7 @@ def plan_network(
     device: torch.device | str = "cpu",
     *,
     optimize: Any = "auto",
+    memory_limit: int | None = None,
 ) -> ConvPlan:
     """Order a contraction with patterns into steps.
 
@@ -125,9 +126,11 @@ def plan_network(
         device: where it is computed.
         optimize: ``"auto"`` for the least predicted time, or a path in opt_einsum's convention: positions, in
             a list that shrinks, of all operands, patterns included.
+        memory_limit: the most bytes beyond the operands, the result included.
 
     Returns:
-        The plan. It is cached.
+        The plan. It is cached. Where none fits the limit, that which takes the least memory:
+        :func:`.limits.plan_within` goes on from there.
 
     Raises:
         PlanError: a path that doesn't contract all operands, or another name than ``"auto"``.
@@ -157,17 +160,27 @@ def plan_network(
             f"optimize={optimize!r}: with index patterns among the operands it is 'auto', or a path over all "
             "operands, patterns included, such as [(0, 1), (0, 1)]"
         )
-    return _planned(network, dtype, kind, frozen, torch.get_num_threads())
+    return _planned(network, dtype, kind, frozen, memory_limit, torch.get_num_threads())
 
 
 @lru_cache(maxsize=4096)
-def _planned(network: Network, dtype: torch.dtype, device: str, optimize: Any, threads: int) -> ConvPlan:
-    if optimize != "auto":
-        return _Search(network, dtype, device).along(optimize)
-    longer = composed(network)
-    forms = (network,) if longer is None else (network, longer)
-    plans = [plan for form in forms for plan in _Search(form, dtype, device).plans()]
-    return min(plans, key=lambda plan: plan.seconds)
+def _planned(
+    network: Network, dtype: torch.dtype, device: str, optimize: Any, limit: int | None, threads: int
+) -> ConvPlan:
+    # Where the fastest doesn't fit, each step takes what fits, then what takes the least memory.
+    bounds = (None,) if limit is None else (None, limit, 0)
+    plans: list[ConvPlan] = []
+    for bound in bounds:
+        if optimize == "auto":
+            longer = composed(network)
+            forms = (network,) if longer is None else (network, longer)
+            plans += [plan for form in forms for plan in _Search(form, dtype, device, bound).plans()]
+        else:
+            plans.append(_Search(network, dtype, device, bound).along(optimize))
+        fitting = [plan for plan in plans if limit is None or plan.peak_bytes <= limit]
+        if fitting:
+            return min(fitting, key=lambda plan: plan.seconds)
+    return min(plans, key=lambda plan: plan.peak_bytes)
 
 
 @dataclass(frozen=True)
@@ -188,8 +201,8 @@ class _Value:
 class _Search:
     """The trees of one network."""
 
-    def __init__(self, network: Network, dtype: torch.dtype, device: str) -> None:
-        self.network, self.dtype, self.device = network, dtype, device
+    def __init__(self, network: Network, dtype: torch.dtype, device: str, limit: int | None = None) -> None:
+        self.network, self.dtype, self.device, self.limit = network, dtype, device, limit
         self.inputs = network.equation.inputs
         self.output = network.equation.output
         self.patterns = [p for p, x in enumerate(network.operands) if isinstance(x, IndexPattern)]
@@ -249,7 +262,13 @@ class _Search:
 
     def best(self, parts: tuple[_Value | int, ...], labels: tuple[int, ...]) -> Lowering:
         """How a step is computed."""
-        return lowerings(self.step_network(parts, labels), self.dtype, self.device)[0]
+        ways = lowerings(self.step_network(parts, labels), self.dtype, self.device)
+        if self.limit is None:
+            return ways[0]
+        for way in ways:
+            if way.cost.workspace_bytes <= self.limit:
+                return way
+        return min(ways, key=lambda way: way.cost.workspace_bytes)
 
     def step_network(self, parts: tuple[_Value | int, ...], labels: tuple[int, ...]) -> Network:
         """The network of a step."""

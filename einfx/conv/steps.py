@@ -102,13 +102,17 @@ def lowerings(network: Network, dtype: torch.dtype, device: str) -> tuple[Loweri
             native = lowered(form)
             if native is not None:
                 cost = native_cost(native, dtype, device)
-                cost = cost._replace(workspace_bytes=cost.workspace_bytes + written)
+                scaled = len(native.factors) > 0 or native.scale != 1.0
+                cost = cost._replace(workspace_bytes=cost.workspace_bytes + written * (1 + scaled))
                 found.append(Lowering(native, cost, network.shape))
     # Of two natives the one that is not simplified is as fast, and pads in place.
     best = min(found, key=lambda lowering: lowering.cost.seconds, default=None)
     for form in (network, small):
+        # A result that isn't laid out as it is shaped is copied.
+        copied = 0 if form.shape == network.shape else written
         for program in window_programs(form, dtype, device):
-            found.append(Lowering(program, program.cost, network.shape))
+            cost = program.cost._replace(workspace_bytes=program.cost.workspace_bytes + copied)
+            found.append(Lowering(program, cost, network.shape))
 
     def seconds(lowering: Lowering) -> float:
         native = isinstance(lowering.method, Native)

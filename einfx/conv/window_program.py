@@ -23,6 +23,7 @@ from ..pattern import IndexPattern
 from .cost import contraction_cost, fold_cost, sum_cost, window_cost
 from .network import Constant, Network
 from .operations import (
+    FOLDED_BY_TORCH,
     Contract,
     Dense,
     Fold,
@@ -313,7 +314,8 @@ class _Builder:
         sums.sort(key=lambda each: labels.index(each[1][2]))
         dims = tuple(labels.index(names[2]) for _, names in sums)
         patterns = tuple(pattern for pattern, _ in sums)
-        shape, labels = list(self.shapes[register]), list(labels)
+        shape_before = self.shapes[register]
+        shape, labels = list(shape_before), list(labels)
         for dim, (_, names) in zip(dims, sums, strict=True):
             labels[dim] = names[0] if over == "output" else names[1]
             shape[dim] = self.sizes[labels[dim]]
@@ -321,6 +323,10 @@ class _Builder:
         kind = SumWindows if over == "output" else Pool
         patterns_ = patterns if over == "output" else tuple(pattern.swapped() for pattern in patterns)
         cost = sum_cost(elements, patterns_, self.dtype, self.device)
+        if kind is Pool:
+            # Every sum but the last of a dimension is a tensor of its own.
+            first = elements // shape_before[dims[0]] * whole[dims[0]]
+            cost = cost._replace(workspace_bytes=2 * self.item * max(first, prod(whole)))
         if self._shares(register):
             cost = cost._replace(seconds=cost.seconds + GATHERED_SECONDS[2] * elements)
         written = self.item * prod(whole)
@@ -453,7 +459,10 @@ class _Builder:
         cost = contraction_cost(equation, shapes, strides, self.dtype, self.device)
         gathered = sum(prod(self.shapes[r]) for r in registers if self._shares(r))
         each = GATHERED_SECONDS[min(len(registers), 3) - 1]
-        cost = cost._replace(seconds=cost.seconds + each * gathered)
+        copied = self.item * gathered if len(registers) > 2 else 0
+        cost = cost._replace(
+            seconds=cost.seconds + each * gathered, workspace_bytes=cost.workspace_bytes + copied
+        )
         shape = tuple(self.sizes[x] for x in output)
         view = len(registers) == 1 and not equation.summed
         written = 0 if view else self.item * prod(shape)
@@ -598,6 +607,16 @@ class _Builder:
         shape = tuple(self.sizes[x] for x in made)
         cost = fold_cost(prod(self.sizes[x] for x in leading), patterns, self.dtype, self.device)
         written = self.item * prod(shape)
+        # A copy in the order of dimensions, and margins that are cut.
+        order = (*operation.leading, *operation.kernels, *operation.outputs)
+        ordered = tuple(self.strides[register][dim] for dim in order)
+        sizes = tuple(self.shapes[register][dim] for dim in order)
+        by_torch = len(patterns) == 2 and prod(sizes) < FOLDED_BY_TORCH
+        in_place = ordered == contiguous_strides(sizes) and not by_torch
+        copied = 0 if in_place else self.item * prod(sizes)
+        margins = prod(p.input_size + max(p.left, 0) + max(p.right, 0) for p in patterns)
+        padded = self.item * prod(self.sizes[x] for x in leading) * margins
+        cost = cost._replace(workspace_bytes=copied + max(padded, written))
         made_register = self._emit(operation, (register,), shape, contiguous_strides(shape), cost, written)
         return made_register, made
 
