@@ -30,6 +30,9 @@ __all__ = ["Plan", "Step", "plan"]
 
 Path = Sequence[Sequence[int]]
 
+MOST_ARRANGED = 16
+"""Up to this many steps any label of a result may come first: for more, planning would take too long."""
+
 
 def plan(
     equation: Equation,
@@ -51,7 +54,8 @@ def plan(
         shapes: the shape of each operand.
         dtype: of the operands.
         device: where it is computed.
-        optimize: ``"auto"`` searches for the least predicted time. Other names are opt_einsum's
+        optimize: ``"auto"`` searches for the least predicted time, ``"multiplications"`` for the fewest
+            of these, whatever else a step costs. Other names are opt_einsum's
             strategies (``"greedy"``, ``"optimal"``, ``"dp"``, ``"auto-hq"``, ...). A list of tuples is a
             path in opt_einsum's convention. An opt_einsum PathOptimizer or a cotengra optimizer is asked
             for its path, a cotengra ContractionTree gives its own.
@@ -164,7 +168,8 @@ def _arranged(plan: Plan) -> list[Step]:
         inputs = ([shapes[x] for x in step.operands], [strides[x] for x in step.operands])
         options = [(step, steps[reader[count + i]])] if count + i in reader else [(step, None)]
         if options[0][1] is not None and len(step.operands) == 2:
-            options += [_reordered(*options[0], count + i, order) for order in _natural_orders(step.equation)]
+            orders = _natural_orders(step.equation, len(steps) <= MOST_ARRANGED)
+            options += [_reordered(*options[0], count + i, order) for order in orders]
         best = None
         for made, read in options:
             kernel = choose_kernel(made.equation, inputs[0], plan.dtype, plan.device, strides=inputs[1])
@@ -188,13 +193,13 @@ def _arranged(plan: Plan) -> list[Step]:
     return steps
 
 
-def _natural_orders(equation: Equation) -> list[tuple[int, ...]]:
+def _natural_orders(equation: Equation, thorough: bool) -> list[tuple[int, ...]]:
     a, b = equation.inputs
     batch = tuple(x for x in equation.output if x in a and x in b)
     rows = tuple(x for x in equation.output if x in a and x not in b)
     columns = tuple(x for x in equation.output if x in b and x not in a)
     orders = [batch + rows + columns, batch + columns + rows]
-    if not batch:
+    if not batch and thorough:
         for first in (*rows, *columns):
             rest = tuple(x for x in rows + columns if x != first)
             orders.append((first, *rest))

@@ -2,8 +2,9 @@
 
 A greedy tree contracts, again and again, the pair whose result is the smallest beside what it replaces;
 noise on that choice gives different trees (Gray & Kourtis, Hyper-optimized tensor network contraction,
-section 3). Then every part of the best trees that has few leaves is replaced by the optimal one for these
-leaves (subtree reconfiguration, ibid.), the costliest parts first. Random numbers have fixed seeds.
+section 3). Annealing starts from them (:mod:`.annealing`). In the tree that it finds every part of few leaves
+is replaced by the fastest one for these leaves (subtree reconfiguration, ibid.), the costliest parts first.
+Random numbers have fixed seeds.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ class Tree:
 
 
 def greedy_tree(
-    masks: Sequence[int], output: int, count: Callable[[int], int], noise: float, seed: int
+    masks: Sequence[int], output: int, count: Callable[[int], float], noise: float, seed: int
 ) -> Path:
     """A path that always contracts the pair whose result is small beside its operands.
 
@@ -139,14 +140,12 @@ def greedy_tree(
     for i, mask in alive.items():
         for label in _bits(mask):
             holders.setdefault(label, set()).add(i)
+    shared = sum(label for label, holding in holders.items() if len(holding) > 1)
+    kept = output | sum(label for label, holding in holders.items() if len(holding) > 2)
 
     def result_of(i: int, j: int) -> int:
-        both = {i, j}
-        kept = 0
-        for label in _bits(alive[i] | alive[j]):
-            if label & output or not holders[label] <= both:
-                kept |= label
-        return kept
+        one, other = alive[i], alive[j]
+        return (one | other) & kept | (one ^ other) & shared
 
     def score(i: int, j: int) -> float:
         value = count(result_of(i, j)) - weight * (count(alive[i]) + count(alive[j]))
@@ -185,8 +184,13 @@ def greedy_tree(
         alive[number] = result
         neighbours: set[int] = set()
         for label in _bits(result):
-            neighbours |= holders[label]
-            holders[label].add(number)
+            holding = holders[label]
+            neighbours |= holding
+            holding.add(number)
+            if len(holding) == 2:
+                kept &= ~label | output
+            elif len(holding) == 1:
+                shared &= ~label
         for other in sorted(neighbours):
             offer(number, other)
         number += 1
