@@ -17,6 +17,7 @@ from torch import fx
 from ..nodes import erase_unused_patterns
 from ..rewrite import Pass
 from ..scripting import einsum_as_text, semiring_by_torch_functions
+from ..torchscript_convolutions import convolutions_by_torch_functions
 from ..torchscript_patterns import patterns_by_torch_functions
 
 __all__ = ["Jitable", "jitable"]
@@ -322,6 +323,7 @@ def _nan_from_text(node: fx.Node) -> bool:
 
 
 _RULES: tuple[Callable[[fx.Node], bool], ...] = (
+    convolutions_by_torch_functions,
     patterns_by_torch_functions,
     semiring_by_torch_functions,
     einsum_as_text,

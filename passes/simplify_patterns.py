@@ -101,6 +101,8 @@ class _Small(NamedTuple):
     network: Network
     merged: tuple[int, ...]
     """The dimensions of the result that are merged with the next one, the last first."""
+    inserted: tuple[int, ...]
+    """The dimensions of size 1 that are inserted then, the first one first."""
 
 
 def _small(contraction: Contraction) -> _Small | None:
@@ -117,8 +119,8 @@ def _simplified(network: Network) -> _Small | None:
     while any(rule(draft) for rule in _RULES):
         pass
     small = draft.network()
-    merged = _merged(network, draft)
-    return None if merged is None or small.patterns else _Small(small, merged)
+    reshaped = _reshaped(network, draft)
+    return None if reshaped is None or small.patterns else _Small(small, *reshaped)
 
 
 def _is_even(network: Network) -> bool:
@@ -134,8 +136,12 @@ def _squeeze_patterns(draft: Draft) -> bool:
     """Labels of size 1 that a pattern fixes go from the tensors; other sizes of 1 may be larger in a call."""
     for position, _pattern, labels in draft.patterns():
         for label in labels:
-            if draft.sizes[label] == 1 and label not in draft.output and draft.only_views(label, position):
+            held = label in draft.output or draft.carried(label, position)
+            if draft.sizes[label] != 1 or not held:
+                continue
+            if all(isinstance(draft.operands[p], View) for p in draft.carriers(label, position)):
                 draft.replace(label, position, [Squeeze(0)], [])
+                draft.output = [x for x in draft.output if x != label]
                 return True
     return False
 
@@ -154,10 +160,15 @@ _RULES: tuple[rules.Rule, ...] = (
 """Those that look at nothing but sizes which a pattern fixes: they hold for every size of the others."""
 
 
-def _merged(network: Network, draft: Draft) -> tuple[int, ...] | None:
-    """Which dimensions of the simplified output are the first part of one of the output, the last first."""
-    merged, labels = [], list(draft.output)
-    for label in network.equation.output:
+def _reshaped(network: Network, draft: Draft) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Which dimensions of the simplified output are merged with the next one, and which are inserted."""
+    merged: list[int] = []
+    inserted: list[int] = []
+    labels = list(draft.output)
+    for dim, label in enumerate(network.equation.output):
+        if network.sizes[label] == 1 and label not in draft.output:
+            inserted.append(dim)
+            continue
         if not labels:
             return None
         first = labels.pop(0)
@@ -166,7 +177,7 @@ def _merged(network: Network, draft: Draft) -> tuple[int, ...] | None:
                 return None
             merged.append(len(draft.output) - len(labels) - 1)
             labels.pop(0)
-    return None if labels else tuple(merged[::-1])
+    return None if labels else (tuple(merged[::-1]), tuple(inserted))
 
 
 def _is_native(contraction: Contraction) -> bool:
@@ -206,13 +217,15 @@ def _write(graph: fx.Graph, node: fx.Node, contraction: Contraction, small: _Sma
                 scale *= operand.value
         equation = Equation(tuple(inputs), small.network.equation.output)
         result = insert_contraction(graph, equation, operands)
-        if small.merged or scale != 1:
+        if small.merged or small.inserted or scale != 1:
             # Others see the strides of what follows.
             value = value_of(result)
             result.meta[VISIBLE_STRIDES] = None if value is None else value.strides
         emitted.append(result)
         for dim in small.merged:
             result = emit("flatten", result, dim, dim + 1)
+        for dim in small.inserted:
+            result = emit("unsqueeze", result, dim)
         if scale != 1:
             result = emit(operator.mul, result, scale)
     for new in emitted:

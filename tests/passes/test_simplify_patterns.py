@@ -97,6 +97,22 @@ def test_a_batch_of_one_in_the_example_stays_a_batch() -> None:
         assert_same(traced(x, w), torch.einsum("ni,koi,dk->ndo", x, pattern.tensor(x.dtype), w))
 
 
+def test_dimensions_of_size_1_that_a_pattern_fixes_stay_in_the_result() -> None:
+    pattern = IndexPattern(3, 3)
+    check_rewrite(
+        SimplifyPatterns(),
+        lambda x, w: einfx.einsum("ni,koi,nk->on", x, pattern, w),
+        """
+        fixed_sizes = einfx_conv_guards_fixed_sizes(x, [1], [3])
+        fixed_sizes_1 = einfx_conv_guards_fixed_sizes(w, [1], [3])
+        einsum_1 = torch.functional.einsum('ab,ab->a', fixed_sizes, fixed_sizes_1)
+        unsqueeze = einsum_1.unsqueeze(0)
+        return unsqueeze
+        """,
+        (randn(4, 3), randn(4, 3)),
+    )
+
+
 def test_windows_that_share_elements_are_left() -> None:
     pattern = IndexPattern(8, 3)
     check_declined(
