@@ -329,6 +329,9 @@ def _weight_vjp(x: Tensor, v: Tensor, patterns: tuple[IndexPattern, ...], groups
         )[1]
         return gradient
     first, rest = patterns[0], patterns[1:]
+    if not first.ones:
+        # Nothing meets: zeros, which like other results depend on what they came from, by sums of nothing.
+        return weight + (x[:0].sum() + v[:0].sum())
     rows, vectors = x.movedim(2, 0), v.movedim(2, 0)
     slices = []
     for part in first.slices():
