@@ -6,7 +6,17 @@ import sys
 import types
 from collections.abc import Callable, Sequence
 
-from . import contests, convolutions, instantiation, overhead, planning, programs, results, semirings
+from . import (
+    contests,
+    convolutions,
+    instantiation,
+    networks,
+    overhead,
+    planning,
+    programs,
+    results,
+    semirings,
+)
 from .contests import report
 
 
@@ -62,6 +72,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], str]] = {
     "programs": _programs,
     "overhead": lambda options: results.overhead_section(overhead.run()),
     "planning": lambda options: results.planning_section(planning.run(), planning.time_example()),
+    "networks": lambda options: networks.section(networks.run()),
     "instantiation": lambda options: results.instantiation_section(instantiation.run()),
     "semirings": _semirings,
     "convolutions": _convolutions,

@@ -37,6 +37,7 @@ HEADINGS = {
     "programs": "Programs",
     "overhead": "Overhead of a call",
     "planning": "Planning",
+    "networks": "Paths of larger networks",
     "instantiation": "Instantiation of e3nn's tensor products",
     "semirings": "Semirings",
     "convolutions": "Convolutions",

@@ -266,24 +266,18 @@ class Network:
         """The set of operands that aren't constant."""
         return sum(1 << i for i, x in enumerate(self.members) if x not in constants)
 
-    def _made(self, choice: Choice) -> list[int]:
-        """The sets of operands whose contractions a tree makes, parts first."""
-        made = []
-        stack = [(1 << len(self.members)) - 1]
-        while stack:
-            subset = stack.pop()
-            if subset & (subset - 1):
-                made.append(subset)
-                stack += [subset ^ choice[subset], choice[subset]]
-        return made[::-1]
-
     def _path(self, choice: Choice) -> Path:
         path: Path = []
-        number = {1 << i: i for i in range(len(self.members))}
-        for subset in self._made(choice):
-            left, right = sorted((number[subset ^ choice[subset]], number[choice[subset]]))
-            number[subset] = len(number)
-            path.append((left, right))
+
+        def build(subset: int) -> int:
+            if subset & (subset - 1) == 0:
+                return subset.bit_length() - 1
+            part = choice[subset]
+            left, right = build(subset ^ part), build(part)
+            path.append((left, right) if left < right else (right, left))
+            return len(self.members) + len(path) - 1
+
+        build((1 << len(self.members)) - 1)
         return path
 
 

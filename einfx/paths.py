@@ -80,6 +80,18 @@ def _ask(equation: Equation, shapes: Shapes, members: Sequence[int], strategy: A
     return linear_to_ssa(linear, len(members))
 
 
+def _cotengra() -> Any:
+    """The optimizer that cotengra chooses itself; nothing is kept from call to call."""
+    try:
+        import cotengra
+    except ImportError as error:
+        raise PlanError(
+            "optimize='cotengra' takes the package cotengra: pip install 'einfx[planner]', or leave "
+            "optimize='auto', which searches as well"
+        ) from error
+    return cotengra.AutoOptimizer(minimize="flops", cache=False)
+
+
 def linear_to_ssa(path: Sequence[Sequence[int]], count: int) -> Path:
     """From positions in a list that shrinks to numbers of values."""
     alive = list(range(count))
@@ -103,6 +115,8 @@ def paths_from(equation: Equation, shapes: Shapes, optimize: Any, widest: int = 
     everyone = range(count)
     if isinstance(optimize, str) and optimize == "multiplications":
         return [fewest_multiplications(equation, shapes)]
+    if isinstance(optimize, str) and optimize == "cotengra":
+        optimize = _cotengra()
     if hasattr(optimize, "get_path"):
         path = linear_to_ssa(optimize.get_path(), count)
     elif isinstance(optimize, (tuple, list)):

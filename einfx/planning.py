@@ -55,7 +55,7 @@ def plan(
         dtype: of the operands.
         device: where it is computed.
         optimize: ``"auto"`` searches for the least predicted time, ``"multiplications"`` for the fewest
-            of these, whatever else a step costs. Other names are opt_einsum's
+            of these, whatever else a step costs, ``"cotengra"`` asks that. Other names are opt_einsum's
             strategies (``"greedy"``, ``"optimal"``, ``"dp"``, ``"auto-hq"``, ...). A list of tuples is a
             path in opt_einsum's convention. An opt_einsum PathOptimizer or a cotengra optimizer is asked
             for its path, a cotengra ContractionTree gives its own.

@@ -53,6 +53,15 @@ def execute(p: Plan, operands: list[np.ndarray]) -> np.ndarray:
     return values[-1]
 
 
+def _multiplications(info: opt_einsum.contract.PathInfo) -> int:
+    """Of the steps in opt_einsum's text, each the product of all sizes of its labels."""
+    total = 0
+    for contraction in info.contraction_list:
+        labels = set(contraction[2]) - set(",->")
+        total += math.prod(info.size_dict[x] for x in labels)
+    return total
+
+
 def trees(count: int) -> Iterator[list[tuple[int, int]]]:
     """Every path over ``count`` operands, in the linear convention."""
     if count == 1:
@@ -159,6 +168,38 @@ class TestChoices:
     @pytest.mark.parametrize("name", ["auto", "auto-hq", "greedy", "optimal", "dp", "branch-2"])
     def test_strategies_go_by_their_opt_einsum_names(self, name: str) -> None:
         assert len(plan(CHAIN, CHAIN_SHAPES, optimize=name).steps) == 3
+
+    @pytest.mark.parametrize("count", [2, 3, 7, 12])
+    def test_cotengra_goes_by_its_name(self, count: int) -> None:
+        assert len(plan(*network(count, 0), optimize="cotengra").steps) == count - 1
+
+    def test_a_missing_cotengra_is_said_with_the_remedy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "cotengra", None)
+        with pytest.raises(PlanError, match=r"einfx\[planner\]"):
+            plan(*network(5, 77), optimize="cotengra")
+
+    @pytest.mark.parametrize("count", [2, 3, 5, 6])
+    @pytest.mark.parametrize("seed", range(4))
+    def test_the_fewest_multiplications_are_found_on_request(self, count: int, seed: int) -> None:
+        equation, shapes = network(count, seed)
+        found = opt_einsum.contract_path(
+            str(equation),
+            *shapes,
+            shapes=True,
+            optimize=list(plan(equation, shapes, optimize="multiplications").path),
+        )[1]
+        best = opt_einsum.contract_path(str(equation), *shapes, shapes=True, optimize="optimal")[1]
+        assert _multiplications(found) <= _multiplications(best)
+
+    @pytest.mark.parametrize("text", [",,->", ",ab,bc,->ac", "a,b,c,d,e->", "ab->ba", "aa,ab,bc,cc,cd->d"])
+    def test_few_multiplications_for_scalars_diagonals_and_outer_products(self, text: str) -> None:
+        equation = Equation.parse(text)
+        generator = np.random.default_rng(0)
+        operands = [generator.standard_normal([3] * len(part)) for part in equation.inputs]
+        made = plan(equation, [x.shape for x in operands], optimize="multiplications")
+        np.testing.assert_allclose(
+            execute(made, operands), np.einsum(text, *operands), rtol=1e-12, atol=1e-12
+        )
 
     def test_an_explicit_path_is_followed(self) -> None:
         p = plan(CHAIN, CHAIN_SHAPES, optimize=[(1, 2), (0, 2), (0, 1)])
