@@ -26,9 +26,6 @@ from ..nodes import Value, inherit, set_value, value_of
 from ..rewrite import Pass, decline
 from ..scaling import Scale
 
-_WORTH = 0.9
-"""A region is captured where it is predicted to take at most this part of the time of its pieces."""
-
 _CALL_SECONDS = 10e-6
 """What making patterns costs in every call."""
 
@@ -45,6 +42,10 @@ class CaptureConvolutions(Pass):
     as nothing else uses what is in between. Where the plan of all of it as one einsum with index patterns is
     clearly faster than the calls as they are, the einsum takes their place; a number next to a single
     convolution goes into its weight. Every other convolution stays the very call it is.
+
+    Args:
+        worth: which part of the time of the calls a contraction may be predicted to take at most, to take
+            their place; infinite to capture whatever can be.
 
     Example:
         >>> import torch
@@ -82,6 +83,8 @@ class CaptureConvolutions(Pass):
 
     name: ClassVar[str] = "capture-convolutions"
 
+    worth: float = 0.9
+
     def apply(self, graph_module: fx.GraphModule) -> int:
         """Capture in place; one rewrite is one region that became an einsum, or a number that went inside."""
         graph = graph_module.graph
@@ -100,7 +103,7 @@ class CaptureConvolutions(Pass):
             if piece is None or piece.is_view or node in captured:
                 continue
             for region in _regions(node, pieces, effects, reasons):
-                if _rewritten(graph_module, region, reasons):
+                if _rewritten(graph_module, region, reasons, self.worth):
                     captured.update(piece.node for piece in region.pieces)
                     rewrites += 1
                     break
@@ -135,7 +138,9 @@ def _is_worthwhile(region: Region) -> bool:
     return len(computing) > 1 and any(piece.has_windows for piece in computing)
 
 
-def _rewritten(graph_module: fx.GraphModule, region: Region, reasons: dict[fx.Node, str]) -> bool:
+def _rewritten(
+    graph_module: fx.GraphModule, region: Region, reasons: dict[fx.Node, str], worth: float
+) -> bool:
     """Whether a region was faster in another form, and took it."""
     like = value_of(region.root)
     if like is None:
@@ -149,7 +154,7 @@ def _rewritten(graph_module: fx.GraphModule, region: Region, reasons: dict[fx.No
         reasons.setdefault(region.root, f"it has no plan: {error}")
         return False
     seconds, write = min(ways, key=lambda way: way[0], default=(inf, None))
-    if write is None or not seconds < _WORTH * apart:
+    if write is None or not seconds <= worth * apart:
         others = ", ".join(piece.node.name for piece in region.pieces if not piece.is_view)
         for piece in region.pieces:
             reasons.setdefault(piece.node, f"one contraction of {others} isn't predicted to be faster")

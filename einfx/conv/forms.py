@@ -278,6 +278,8 @@ def contracted(
 
 def _known(group: tuple[int, ...], sizes: Mapping[int, Size]) -> list[Size | None]:
     """Sizes to split a dimension with: all but one must be known, preferably all that are numbers."""
+    if not group:
+        raise Apart("a dimension of size 1 meets another")
     found: list[Size | None] = [sizes.get(label) for label in group]
     unknown = [i for i, size in enumerate(found) if size is None]
     if len(unknown) > 1:
