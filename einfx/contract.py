@@ -189,12 +189,12 @@ def contract_path(
     optimize: Any = "auto",
     semiring: str | Semiring = "real",
     memory_limit: int | str | None = None,
-) -> Plan:
+) -> Plan | Any:
     """How a contraction would be computed.
 
     Args:
         equation: text, as in :func:`einsum`.
-        shapes: the shape of each operand, or a tensor like it.
+        shapes: the shape of each operand, or a tensor like it; an index pattern is itself.
         dtype: of the operands; by default that of the first tensor given, or float32.
         device: where it is computed; by default that of the first tensor given, or the CPU.
         optimize: as in :func:`einsum`.
@@ -202,7 +202,8 @@ def contract_path(
         memory_limit: as in :func:`einsum`.
 
     Returns:
-        The plan; ``print`` shows each step with its kernel and its cost.
+        The plan; ``print`` shows each step with its kernel and its cost. With index patterns it is an
+        :class:`einfx.conv.planning.ConvPlan`, or one of blocks, which has the same figures.
 
     Raises:
         EquationError: the equation can't be read.
@@ -215,10 +216,15 @@ def contract_path(
         >>> p.path, p.flops
         (((1, 2), (0, 1)), 8000)
     """
-    sizes = [tuple(x.shape) if isinstance(x, Tensor) else tuple(x) for x in shapes]
     example = next((x for x in shapes if isinstance(x, Tensor)), None)
     if example is not None:
         dtype, device = dtype or example.dtype, device or example.device
+    if any(isinstance(x, IndexPattern) for x in shapes):
+        options = _options(semiring, memory_limit=memory_limit)
+        return taker_of(contract_path)(
+            equation, shapes, dtype or torch.float32, device or "cpu", optimize, options
+        )
+    sizes = [tuple(x.shape) if isinstance(x, Tensor) else tuple(x) for x in shapes]
     parsed = Equation.parse(equation, [len(s) for s in sizes])
     return plan(
         parsed,

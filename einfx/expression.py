@@ -13,6 +13,7 @@ from .dispatch import contract
 from .equation import Equation
 from .errors import OperandError, UsageError
 from .options import Options
+from .pattern import IndexPattern, taker_of
 from .planning import plan
 from .plans import Plan, Step
 from .semiring_dispatch import contract_over
@@ -101,13 +102,13 @@ def contract_expression(
     device: str | torch.device | None = None,
     semiring: str | Semiring = "real",
     **options: Any,
-) -> Expression:
+) -> Expression | Any:
     """Plan a contraction once, to call it often.
 
     Args:
         equation: text, as in :func:`einfx.einsum`.
         shapes: the shape of each operand, or a tensor like it. Calls may use other shapes; the order of
-            contraction stays.
+            contraction stays. Index patterns are themselves, and constant.
         constants: operands that never change. Either a mapping from positions to tensors (``shapes`` may then
             leave these out), or a sequence of positions at which ``shapes`` has the tensors. What depends on
             constants alone is computed here, once, without a graph for gradients; don't change them later.
@@ -144,17 +145,21 @@ def contract_expression(
                 raise UsageError(f"constants names operand {i} of {equation!r}, which has {count} operand(s)")
             known[i % len(given)] = given[i]
     for i, value in known.items():
-        if not isinstance(value, Tensor):
+        if not isinstance(value, (Tensor, IndexPattern)):
             raise UsageError(
                 f"operand {i} of {equation!r} is constant, so give its tensor, not {value!r}: "
                 f"contract_expression(..., constants={{{i}: tensor}})"
             )
         if not 0 <= i < count:
             raise UsageError(f"constants names operand {i} of {equation!r}, which has {count} operand(s)")
-    sizes = [tuple(x.shape) if isinstance(x, Tensor) else tuple(x) for x in given]
     example = next((x for x in given if isinstance(x, Tensor)), None)
     if example is not None:
         dtype, device = dtype or example.dtype, device or example.device
+    if any(isinstance(x, IndexPattern) for x in given):
+        words = Options.read(semiring, **options)
+        made = taker_of(contract_expression)
+        return made(equation, given, known, dtype or torch.float32, device or "cpu", optimize, words)
+    sizes = [tuple(x.shape) if isinstance(x, Tensor) else tuple(x) for x in given]
     parsed = Equation.parse(equation, [len(s) for s in sizes])
     chosen = plan(
         parsed,

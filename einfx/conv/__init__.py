@@ -25,14 +25,18 @@ from .contraction import contract
 from .convert import Conversion, convert
 from .functional import conv_transposeNd, convNd, foldNd, kfac_reduceNd, kfcNd, unfoldNd
 from .modules import ConvNd, ConvTransposeNd, FoldNd, UnfoldNd
+from .planned import PatternExpression
+from .planning import ConvPlan
 from .simplify import simplify
 
 __all__ = [
     "ConvNd",
+    "ConvPlan",
     "ConvTransposeNd",
     "Conversion",
     "FoldNd",
     "IndexPattern",
+    "PatternExpression",
     "UnfoldNd",
     "contract",
     "convNd",

@@ -290,10 +290,10 @@ class _Search:
         """The size of a label in a value: 1 where all that it is made of broadcasts."""
         if isinstance(part, int):
             shape = self.network.operands[part].shape
-            return max(
-                [n for n, there in zip(shape, self.inputs[part], strict=True) if there == label], default=1
-            )
-        return max(self.size(inner, label) for inner in part.parts)
+            found = [n for n, there in zip(shape, self.inputs[part], strict=True) if there == label]
+        else:
+            found = [self.size(inner, label) for inner in part.parts if label in self.labels(inner)]
+        return next((n for n in found if n != 1), 1)
 
     def absorbed(self, tensors: frozenset[int]) -> frozenset[int]:
         """The patterns that go along once some tensors have met."""

@@ -168,3 +168,143 @@ def test_a_traced_einsum_has_patterns_as_calls_that_build_them() -> None:
 def test_other_functions_of_tensors_refuse_patterns() -> None:
     with pytest.raises(TypeError, match="IndexPattern"):
         torch.add(torch.ones(3), IndexPattern(8, 3))  # type: ignore[call-overload]
+
+
+HALF = IndexPattern(7, 3, 2, 1)
+EXPRESSIONS: list[tuple[str, tuple[tuple[int, ...] | IndexPattern, ...]]] = [
+    ("nci,koi,dck->ndo", ((2, 3, 7), HALF, (4, 3, 3))),  # a convolution
+    ("ndo,koi,dck->nci", ((2, 4, 4), HALF, (4, 3, 3))),  # its gradient by the input
+    ("nci,koi,ndo->dck", ((2, 3, 7), HALF, (2, 4, 4))),  # its gradient by the kernel
+    ("nci,koi->nck", ((2, 3, 7), HALF)),  # averaged patches
+    ("nci,koi->nco", ((2, 3, 7), HALF)),  # pooling
+    ("nci,koi->ncko", ((2, 3, 7), HALF)),  # patches
+    ("ncko,koi->nci", ((2, 3, 3, 4), HALF)),  # patches added up
+    ("ni,koi,dk,od->no", ((2, 7), HALF, (4, 3), (4, 4))),  # a label that three operands have
+    ("nci,koi,dr,cr,kr->ndo", ((2, 3, 7), HALF, (4, 2), (3, 2), (3, 2))),  # a kernel by its factors
+    ("i,kki->k", ((7,), IndexPattern(7, 3, 1, 0))),  # a diagonal
+]
+
+
+def random_operands(
+    shapes: tuple[tuple[int, ...] | IndexPattern, ...], dtype: torch.dtype = torch.float64
+) -> list[Tensor | IndexPattern]:
+    """Random tensors for shapes."""
+    torch.manual_seed(0)
+    return [x if isinstance(x, IndexPattern) else torch.randn(x, dtype=dtype) for x in shapes]
+
+
+def built(operands: list[Tensor | IndexPattern]) -> list[Tensor]:
+    """The operands with patterns as tensors of the others' dtype."""
+    like = next(x for x in operands if isinstance(x, Tensor))
+    return [x if isinstance(x, Tensor) else x.tensor(like.dtype) for x in operands]
+
+
+def square(equation: str) -> bool:
+    """Whether the pattern of an equation has as many kernel positions as outputs."""
+    return "kki" in equation
+
+
+@pytest.mark.parametrize(("equation", "shapes"), EXPRESSIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex128, torch.int64])
+def test_every_dtype_gives_the_dense_result(
+    equation: str, shapes: tuple[tuple[int, ...] | IndexPattern, ...], dtype: torch.dtype
+) -> None:
+    if square(equation):
+        shapes = ((5,), IndexPattern(5, 3, 1, 0))
+    operands = random_operands(shapes, torch.float64)
+    operands = [x if isinstance(x, IndexPattern) else (3 * x).to(dtype) for x in operands]
+    if dtype.is_complex:
+        operands = [x if isinstance(x, IndexPattern) else x * (1 + 2j) for x in operands]
+    got = einfx.einsum(equation, *operands)
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    expected = torch.einsum(equation, *[x.to(wide) for x in built(operands)])
+    assert got.dtype == dtype
+    assert close(got.to(wide), expected, 1e-5 if dtype == torch.float32 else 1e-12)
+
+
+@pytest.mark.parametrize(("equation", "shapes"), EXPRESSIONS[:-1])
+def test_second_derivatives_are_those_of_the_dense_contraction(
+    equation: str, shapes: tuple[tuple[int, ...] | IndexPattern, ...]
+) -> None:
+    operands = random_operands(shapes)
+    places = [i for i, x in enumerate(operands) if isinstance(x, Tensor)]
+
+    def function(*tensors: Tensor) -> Tensor:
+        every = list(operands)
+        for place, tensor in zip(places, tensors, strict=True):
+            every[place] = tensor
+        result: Tensor = einfx.einsum(equation, *every)
+        return result
+
+    tensors = [operands[i].requires_grad_() for i in places]  # type: ignore[union-attr]
+    assert torch.autograd.gradcheck(function, tensors)
+    assert torch.autograd.gradgradcheck(function, tensors)
+
+
+@pytest.mark.parametrize(("equation", "shapes"), EXPRESSIONS[:-1])
+def test_functions_are_mapped_and_differentiated_forwards(
+    equation: str, shapes: tuple[tuple[int, ...] | IndexPattern, ...]
+) -> None:
+    operands = random_operands(shapes)
+    x, rest = operands[0], operands[1:]
+    assert isinstance(x, Tensor)
+
+    def function(x: Tensor) -> Tensor:
+        result: Tensor = einfx.einsum(equation, x, *rest)
+        return result
+
+    many = torch.stack([x, 2 * x, -x])
+    mapped = torch.func.vmap(function)(many)
+    assert close(mapped, torch.stack([function(x), 2 * function(x), -function(x)]), 1e-12)
+    made = torch.func.jvp(function, (x,), (x,))
+    assert close(made[1], made[0], 1e-12)
+    gradient = torch.func.grad(lambda x: function(x).pow(2).sum())(x)
+    (expected,) = torch.autograd.grad(
+        torch.einsum(equation, x.requires_grad_(), *built(operands)[1:]).pow(2).sum(), x
+    )
+    assert close(gradient, expected, 1e-12)
+    mapped = torch.func.vmap(torch.func.grad(lambda x: function(x).pow(2).sum()))(many.detach())
+    assert close(mapped[0], expected, 1e-12)
+
+
+@pytest.mark.parametrize(("equation", "shapes"), EXPRESSIONS[:-1])
+def test_an_empty_batch_gives_an_empty_or_zero_result(
+    equation: str, shapes: tuple[tuple[int, ...] | IndexPattern, ...]
+) -> None:
+    batch = [
+        x
+        if isinstance(x, IndexPattern)
+        else tuple(0 if c == "n" else n for c, n in zip(labels, x, strict=True))
+        for labels, x in zip(equation.split("->")[0].split(","), shapes, strict=True)
+    ]
+    operands = random_operands(tuple(batch))
+    expected = torch.einsum(equation, *built(operands))
+    got = einfx.einsum(equation, *operands)
+    assert got.shape == expected.shape
+    assert torch.equal(got, expected)
+
+
+def test_a_dimension_of_size_one_broadcasts_against_a_pattern() -> None:
+    row, weight = torch.randn(2, 3, 1, dtype=torch.float64), torch.randn(4, 1, 3, dtype=torch.float64)
+    got = einfx.einsum("nci,koi,dck->ndo", row, HALF, weight)
+    expected = torch.einsum(
+        "nci,koi,dck->ndo", row.expand(2, 3, 7), HALF.tensor(torch.float64), weight.expand(4, 3, 3)
+    )
+    assert close(got, expected, 1e-12)
+
+
+def test_calls_are_remembered_for_which_operands_are_the_same() -> None:
+    x, y = torch.randn(2, 3, 7, dtype=torch.float64), torch.randn(2, 3, 7, dtype=torch.float64)
+    equation = "nci,koi,ndj,loj->ckdl"
+    for first, second in ((x, x), (x, y), (x, x), (y, x)):
+        operands: list[Tensor | IndexPattern] = [first, HALF, second, HALF]
+        assert close(einfx.einsum(equation, *operands), torch.einsum(equation, *built(operands)), 1e-12)
+
+
+def test_an_explicit_path_is_followed() -> None:
+    operands = random_operands(EXPRESSIONS[0][1])
+    expected = torch.einsum(EXPRESSIONS[0][0], *built(operands))
+    for path in ([(0, 1), (0, 1)], [(1, 2), (0, 1)], [(0, 1, 2)]):
+        assert close(einfx.einsum(EXPRESSIONS[0][0], *operands, optimize=path), expected, 1e-12)
+    with pytest.raises(OperandError, match="operand 2 is a list"):
+        einfx.einsum("nci,koi,dck->ndo", operands[0], operands[1], [1.0])

@@ -1,0 +1,116 @@
+"""Contractions with patterns that are planned ahead: to be printed, or to be called often."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contract import contract_path, contract_patterns
+from ..dispatch import read_equation
+from ..errors import OperandError, UsageError
+from ..expression import contract_expression
+from ..options import Options
+from ..pattern import IndexPattern, taking_patterns
+from .limits import CutPlan, plan_within
+from .network import Network, Operand
+from .planning import ConvPlan, plan_network
+from .views import View
+
+__all__ = ["PatternExpression"]
+
+
+class PatternExpression:
+    """A planned contraction; call it with the operands that are neither patterns nor constant.
+
+    Attributes:
+        plan: how all operands are contracted; None over another semiring than the real one.
+
+    Example:
+        >>> import einfx
+        >>> pattern = IndexPattern(8, 3, padding=1)
+        >>> smooth = einfx.contract_expression("ni,koi,k->no", (4, 8), pattern, torch.ones(3), constants=[2])
+        >>> smooth(torch.ones(4, 8))[0]
+        tensor([2., 3., 3., 3., 3., 3., 3., 2.])
+    """
+
+    def __init__(
+        self,
+        equation: str,
+        constants: Mapping[int, Tensor | IndexPattern],
+        count: int,
+        plan: ConvPlan | CutPlan | None,
+        optimize: Any,
+        options: Options,
+    ) -> None:
+        self.plan = plan
+        self._equation, self._optimize, self._options = equation, optimize, options
+        self._known = {
+            i: x if isinstance(x, IndexPattern) else x.detach() for i, x in sorted(constants.items())
+        }
+        self._varying = [i for i in range(count) if i not in constants]
+
+    def __call__(self, *operands: Tensor) -> Tensor:
+        """Contract; operands may have other shapes than planned for, as long as they fit the equation.
+
+        Raises:
+            OperandError: another number of operands than vary, or shapes that don't fit.
+        """
+        if len(operands) != len(self._varying):
+            raise OperandError(
+                f"this expression of {self._equation!r} takes {len(self._varying)} operand(s), but "
+                f"{len(operands)} were given"
+            )
+        every: list[Any] = [None] * (len(self._varying) + len(self._known))
+        for i, value in zip(self._varying, operands, strict=True):
+            every[i] = value
+        for i, known in self._known.items():
+            like = operands[0] if operands else None
+            every[i] = known if isinstance(known, IndexPattern) or like is None else known.to(like)
+        result: Tensor = contract_patterns(self._equation, every, self._optimize, self._options, False)
+        return result
+
+    def __repr__(self) -> str:
+        return f"<einfx expression\n{self.plan or self._equation}>"
+
+
+@taking_patterns(contract_path)
+def _path(
+    equation: str, shapes: Sequence[Any], dtype: torch.dtype, device: Any, optimize: Any, options: Options
+) -> ConvPlan | CutPlan:
+    """How a contraction with patterns would be computed."""
+    if options.semiring.name != "real":
+        raise UsageError(
+            f"contract_path shows contractions with index patterns over real numbers, not over "
+            f"{options.semiring.name!r}"
+        )
+    symbols: tuple[Operand, ...] = tuple(
+        x if isinstance(x, IndexPattern) else View(position, tuple(getattr(x, "shape", x)))
+        for position, x in enumerate(shapes)
+    )
+    network = Network(read_equation(equation, [len(x.shape) for x in symbols]), symbols)
+    if options.memory_limit is None:
+        return plan_network(network, dtype, device, optimize=optimize)
+    return plan_within(network, dtype, device, options.memory_limit, optimize)
+
+
+@taking_patterns(contract_expression)
+def _expression(
+    equation: str,
+    given: Sequence[Any],
+    known: Mapping[int, Any],
+    dtype: torch.dtype,
+    device: Any,
+    optimize: Any,
+    options: Options,
+) -> PatternExpression:
+    """A contraction with patterns that is planned once."""
+    patterns = {i: x for i, x in enumerate(given) if isinstance(x, IndexPattern)}
+    plan = None
+    if options.semiring.name == "real":
+        plan = _path(equation, given, dtype, device, optimize, options)
+    if isinstance(optimize, list):
+        optimize = tuple(map(tuple, optimize))
+    return PatternExpression(equation, {**known, **patterns}, len(given), plan, optimize, options)
