@@ -254,9 +254,10 @@ def section(qualities: Sequence[PathQuality]) -> str:
         rows.append(cells)
     return (
         f"{SEEDS} random networks each. Multiplications (geometric mean) as multiples of those of the best\n"
-        "path that any other contestant finds, planning time (median). Limit: planning time of einfx, and of\n"
-        "its search for multiplications, over the larger of 50 ms and auto-hq's. Predicted: the time of\n"
+        "path that any other contestant finds, planning time (median). Limit: planning time of einfx, and\n"
+        "of its search for multiplications, over the larger of 50 ms and auto-hq's. Predicted: the time of\n"
         "einfx's path as a multiple of that of its path of fewest multiplications. Target, for\n"
-        f'`optimize="multiplications"`: at most {MOST_MULTIPLICATIONS} times the best on every network, within '
-        f"the limit.\n\n{table(header, rows)}"
+        '`optimize="multiplications"`: '
+        f"at most {MOST_MULTIPLICATIONS} times the best on every network, within the limit.\n\n"
+        f"{table(header, rows)}"
     )
