@@ -11,6 +11,7 @@ from torch import Tensor, get_num_threads
 
 from .dispatch import as_written, read_equation, remember
 from .errors import OperandError, UsageError
+from .kernels.batching import has_tangents
 from .layout import hint
 from .modes import is_captured
 from .options import Options
@@ -37,7 +38,8 @@ def contract_over(
         return_argmax: whether to return the places of what the sums select too.
 
     Raises:
-        EquationError, OperandError, PlanError, MemoryLimitError, UsageError: as :func:`einfx.einsum`.
+        EquationError, OperandError, PlanError, MemoryLimitError, UsageError: as :func:`einfx.einsum`; also
+            where forward-mode derivatives are compiled.
     """
     if torch._C._is_any_autocast_enabled() and tensors and isinstance(tensors[0], Tensor):
         # The matrix products inside would be cast to half precision, which no sum of exponentials survives.
@@ -47,6 +49,12 @@ def contract_over(
     if return_argmax and not options.semiring.selective:
         raise UsageError(
             f"sums over {options.semiring.name!r} aren't one of their terms, so there's no argmax to return"
+        )
+    if is_captured() and has_tangents(operands):
+        # What is recorded is an operator of its own, along which torch would take derivatives of 0.
+        raise UsageError(
+            f"forward-mode derivatives over {options.semiring.name!r} can't be compiled or exported: call "
+            "torch.func.jvp outside of the compiled function, or take gradients (torch.func.vjp, autograd)"
         )
     try:
         if not return_argmax and _sees_numbers(operands) and is_sliceable(operands, options):

@@ -325,6 +325,20 @@ class TestDerivatives:
         per_sample = torch.func.vmap(torch.func.grad(lambda x: total(x, *operands[1:])))(batch)
         agree(per_sample[0], wanted[0], 1e-10)
 
+    @pytest.mark.parametrize("semiring", ["log", "max_plus"])
+    def test_forward_derivatives_that_compiled_code_would_lose_are_refused(self, semiring: str) -> None:
+        operands = operands_for("ij,jk->ik", semiring, {"i": 6})
+
+        def derivative(x: Tensor, y: Tensor) -> Tensor:
+            function = lambda first: einfx.einsum("ij,jk->ik", first, y, semiring=semiring)  # noqa: E731
+            result: Tensor = torch.func.jvp(function, (x,), (torch.ones_like(x),))[1]
+            return result
+
+        assert (derivative(*operands) != 0).all()
+        torch.compiler.reset()
+        with pytest.raises(Exception, match="forward-mode derivatives over .* can't be compiled"):
+            torch.compile(derivative, fullgraph=True, backend="aot_eager")(*operands)
+
     @pytest.mark.parametrize("semiring", ["real", "log", "max_plus", "max_times", "min_plus", "max_min"])
     @pytest.mark.parametrize("text", ["ij,jk->ik", "ij,jk,kl->il", "ij,ij->i"])
     def test_it_compiles_whole_with_and_without_gradients(self, semiring: str, text: str) -> None:

@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 from ..errors import OperandError
 
-__all__ = ["fold", "paired", "tracked", "unfold"]
+__all__ = ["fold", "has_tangents", "paired", "tracked", "unfold"]
 
 
 def fold(size: int, dims: Sequence[int | None], tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -50,6 +50,11 @@ def tracked(*tensors: Tensor) -> bool:
         return True
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return True
+    return has_tangents(tensors)
+
+
+def has_tangents(tensors: Sequence[Tensor]) -> bool:
+    """Whether a forward-mode derivative of what is computed from these is being taken."""
     if forward_ad._current_level < 0:
         return False
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
