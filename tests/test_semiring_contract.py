@@ -336,7 +336,7 @@ class TestDerivatives:
 
         assert (derivative(*operands) != 0).all()
         torch.compiler.reset()
-        with pytest.raises(Exception, match="forward-mode derivatives over .* can't be compiled"):
+        with pytest.raises(Exception, match=r"forward-mode derivatives over .* can't be compiled"):
             torch.compile(derivative, fullgraph=True, backend="aot_eager")(*operands)
 
     @pytest.mark.parametrize("semiring", ["real", "log", "max_plus", "max_times", "min_plus", "max_min"])

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from .parameters import hashable
 
@@ -22,16 +24,18 @@ _F = TypeVar("_F", bound=Callable[..., Tensor])
 
 
 def operator(name: str, tensors: str = "Tensor x") -> Callable[[_F], _F]:
-    """Register a function as the operator ``einfx::name``.
+    """Register a function as the operator ``einfx::name``, and let symbolic tracing record a call of it.
 
     Args:
         name: the name of the operator.
         tensors: the schema of its leading tensors; every other argument is in one text.
 
     Returns:
-        A decorator that leaves the function as it is.
+        A decorator. What takes part in ``__torch_function__``, as a traced value does, answers for the
+        function.
     """
     _LIBRARY.define(f"{name}({tensors}, str arguments) -> Tensor")
+    count = tensors.count("Tensor")
 
     def register(function: _F) -> _F:
         def implementation(*arguments: Any) -> Tensor:
@@ -40,7 +44,15 @@ def operator(name: str, tensors: str = "Tensor x") -> Callable[[_F], _F]:
         # Under vmap too the function itself runs, over the rules of what it is made of.
         for key in ("CompositeImplicitAutograd", "FuncTorchBatched"):
             _LIBRARY.impl(name, implementation, key)
-        return function
+
+        @wraps(function)
+        def dispatched(*arguments: Any, **keywords: Any) -> Any:
+            leading = arguments[:count]
+            if has_torch_function(leading):
+                return handle_torch_function(dispatched, leading, *arguments, **keywords)
+            return function(*arguments, **keywords)
+
+        return cast("_F", dispatched)
 
     return register
 

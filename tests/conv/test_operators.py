@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from einfx.conv.functional import conv_transposeNd, convNd, foldNd, kfac_reduceNd, kfcNd, unfoldNd
 
@@ -67,3 +67,16 @@ def test_what_is_compiled_says_what_is_wrong() -> None:
     compiled = torch.compile(lambda x: unfoldNd(x, 9), backend="eager")
     with pytest.raises(Exception, match="kernel_size=9 with dilation=1 spans 9 elements"):
         compiled(torch.ones(1, 2, 4, 4))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_symbolic_tracing_records_a_call(name: str) -> None:
+    function = FUNCTIONS[name]
+    traced = fx.symbolic_trace(function)
+    ours = {convNd, conv_transposeNd, unfoldNd, foldNd, kfcNd, kfac_reduceNd}
+    assert sum(node.target in ours for node in traced.graph.nodes if node.op == "call_function") == 1
+    for batch in (3, 2):
+        x = torch.randn(batch, 4, 9, 8, dtype=torch.float64)
+        if name == "convolution of four dimensions":
+            x = torch.randn(batch, 4, 12, 12, dtype=torch.float64)
+        assert torch.equal(traced(x), function(x))
