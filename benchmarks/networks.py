@@ -217,10 +217,15 @@ def _contestants(
 
 
 def _plan_ours(network: Network, optimize: str) -> tuple[Path, float]:
-    import einfx
+    from einfx.equation import Equation
+    from einfx.planning import plan
 
-    plan = einfx.contract_path(network.equation, *network.shapes, optimize=optimize)
-    return plan.path, plan.seconds
+    number = {label: i for i, label in enumerate(network.sizes)}
+    inputs = tuple(tuple(number[x] for x in part) for part in network.inputs)
+    found = plan(
+        Equation(inputs, tuple(number[x] for x in network.output)), network.shapes, optimize=optimize
+    )
+    return found.path, found.seconds
 
 
 def _summary(quality: PathQuality) -> str:
