@@ -31,17 +31,24 @@ def emitter(graph: fx.Graph, emitted: list[fx.Node]) -> Callable[..., fx.Node]:
         >>> value_of(emitter(graph, written)("flatten", x)).shape, written
         ((6,), [flatten])
     """
+    several: dict[fx.Node, Any] = {}
+    devices: list[torch.device] = []
+
+    def on_meta(node: fx.Node) -> Any:
+        return several[node] if node in several else _on_meta(node)
 
     def emit(function: Any, *arguments: Any) -> fx.Node:
         method = isinstance(function, str)
         node = graph.call_method(function, arguments) if method else graph.call_function(function, arguments)
         emitted.append(node)
         values = [value for x in node.all_input_nodes if (value := value_of(x)) is not None]
-        if number_of(node) is None and values:
-            given = fx.node.map_arg(arguments, _on_meta)
+        devices.extend(value.device for value in values[:1])
+        if number_of(node) is None and devices:
+            given = fx.node.map_arg(arguments, on_meta)
             made: Any = getattr(torch.Tensor, function)(*given) if method else function(*given)
-            value = Value.of(made, values[0].device)
-            if value is not None:
+            if not isinstance(made, torch.Tensor):
+                several[node] = made
+            elif (value := Value.of(made, devices[0])) is not None:
                 node.meta[VALUE] = value
         return node
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from .conv.gradients import input_gradient, weight_gradient
-from .conv.guards import fixed_sizes, same_sizes
+from .conv.guards import matched
 from .equation import Equation
 from .nodes import Contraction, pattern_of, size_read, value_of
 from .pattern import IndexPattern
@@ -235,19 +235,18 @@ def write_native(emit: Emit, call: NativeCall) -> fx.Node:
 
 def _guarded(emit: Emit, call: NativeCall) -> tuple[fx.Node, fx.Node]:
     """Both tensors, with the sizes that the patterns and the other one have."""
-    made = []
+    sizes: list[list[Any]] = []
     for node, labels in ((call.data, call.data_labels), (call.kernel, call.kernel_labels)):
-        fixed = {labels.index(x): size for x, size in _fixed(call, node, labels) if x in labels}
-        if fixed:
-            node = emit(fixed_sizes, node, list(fixed), list(fixed.values()))
-        made.append(node)
-    data, kernel = made
-    both = [x for x in call.data_labels if x in call.kernel_labels]
-    if both:
-        here, there = ([labels.index(x) for x in both] for labels in (call.data_labels, call.kernel_labels))
-        data = emit(same_sizes, data, here, kernel, there)
-        kernel = emit(same_sizes, kernel, there, data, here)
-    return data, kernel
+        fixed = dict(_fixed(call, node, labels))
+        sizes.append([fixed.get(label, -1) for label in labels])
+    pairs = [
+        place
+        for label in call.data_labels
+        if label in call.kernel_labels
+        for place in (call.data_labels.index(label), call.kernel_labels.index(label))
+    ]
+    both = emit(matched, call.data, call.kernel, *sizes, pairs)
+    return emit(operator.getitem, both, 0), emit(operator.getitem, both, 1)
 
 
 def _fixed(call: NativeCall, node: fx.Node, labels: tuple[int, ...]) -> Iterator[tuple[int, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Sequence
-from functools import reduce
 from typing import Any
 
 import torch
@@ -23,7 +22,8 @@ from .errors import EinfxError, OperandError
 from .folding import attribute
 from .kernels.results import Dense, result_of
 from .legality import FRESH, Effects, function_name, is_known_function, writes_in_place
-from .nodes import VALUE, Value, as_contraction, forget_value, in_any_order, is_einsum, is_pattern
+from .meta_einsums import over_semiring, with_patterns
+from .nodes import VALUE, Value, as_contraction, forget_value, is_einsum, is_pattern
 from .pattern import IndexPattern
 from .sources import source_line
 
@@ -231,15 +231,14 @@ class _MetaInterpreter(_BoundInterpreter):
         return _elementwise([self.env[x] if isinstance(x, fx.Node) else x for x in node.args])
 
     def _einsum(self, node: fx.Node) -> Any:
-        product = _over_semiring(node, self.env)
+        product = over_semiring(node, self.env)
+        product = with_patterns(node, self.env, self._device) if product is None else product
         return self._product(node) if product is None else product
 
     def _product(self, node: fx.Node) -> torch.Tensor | None:
         """The result of an einsum that multiplies two operands and sums nothing: torch.mul lays it out."""
         contraction = as_contraction(node)
         if contraction is None or len(contraction.operands) != 2 or contraction.equation.summed:
-            return None
-        if contraction.has_patterns:
             return None
         operands = [self.env[x] for x in contraction.operands]
         inputs, output = contraction.equation.inputs, contraction.equation.output
@@ -263,26 +262,6 @@ class _MetaInterpreter(_BoundInterpreter):
                 self.values[n] = value
                 n.meta[VALUE] = value
         return result
-
-
-def _over_semiring(node: fx.Node, environment: dict[fx.Node, Any]) -> Any:
-    """Tensors like the results of einfx.einsum with options, whose kernels may look at numbers.
-
-    None for any other node.
-    """
-    contraction = in_any_order(node)
-    if contraction is None or contraction.options.is_plain:
-        return None
-    operands = [environment[x] for x in contraction.operands]
-    shape = contraction.equation.output_shape([x.shape for x in operands])
-    wide, single = [x.dtype for x in operands if x.dim()], [x.dtype for x in operands if not x.dim()]
-    kinds = [torch.empty(1, dtype=reduce(torch.promote_types, wide))] if wide else []
-    kinds += [torch.empty((), dtype=reduce(torch.promote_types, single))] if single else []
-    values = torch.empty(shape, dtype=torch.result_type(kinds[0], kinds[-1]), device=operands[0].device)
-    if not node.kwargs.get("return_argmax", False):
-        return values
-    places = (*shape, len(contraction.equation.summed))
-    return values, torch.empty(places, dtype=torch.int64, device=values.device)
 
 
 def _operand_layout(labels: tuple[int, ...], tensor: torch.Tensor, output: tuple[int, ...]) -> Dense:
@@ -357,7 +336,7 @@ class _ShapeInterpreter(_BoundInterpreter):
         try:
             _check_sizes(n, self.env)
             with self.mode:
-                value = _over_semiring(n, self.env)
+                value = over_semiring(n, self.env)
                 value = super().run_node(n) if value is None else value
         except EinfxError as error:
             raise OperandError(f"{error}, at {source_line(n)}") from error

@@ -13,6 +13,7 @@ from ..conv.lowering import Native
 from ..emission import emitter
 from ..estimate import LOWERED, Lowered, flops_of
 from ..kernels import helpers
+from ..layout import contiguous_strides
 from ..legality import Effects, is_layout_free, same_floating_dtype
 from ..native_calls import NativeCall, native_call, write_native
 from ..networks import plan_of
@@ -46,11 +47,10 @@ class LowerPatterns(Pass):
         1
         >>> print(readable_code(traced.graph))
         def forward(self, x, w):
-            fixed_sizes = einfx_conv_guards_fixed_sizes(x, [2], [8])
-            fixed_sizes_1 = einfx_conv_guards_fixed_sizes(w, [2], [3])
-            same_sizes = einfx_conv_guards_same_sizes(fixed_sizes, [1], fixed_sizes_1, [1])
-            same_sizes_1 = einfx_conv_guards_same_sizes(fixed_sizes_1, [1], same_sizes, [1])
-            conv1d = torch.conv1d(same_sizes, same_sizes_1, None, [1], [1], [1], 1)
+            matched = einfx_conv_guards_matched(x, w, [-1, -1, 8], [-1, -1, 3], [1, 1])
+            getitem = matched[0]
+            getitem_1 = matched[1]
+            conv1d = torch.conv1d(getitem, getitem_1, None, [1], [1], [1], 1)
             return conv1d
     """
 
@@ -120,13 +120,14 @@ def _lower(
 
 
 def _laid_out(emit: Callable[..., fx.Node], result: fx.Node, wanted: tuple[int, ...]) -> fx.Node:
-    """A result with the strides that somebody may see; dimensions of size 1 may have any."""
+    """A result that is contiguous, or has the strides that somebody may see; a size of 1 may have any."""
     value = value_of(result)
     if value is None or value.strides is None:
         return result
-    pairs = zip(value.shape, value.strides, wanted, strict=True)
-    if all(have == want for size, have, want in pairs if size != 1):
-        return result
+    for strides in (wanted, contiguous_strides(value.shape)):
+        pairs = zip(value.shape, value.strides, strides, strict=True)
+        if all(have == want for size, have, want in pairs if size != 1):
+            return result
     order = sorted(range(len(wanted)), key=lambda i: -wanted[i])
     if order == list(range(len(order))):
         return emit(helpers.contiguous, result)

@@ -45,6 +45,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "folding",
         "graph_pickle",
         "legality",
+        "meta_einsums",
         "model_state",
         "native_calls",
         "networks",

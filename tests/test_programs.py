@@ -27,8 +27,9 @@ COUNTS = {
     "mutations": 500,
     "dtypes": 300,
     "complex": 100,
+    "patterns": 150,
 }
-"""How many programs of each flavour are tried: 2,200 in all."""
+"""How many programs of each flavour are tried: 2,350 in all."""
 
 
 def profile(count: int) -> settings:
@@ -76,7 +77,7 @@ def test_an_optimised_program_does_what_the_original_does_at_any_batch_size(flav
     run()
 
 
-@pytest.mark.parametrize("flavour", ["contractions", "scalars", "views", "mutations", "complex"])
+@pytest.mark.parametrize("flavour", ["contractions", "scalars", "views", "mutations", "complex", "patterns"])
 def test_gradients_of_inputs_and_parameters_are_those_of_the_original(flavour: str) -> None:
     @profile(120)
     @given(programs(flavour))

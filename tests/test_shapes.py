@@ -14,7 +14,7 @@ from torch import fx, nn
 import einfx
 from einfx.capture import capture
 from einfx.errors import OperandError
-from einfx.nodes import Value, value_of
+from einfx.nodes import Value, as_contraction, value_of
 from einfx.shapes import propagate
 from tests.program import tensor
 
@@ -218,3 +218,32 @@ def test_contractions_over_semirings_have_the_shapes_and_dtypes_that_they_have_w
 def test_operands_that_do_not_fit_a_contraction_over_a_semiring_are_refused() -> None:
     with pytest.raises(OperandError, match="label"):
         known(lambda a, b: einfx.einsum("ij,kj->ik", a, b, semiring="log"), A, B)
+
+
+def test_a_contraction_with_patterns_has_the_strides_that_it_has_in_eager_mode() -> None:
+    dense, sliding = einfx.IndexPattern(28, 2, 2), einfx.IndexPattern(28, 3, padding=1)
+    x, small, large = torch.ones(4, 32, 28, 28), torch.ones(64, 32, 2, 2), torch.ones(32, 32, 3, 3)
+
+    def program(x: torch.Tensor, small: torch.Tensor, large: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (
+            einfx.einsum("ncij,koi,lpj,dckl->ndop", x, dense, dense, small),
+            einfx.einsum("ncij,koi,lpj,dckl->opnd", x, sliding, sliding, large),
+            einfx.einsum("ncij,koi,lpj->nckl", x, sliding, sliding),
+        )
+
+    traced = fx.symbolic_trace(program)
+    assert propagate(traced, (x, small, large)) == []
+    nodes = [node for node in traced.graph.nodes if as_contraction(node) is not None]
+    for node, result in zip(nodes, program(x, small, large), strict=True):
+        value = value_of(node)
+        assert value is not None
+        assert (value.shape, value.strides) == (result.shape, result.stride())
+        assert (value.dtype, value.device) == (result.dtype, result.device)
+
+
+def test_a_pattern_that_doesnt_fit_is_refused_with_its_line() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    graph.output(graph.call_function(einfx.IndexPattern, (graph.call_method("size", (x, 0)), 3)))
+    with pytest.raises(OperandError, match="kernel size can't be greater than the padded input"):
+        propagate(fx.GraphModule(torch.nn.Module(), graph), (torch.ones(2),))

@@ -43,11 +43,10 @@ def test_a_convolution_becomes_that_of_torch() -> None:
         LowerPatterns(),
         program,
         """
-        fixed_sizes = einfx_conv_guards_fixed_sizes(x, [2, 3], [6, 7])
-        fixed_sizes_1 = einfx_conv_guards_fixed_sizes(w, [2, 3], [3, 2])
-        same_sizes = einfx_conv_guards_same_sizes(fixed_sizes, [1], fixed_sizes_1, [1])
-        same_sizes_1 = einfx_conv_guards_same_sizes(fixed_sizes_1, [1], same_sizes, [1])
-        conv2d = torch.conv2d(same_sizes, same_sizes_1, None, [1, 2], [1, 0], [1, 1], 1)
+        matched = einfx_conv_guards_matched(x, w, [-1, -1, 6, 7], [-1, -1, 3, 2], [1, 1])
+        getitem = matched[0]
+        getitem_1 = matched[1]
+        conv2d = torch.conv2d(getitem, getitem_1, None, [1, 2], [1, 0], [1, 1], 1)
         return conv2d
         """,
         (randn(2, 5, 6, 7), randn(4, 5, 3, 2)),
@@ -65,17 +64,16 @@ def test_groups_are_merged_with_channels_and_split_again() -> None:
         LowerPatterns(),
         program,
         """
-        fixed_sizes = einfx_conv_guards_fixed_sizes(x, [0], [8])
-        fixed_sizes_1 = einfx_conv_guards_fixed_sizes(w, [3], [3])
-        same_sizes = einfx_conv_guards_same_sizes(fixed_sizes, [1, 3], fixed_sizes_1, [2, 0])
-        same_sizes_1 = einfx_conv_guards_same_sizes(fixed_sizes_1, [2, 0], same_sizes, [1, 3])
-        permute = torch.permute(same_sizes, (2, 3, 1, 0))
+        matched = einfx_conv_guards_matched(x, w, [8, -1, -1, -1], [-1, -1, -1, 3], [1, 2, 3, 0])
+        getitem = matched[0]
+        getitem_1 = matched[1]
+        permute = torch.permute(getitem, (2, 3, 1, 0))
         flatten = permute.flatten(1, 2)
-        flatten_1 = same_sizes_1.flatten(0, 1)
-        size = same_sizes.size(3)
+        flatten_1 = getitem_1.flatten(0, 1)
+        size = getitem.size(3)
         pad = torch.nn.functional.pad(flatten, [2, 0])
         conv1d = torch.conv1d(pad, flatten_1, None, [1], [0], [2], size)
-        size_1 = same_sizes_1.size(1)
+        size_1 = getitem_1.size(1)
         unflatten = conv1d.unflatten(1, [size, size_1])
         return unflatten
         """,
