@@ -22,6 +22,7 @@ from .checks import check_blocks, check_groups, check_tensors
 from .native import conv_transposeNd, convNd
 from .operators import captured, capturing, composing, operator
 from .parameters import Numbers, Paddings, conv_patterns, per_dimension, spatial_dimensions, spatial_sizes
+from .second_moment import add_products
 from .window_sums import sum_windows
 from .windows import add_windows, copy_windows
 
@@ -85,10 +86,8 @@ def unfoldNd(
     else:
         if not (x.is_floating_point() or x.is_complex()):
             raise OperandError(f"patches of {x.dtype} can't be reduced: convert x to a floating dtype")
-        sums = sum_windows(batches, patterns)
-        out = (sums / _positions(patterns) if reduce == "mean" else sums).view(
-            batches.shape[0], groups, group * _kernel(patterns)
-        )
+        sums = sum_windows(batches, patterns, _positions(patterns) if reduce == "mean" else 1)
+        out = sums.view(batches.shape[0], groups, group * _kernel(patterns))
     return out if batched else out[0]
 
 
@@ -189,10 +188,12 @@ def kfac_reduceNd(
         return captured("kfac_reduce_nd", (x,), kernel_size, stride, padding, dilation, groups)
     batches, patterns, _ = _read(x, kernel_size, stride, padding, dilation)
     group = check_groups("channels", batches.shape[1], groups)
-    mean = sum_windows(batches, patterns) / _positions(patterns)
+    mean = sum_windows(batches, patterns, _positions(patterns))
     by_group = mean.view(batches.shape[0], groups, group * _kernel(patterns)).movedim(1, 0)
-    # A factor is scaled and not the product, which is larger.
-    return _products(by_group.transpose(1, 2) / max(batches.shape[0], 1), by_group)
+    if composing():
+        # A factor is scaled and not the product, which is larger; the batch may be a symbol.
+        return add_products(None, by_group.transpose(1, 2) / max(batches.shape[0], 1), by_group)
+    return add_products(None, by_group.transpose(1, 2), by_group, 1 / max(batches.shape[0], 1))
 
 
 @operator("kfc_nd")
@@ -241,12 +242,9 @@ def kfcNd(
     total: Tensor | None = None
     for part in batches.split(max(1, _PATCH_BYTES // each)):
         patches = copy_windows(part, patterns, channels_first=True).view(groups, side, -1)
-        if total is None:
-            total = _products(patches, patches.transpose(1, 2))
-        else:
-            total = torch.baddbmm(total, patches, patches.transpose(1, 2))
+        total = add_products(total, patches, patches.transpose(1, 2), 1 / max(batches.shape[0], 1))
     assert total is not None
-    return total / max(batches.shape[0], 1)
+    return total
 
 
 def _read(
@@ -259,11 +257,6 @@ def _read(
     kernel = per_dimension("kernel_size", kernel_size, n)
     patterns = conv_patterns(spatial_sizes(x, n), kernel, stride, padding, dilation)
     return (x if batched else x[None]), patterns, batched
-
-
-def _products(a: Tensor, b: Tensor) -> Tensor:
-    """The matrix product of each group; of one group by the kernel for one, which uses every thread."""
-    return torch.mm(a[0], b[0])[None] if a.shape[0] == 1 else torch.bmm(a, b)
 
 
 def _kernel(patterns: tuple[IndexPattern, ...]) -> int:

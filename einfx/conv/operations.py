@@ -19,10 +19,11 @@ from torch import Tensor
 
 from ..dispatch import contract
 from ..equation import Equation
+from ..kernels import windows_native
 from ..pattern import IndexPattern
 from .margins import with_margins
 from .operators import composing
-from .second_moment import second_moment
+from .second_moment import add_products, second_moment
 from .window_sums import sum_along, sum_windows
 from .windows import _reach as reach
 from .windows import add_windows, copy_windows
@@ -50,6 +51,9 @@ batch behind the kernels."""
 
 FOLDED_BY_TORCH = 2**17
 """Fewer elements than this are folded faster by torch, whose kernel goes element by element."""
+
+FOLDED_BY_TORCH_BESIDE_C = 2**12
+"""The same where there is C code for it."""
 
 PATCH_BYTES = 32 << 20
 """Patches of so many bytes are built at a time for a second moment: the rest of the batch waits."""
@@ -240,21 +244,24 @@ class Moment(Operation):
         source: the register.
         equation: two equal operands.
         factors: registers of one element with which the smaller of factor and product is multiplied.
+        scale: what the product is multiplied by as well.
     """
 
     source: int
     equation: Equation
     factors: tuple[int, ...] = ()
+    scale: float = 1.0
 
     def run(self, registers: Sequence[Tensor], like: Tensor) -> Tensor:
         """The register that it makes."""
         x = registers[self.source]
         numbers = [registers[factor].reshape(()) for factor in self.factors]
         inputs = [*self.equation.inputs, *([()] * len(numbers))]
-        made = second_moment([x, x, *numbers], inputs, self.equation.output)
+        made = second_moment([x, x, *numbers], inputs, self.equation.output, self.scale)
         if made is not None:
             return made
-        return contract(Equation(tuple(inputs), self.equation.output), [x, x, *numbers], "auto")
+        contracted = contract(Equation(tuple(inputs), self.equation.output), [x, x, *numbers], "auto")
+        return contracted if self.scale == 1.0 else contracted * self.scale
 
 
 @dataclass(frozen=True)
@@ -269,6 +276,7 @@ class WindowMoment(Operation):
         spatial: its dimensions through which windows slide.
         patterns: the pattern of each of these.
         order: in which order of (*groups, *channels, *kernels, *channels, *kernels) the result comes.
+        scale: what it is multiplied by.
         patch_bytes: how many bytes of windows are built at a time.
     """
 
@@ -279,6 +287,7 @@ class WindowMoment(Operation):
     spatial: tuple[int, ...]
     patterns: tuple[IndexPattern, ...]
     order: tuple[int, ...]
+    scale: float = 1.0
     patch_bytes: int = PATCH_BYTES
 
     def run(self, registers: Sequence[Tensor], like: Tensor) -> Tensor:
@@ -296,13 +305,7 @@ class WindowMoment(Operation):
         together = rows.shape[0] if composing() else self.patch_bytes // max(each, 1)
         for part in rows.split(max(1, together)):
             windows = copy_windows(part, self.patterns, channels_first=True).view(prod(groups), side, -1)
-            columns = windows.transpose(1, 2)
-            if total is not None:
-                total = torch.baddbmm(total, windows, columns)
-            elif windows.shape[0] == 1:
-                total = torch.mm(windows[0], columns[0])[None]
-            else:
-                total = torch.bmm(windows, columns)
+            total = add_products(total, windows, windows.transpose(1, 2), self.scale)
         assert total is not None
         made: Tensor = total.view(*groups, *channels, *kernels, *channels, *kernels).permute(self.order)
         return made
@@ -335,7 +338,9 @@ class Fold(Operation):
         lead = windows.shape[:n]
         batch, channels = prod(lead[:1]), prod(lead[1:])
         inputs = [pattern.input_size for pattern in self.patterns]
-        small = windows.numel() < FOLDED_BY_TORCH and windows.dtype in (torch.float32, torch.float64)
+        small = windows.dtype in (torch.float32, torch.float64) and windows.numel() < (
+            FOLDED_BY_TORCH_BESIDE_C if windows_native.adds(windows, self.patterns) else FOLDED_BY_TORCH
+        )
         even = len(inputs) == 2 and all(p.left == p.right >= 0 for p in self.patterns)
         if small and even and 0 not in windows.shape and not composing():
             kernels = [pattern.kernel_size for pattern in self.patterns]

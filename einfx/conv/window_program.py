@@ -496,14 +496,27 @@ class _Builder:
         self.factors = []
         return register
 
+    def _taken_numbers(self) -> float:
+        """The product of those factors whose values are known, which are factors no more."""
+        if not (self.dtype.is_floating_point or self.dtype.is_complex):
+            return 1.0
+        values = [self._number(register) for register in self.factors]
+        self.factors = [r for r, value in zip(self.factors, values, strict=True) if value is None]
+        return prod([value for value in values if value is not None], start=1.0)
+
+    def _number(self, register: int) -> float | None:
+        operation = self.operations[register - len(self.views)] if register >= len(self.views) else None
+        return operation.value if isinstance(operation, Number) else None
+
     def _moment(self, register: int, inputs: tuple[tuple[int, ...], ...], output: list[int]) -> int:
         equation = Equation(inputs, tuple(output))
         shape = tuple(self.sizes[x] for x in output)
         twice = (self.shapes[register],) * 2, (self.strides[register],) * 2
         cost = contraction_cost(equation, *twice, self.dtype, self.device)
+        scale = self._taken_numbers()
         factors, self.factors = tuple(self.factors), []
         return self._emit(
-            Moment(register, equation, factors),
+            Moment(register, equation, factors, scale),
             (register, *factors),
             shape,
             contiguous_strides(shape),
@@ -571,6 +584,7 @@ class _Builder:
                 operation.spatial,
                 operation.patterns,
                 tuple(made.index(x) for x in output),
+                self._taken_numbers(),
             ),
             (source,),
             shape,

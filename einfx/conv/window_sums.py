@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,10 @@ __all__ = ["spread_sums", "sum_along", "sum_windows"]
 
 Patterns = tuple[IndexPattern, ...]
 
+PART_BYTES = 2 << 20
+"""So many bytes of an input are summed at a time: sums along its first dimension, which may be several times
+as large, stay in the cache, and take little memory beside what is summed."""
+
 
 class _Class(NamedTuple):
     """Kernel positions whose windows start at the same remainder of the stride, and what all of them hold."""
@@ -34,12 +39,13 @@ class _Class(NamedTuple):
     step: int
 
 
-def sum_windows(x: Tensor, patterns: Patterns) -> Tensor:
+def sum_windows(x: Tensor, patterns: Patterns, divisor: int = 1) -> Tensor:
     """The sum of every window over its positions.
 
     Args:
         x: shape: (batch, channels, *input_sizes), any floating or complex dtype.
         patterns: the pattern of each spatial dimension.
+        divisor: what the sums are divided by, before they are rounded to the dtype of ``x``.
 
     Returns:
         A new tensor, shape: (batch, channels, *kernel_sizes).
@@ -50,8 +56,8 @@ def sum_windows(x: Tensor, patterns: Patterns) -> Tensor:
         [[[6.0, 10.0, 9.0]]]
     """
     if composing() or not tracked(x):
-        return _all_summed(x, patterns)
-    summed: Tensor = _Sum.apply(x, patterns)  # type: ignore[no-untyped-call]
+        return _all_summed(x, patterns, divisor)
+    summed: Tensor = _Sum.apply(x, patterns, divisor)  # type: ignore[no-untyped-call]
     return summed
 
 
@@ -128,22 +134,43 @@ def _ends(one: _Class) -> tuple[list[int], list[int]]:
     return left, list(range(behind, last, one.step))
 
 
-def _all_summed(x: Tensor, patterns: Patterns) -> Tensor:
-    """Windows summed along every dimension."""
-    # The outermost dimension first: its sums run over whole rows, and leave little for the others.
-    out = x.float() if _low(x.dtype) else x
+def _all_summed(x: Tensor, patterns: Patterns, divisor: int) -> Tensor:
+    """Windows summed along every dimension, a part of the batch or of the channels at a time."""
+    if composing():
+        out = _part_summed(x.float() if _low(x.dtype) else x, patterns)
+        return (out if divisor == 1 else out / divisor).to(x.dtype)
+    each = prod(x.shape[1:]) * x.element_size()
+    dim = 0 if each <= PART_BYTES else 1
+    together = max(1, PART_BYTES * x.shape[dim] // max(x.shape[0] * each, 1))
+    if together >= x.shape[dim]:
+        return _divided(x, patterns, divisor)
+    made = x.new_empty((*x.shape[:2], *[pattern.kernel_size for pattern in patterns]))
+    for part, summed in zip(x.split(together, dim), made.split(together, dim), strict=True):
+        summed.copy_(_divided(part, patterns, divisor))
+    return made
+
+
+def _divided(x: Tensor, patterns: Patterns, divisor: int) -> Tensor:
+    """Windows summed along every dimension, and divided in place: what was summed is a new tensor."""
+    out = _part_summed(x.float() if _low(x.dtype) else x, patterns)
+    return (out if divisor == 1 else out.div_(divisor)).to(x.dtype)
+
+
+def _part_summed(x: Tensor, patterns: Patterns) -> Tensor:
+    """Windows summed along every dimension, in the dtype in which they are added."""
     if not composing() and all(pattern.injective and pattern.unpadded for pattern in patterns):
         # Windows that share nothing are a view, and its sum reads every element once.
-        windows = window_view(out, patterns)
+        windows = window_view(x, patterns)
         first = 2 + len(patterns)
         if all(pattern.kernel_size == 1 for pattern in patterns):
-            return windows.sum(list(range(first, windows.ndim))).to(x.dtype)
+            return windows.sum(list(range(first, windows.ndim)))
         for _ in patterns:
             windows = windows.sum(first)
-        return windows.to(x.dtype)
+        return windows
+    # The outermost dimension first: its sums run over whole rows, and leave little for the others.
     for dim, pattern in enumerate(patterns):
-        out = _summed(out, 2 + dim, pattern)
-    return out.to(x.dtype)
+        x = _summed(x, 2 + dim, pattern)
+    return x
 
 
 def _summed(x: Tensor, dim: int, pattern: IndexPattern) -> Tensor:
@@ -238,25 +265,28 @@ class _Sum(torch.autograd.Function):
     """Summing windows, with spreading as its gradient."""
 
     @staticmethod
-    def forward(x: Tensor, patterns: Patterns) -> Tensor:
-        return _all_summed(x, patterns)
+    def forward(x: Tensor, patterns: Patterns, divisor: int) -> Tensor:
+        return _all_summed(x, patterns, divisor)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.patterns = inputs
+        _, ctx.patterns, ctx.divisor = inputs
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return spread_sums(gradient, ctx.patterns), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        shared = gradient if ctx.divisor == 1 else gradient / ctx.divisor
+        return spread_sums(shared, ctx.patterns), None, None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        return sum_windows(tangent, ctx.patterns)
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return sum_windows(tangent, ctx.patterns, ctx.divisor)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, None], x: Tensor, patterns: Patterns) -> tuple[Tensor, int]:
+    def vmap(
+        info: Any, in_dims: tuple[int, None, None], x: Tensor, patterns: Patterns, divisor: int
+    ) -> tuple[Tensor, int]:
         batches = x.movedim(in_dims[0], 0)
-        return sum_windows(batches.flatten(0, 1), patterns).unflatten(0, batches.shape[:2]), 0
+        return sum_windows(batches.flatten(0, 1), patterns, divisor).unflatten(0, batches.shape[:2]), 0
 
 
 class _Spread(torch.autograd.Function):
