@@ -179,7 +179,20 @@ def _erase(graph: fx.Graph, node: fx.Node) -> None:
     for user in list(node.users):
         assert only_for(user, ())
         _erase(graph, user)
+    sources = [x for x in node.all_input_nodes if only_for(x, (node,))]
     graph.erase_node(node)
+    for source in sources:
+        if not source.users:
+            _erase_sizes(graph, source)
+
+
+def _erase_sizes(graph: fx.Graph, node: fx.Node) -> None:
+    """Drop a size that nothing uses any more, and the shape that it was read from."""
+    sources = node.all_input_nodes
+    graph.erase_node(node)
+    for source in sources:
+        if not source.users and only_for(source, ()):
+            _erase_sizes(graph, source)
 
 
 _Way = tuple[float, Callable[[FormWriter], fx.Node]]

@@ -18,6 +18,7 @@ from .readings import Source, Step, Window
 __all__ = [
     "Apart",
     "Bias",
+    "Dimension",
     "Form",
     "Leaf",
     "Size",
@@ -72,6 +73,13 @@ class Slid:
 
 
 Size = int | SizeOf | Slid
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A dimension of a form, as a size in a reshape."""
+
+    dim: int
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,53 @@ class Form:
             raise Apart("a bias is added before it is flattened")
         merged = tuple(label for group in self.output[start : end + 1] for label in group)
         return replace(self, output=(*self.output[:start], merged, *self.output[end + 1 :]))
+
+    def viewed(self, sizes: Sequence[Size | Dimension | None]) -> Form:
+        """The form with its dimensions merged and split, where labels say that this is right for every size.
+
+        Args:
+            sizes: of each dimension: a number, a size that is known elsewhere, a dimension of the form that
+                is kept, or None for whatever is left.
+
+        Raises:
+            Apart: a dimension would have to be split that is one label, or sizes aren't known to be equal.
+        """
+        if self.bias is not None:
+            raise Apart("a bias is added before it is reshaped")
+        labels = [label for group in self.output for label in group]
+        free = sizes.index(None) if None in sizes else len(sizes)
+        first = [self._taken(size, labels, last=False) for size in sizes[:free]]
+        rest = [self._taken(size, labels, last=True) for size in reversed(sizes[free + 1 :])]
+        middle = [tuple(labels)] if free < len(sizes) else []
+        if labels and not middle:
+            raise Apart("it is reshaped to sizes that aren't known to be its own")
+        return replace(self, output=(*first, *middle, *reversed(rest)))
+
+    def _taken(self, size: Size | Dimension | None, labels: list[int], *, last: bool) -> tuple[int, ...]:
+        """Take the labels that make a size from an end of a list."""
+        taken: list[int] = []
+        ends = labels[::-1] if last else labels
+        if isinstance(size, Dimension):
+            group = self.output[size.dim]
+            taken = list(group[::-1] if last else group)
+        elif isinstance(size, int):
+            product = 1
+            for label in ends:
+                known = self.sizes.get(label)
+                if product == size or not isinstance(known, int):
+                    break
+                product *= known
+                taken.append(label)
+            if product != size:
+                raise Apart("it is reshaped to sizes that aren't known to be its own")
+        elif ends and self.sizes.get(ends[0]) == size:
+            taken = ends[:1]
+        else:
+            raise Apart("it is reshaped to sizes that aren't known to be its own")
+        if ends[: len(taken)] != taken:
+            raise Apart("a reshape mixes its dimensions")
+        labels[:] = labels[: len(labels) - len(taken)] if last else labels[len(taken) :]
+        return tuple(taken[::-1] if last else taken)
 
 
 _numbers = count()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx, nn
 
@@ -14,9 +14,10 @@ from ..nodes import Contraction, size_read, value_of
 from ..scaling import Scale, as_scaled
 from ..spellings import read_with_bias
 from . import spellings
+from .forms import Dimension, Leaf, Size, SizeOf
 from .readings import Reading, Source
 
-__all__ = ["Piece", "Product", "pieces_of"]
+__all__ = ["Piece", "Product", "Viewed", "pieces_of"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,13 @@ class Product:
     equation: Equation
     data: fx.Node
     weight: str
+
+
+@dataclass(frozen=True)
+class Viewed:
+    """A reshape, by the sizes that it is given."""
+
+    sizes: tuple[Size | Dimension | None, ...]
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class Piece:
     """
 
     node: fx.Node
-    what: Reading | Contraction | Product | Scale | tuple[int, int]
+    what: Reading | Contraction | Product | Scale | Viewed | tuple[int, int]
     bias: Source | None = None
     tensor: fx.Node | None = None
 
@@ -66,7 +74,7 @@ class Piece:
         """Whether it only arranges its input."""
         if isinstance(self.what, Contraction):
             return self.what.arranges
-        return type(self.what) is tuple
+        return isinstance(self.what, Viewed) or type(self.what) is tuple
 
 
 def pieces_of(graph: fx.Graph, owner: nn.Module | None) -> tuple[dict[fx.Node, Piece], dict[fx.Node, str]]:
@@ -134,7 +142,7 @@ def _flattening(node: fx.Node) -> Piece | None:
     """``flatten`` with numbers as its arguments, or a reshape that is one in every call."""
     if not is_known_function(node) or not node.args:
         return None
-    if function_name(node) in ("reshape", "view"):
+    if function_name(node) in ("reshape", "view", "unflatten"):
         return _reshaping(node)
     if function_name(node) != "flatten":
         return None
@@ -152,25 +160,38 @@ def _flattening(node: fx.Node) -> Piece | None:
 
 
 def _reshaping(node: fx.Node) -> Piece | None:
-    """``x.reshape(x.size(0), ..., -1)``, which keeps leading dimensions and merges all others."""
+    """``reshape``, ``view`` or ``unflatten`` to numbers and to sizes of tensors."""
     tensor, sizes = node.args[0], node.args[1:]
     value = value_of(tensor)
-    if len(sizes) == 1 and isinstance(sizes[0], list | tuple):
-        sizes = tuple(sizes[0])
-    if (
-        value is None
-        or not isinstance(tensor, fx.Node)
-        or node.kwargs
-        or not 0 < len(sizes) <= len(value.shape)
-    ):
+    if value is None or not isinstance(tensor, fx.Node) or node.kwargs:
         return None
-    if sizes[-1] != -1 or not _are_sizes(sizes[:-1], tensor):
-        return None
-    return Piece(node, (len(sizes) - 1, len(value.shape) - 1), tensor=tensor)
+    if function_name(node) == "unflatten":
+        if len(sizes) != 2 or not isinstance(sizes[0], int) or not isinstance(sizes[1], list | tuple):
+            return None
+        rank, at = len(value.shape), sizes[0] % max(len(value.shape), 1)
+        parts = _sizes(sizes[1], tensor)
+        kept = [Dimension(dim) for dim in range(rank)]
+        if parts is None:
+            return None
+        return Piece(node, Viewed((*kept[:at], *parts, *kept[at + 1 :])), tensor=tensor)
+    given = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], list | tuple) else sizes
+    wanted = _sizes(given, tensor)
+    return None if wanted is None else Piece(node, Viewed(wanted), tensor=tensor)
 
 
-def _are_sizes(sizes: Sequence[object], tensor: fx.Node) -> bool:
-    """Whether sizes are those of the leading dimensions of a tensor, read from it."""
-    return all(
-        isinstance(size, fx.Node) and size_read(size) == (tensor, dim) for dim, size in enumerate(sizes)
-    )
+def _sizes(sizes: Any, tensor: fx.Node) -> tuple[Size | Dimension | None, ...] | None:
+    """Sizes to reshape a tensor to; None where one is computed, or several are left open."""
+    found: list[Size | Dimension | None] = []
+    for size in sizes:
+        source, dim = size_read(size) if isinstance(size, fx.Node) else (None, 0)
+        if isinstance(size, int):
+            found.append(None if size == -1 else size)
+        elif source is None:
+            return None
+        else:
+            value = value_of(source)
+            if value is None or not -len(value.shape) <= dim < len(value.shape):
+                return None
+            dim %= len(value.shape)
+            found.append(Dimension(dim) if source is tensor else SizeOf(Leaf(source), dim))
+    return tuple(found) if found and found.count(None) <= 1 else None

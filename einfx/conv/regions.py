@@ -13,7 +13,7 @@ from ..legality import Effects, same_floating_dtype
 from ..nodes import Contraction, size_read, value_of
 from ..scaling import Scale, may_cross_contraction
 from .forms import ONE, Apart, Bias, Form, Leaf, Size, SizeOf, Slid, Slide, contracted, fresh, leaf, stepped
-from .pieces import Piece, Product
+from .pieces import Piece, Product, Viewed
 from .readings import Reading, Window
 
 __all__ = ["Region", "form_of", "only_for", "region_of"]
@@ -75,15 +75,23 @@ def region_of(
 def _closure(root: fx.Node, pieces: Mapping[fx.Node, Piece], banned: set[fx.Node]) -> list[fx.Node]:
     """The root and what only feeds it, from the root backwards."""
     inside = {root: None}
-    wanted = set(pieces[root].producers)
-    node = root.prev
-    while node.op != "root":
-        used = all(x in inside or only_for(x, inside) for x in node.users)
-        if node in wanted and node in pieces and node not in banned and used:
-            inside[node] = None
-            wanted.update(pieces[node].producers)
+    wanted = {x for x in pieces[root].producers if x in pieces and x not in banned}
+    node = root
+    while wanted:
         node = node.prev
-    return list(inside)
+        if node not in wanted:
+            continue
+        wanted.discard(node)
+        if all(x in inside or only_for(x, inside) for x in node.users):
+            inside[node] = None
+            wanted.update(x for x in pieces[node].producers if x in pieces and x not in banned)
+    # A tensor that is only reshaped is as good from outside, where it is one that can be split.
+    kept: list[fx.Node] = []
+    for node in reversed(inside):
+        reads = any(producer in kept for producer in pieces[node].producers)
+        if node is root or reads or not pieces[node].is_view:
+            kept.append(node)
+    return kept[::-1]
 
 
 def only_for(node: fx.Node, inside: Container[fx.Node]) -> bool:
@@ -152,6 +160,8 @@ def form_of(root: fx.Node, inside: Mapping[fx.Node, Piece]) -> Form:
             form, _ = contracted(equation.inputs, equation.output, [of(piece.what.data), weight])
             return form if piece.bias is None else replace(form, bias=Bias(piece.bias, ONE, 0))
         assert piece.tensor is not None
+        if isinstance(piece.what, Viewed):
+            return of(piece.tensor).viewed(piece.what.sizes)
         if isinstance(piece.what, Scale):
             return of(piece.tensor).scaled(piece.what)
         return of(piece.tensor).flattened(*piece.what)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -138,6 +139,30 @@ def test_the_second_moment_of_patches_is_one_contraction(program: Program) -> No
     assert not any(node.target is F.unfold for node in traced.graph.nodes)
     assert_same(traced(x), program(x))
     assert_same(traced(x[:, :, :7]), program(x[:, :, :7]))
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda x, w: E("nckp,ck->ncp", F.unfold(x, 3, padding=1).unflatten(1, (-1, 9)), w.flatten(1)),
+        lambda x, w: E(
+            "nckp,dck->ndp", F.unfold(x, 3).view(x.shape[0], x.size(1), 9, -1), w.unflatten(0, (-1, 16))
+        ),
+        lambda x, w: E("ncijp,cij->ncp", F.unfold(x, 3).reshape(x.size(0), -1, 3, 3, 36), w),
+    ],
+)
+def test_patches_that_are_split_again_are_read(program: Program) -> None:
+    x, w = randn(4, 16, 8, 8), randn(16, 3, 3)
+    if "dck" in str(program.__code__.co_consts):
+        w = randn(32, 9)
+    traced = fx.symbolic_trace(program)
+    propagate(traced, (x, w))
+    rewrites = CaptureConvolutions(worth=math.inf).apply(traced)
+    traced.recompile()
+    fixed = "ncijp" in str(program.__code__.co_consts)
+    assert rewrites == (0 if fixed else 1)  # 36 positions are those of one size of images
+    for given in (x, randn(2, 16, 8, 8)) if fixed else (x, randn(2, 16, 5, 9)):
+        assert_same(traced(given, w), program(given, w))
 
 
 # Averages behind convolutions.
