@@ -117,6 +117,14 @@ def _prepared(
         raise OperandError("a contraction of index patterns alone has no dtype: make one of them a tensor")
     network = network_of(token, operands)
     dtype, device = tensors[0].dtype, tensors[0].device
+    for x in tensors:
+        # A number promotes, and autocast makes dtypes equal.
+        alike = x.device == device and (x.dtype == dtype or torch._C._is_any_autocast_enabled())
+        if not alike and x.numel() != 1:
+            raise OperandError(
+                f"einsum {network.text!r} with index patterns: its tensors are {dtype} on {device} and "
+                f"{x.dtype} on {x.device}; convert them to one dtype and device"
+            )
     plan: ConvPlan | CutPlan
     if memory_limit is None:
         plan = plan_network(network, dtype, device, optimize=optimize)

@@ -134,6 +134,8 @@ def test_operands_that_make_no_sense_are_refused() -> None:
         contract("i,koi->ko", torch.ones(7), IndexPattern(8, 3))
     with pytest.raises(EquationError):
         contract("i?,koi->ko", torch.ones(8), IndexPattern(8, 3))
+    with pytest.raises(OperandError, match="float32 on cpu and torch"):
+        contract("i,koi,k->o", torch.ones(8), IndexPattern(8, 3), torch.ones(3, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("function", [einfx.einsum, torch.einsum])

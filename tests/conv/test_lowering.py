@@ -127,3 +127,23 @@ def test_lowering_is_data_and_remembered() -> None:
     assert isinstance(native, Native)
     assert lowered(made) is native
     assert hash(native) == hash(lowered(simplified(made, ())))
+
+
+def test_tensors_of_one_element_multiply_the_result() -> None:
+    x, weight = torch.randn(2, 3, 8, dtype=torch.float64), torch.randn(4, 3, 3, dtype=torch.float64)
+    scale = torch.tensor([3.0], dtype=torch.float64)
+    operands = View(0, (2, 3, 8)), IndexPattern(8, 3), View(1, (4, 3, 3)), View(2, (1,))
+    native = lowered(network(["nci", "koi", "dck", "s"], "ndo", *operands))
+    assert native is not None
+    assert native.factors == (2,)
+    assert close(native.run([x, weight, scale]), 3 * torch.nn.functional.conv1d(x, weight))
+    # One that has a label of the others is part of the convolution.
+    single = View(0, (1, 1, 1)), IndexPattern(1, 1), View(1, (1, 1, 1))
+    whole = lowered(network(["nci", "koi", "dck"], "ndo", *single))
+    assert whole is not None
+    assert whole.factors == ()
+
+
+def test_a_native_convolution_says_what_it_is() -> None:
+    made, _ = convNd_forward.symbolic((2, 4, 8), (4, 2, 3), 1, 0, 1, 2, False)
+    assert str(lowered(made)) == "conv1d of 2 groups"
