@@ -26,6 +26,9 @@ __all__ = ["LETTERS", "Equation"]
 LETTERS = string.ascii_lowercase + string.ascii_uppercase
 """The letters that torch.einsum accepts, in the order in which labels are printed."""
 
+_FIRST_SYMBOL = "\u00c0"
+"""From here on opt_einsum and its like take any character for a label, once the letters are used up."""
+
 Labels = tuple[int, ...]
 
 
@@ -266,7 +269,7 @@ def _tokens(part: str, text: str) -> list[Hashable]:
         if part.startswith("...", position):
             tokens.append(Ellipsis)
             position += 3
-        elif part[position].isalpha():
+        elif part[position].isalpha() or part[position] >= _FIRST_SYMBOL:
             tokens.append(part[position])
             position += 1
         else:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import opt_einsum
 import pytest
 import torch
 from hypothesis import given
@@ -143,3 +145,9 @@ class TestComposition:
         others = [x for i, x in enumerate(operands) if i not in (left, right)]
         expected = np.einsum(str(equation), *operands)
         np.testing.assert_allclose(np.einsum(str(rest), *others, first), expected, atol=1e-12)
+
+
+def test_every_symbol_of_opt_einsum_is_a_label() -> None:
+    symbols = [opt_einsum.get_symbol(i) for i in range(200)]
+    chain = ",".join(a + b for a, b in pairwise(symbols)) + f"->{symbols[0]}{symbols[-1]}"
+    assert len(Equation.parse(chain).labels) == 200
