@@ -90,7 +90,7 @@ def rotations_for(masks: Sequence[int]) -> int:
     """
     count = len(masks)
     pairs = sum(bool(a & b) for i, a in enumerate(masks) for b in masks[:i])
-    return max(1000 * count, min(pairs * min(30 * count, 2400), 8000 * count))
+    return max(1000 * count, min(pairs * min(26 * count, 2100), 8000 * count))
 
 
 def anneal(
