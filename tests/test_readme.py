@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import torch
+from torch import fx
 
 import einfx
 import einfx.passes
 from einfx.cli import main
+from einfx.errors import EinfxError
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+
+
+def _section(title: str) -> str:
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
 def test_the_first_example_prints_what_stands_below_it() -> None:
@@ -52,21 +60,44 @@ def test_the_commands_that_plan_run(line: str) -> None:
     assert main(shlex.split(line)[3:]) == 0
 
 
-def test_the_semiring_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
-    section = README.partition("## Over other semirings")[2].partition("\n## ")[0]
-    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    assert len(blocks) >= 2
+@pytest.mark.parametrize("title", ["Over other semirings", "Convolutions as contractions"])
+def test_the_examples_of_a_section_print_what_stands_below_them(
+    title: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = _section(title)
     scope: dict[str, object] = {}
-    for block in blocks:
+    for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL):
         exec(compile(block, "README.md", "exec"), scope)
     shown = re.findall(r"```text\n(.*?)```", section, re.DOTALL)
+    assert shown
     assert capsys.readouterr().out.strip() == "".join(shown).strip()
 
 
-def test_nothing_that_is_yet_to_come_is_there_already() -> None:
-    limits = README.partition("## What isn't there yet")[2].partition("\n## ")[0]
-    assert "Convolutions" in limits
-    assert "conv" not in einfx.__all__, "the README says that convolutions come next"
+def test_limits_on_memory_are_yet_to_come_for_models_and_for_gradients_with_patterns() -> None:
+    assert "memory for whole models" in _section("What isn't there yet")
+    assert "memory_limit" not in inspect.signature(einfx.optimize).parameters
+
+
+def test_patterns_of_traced_sizes_are_yet_to_come() -> None:
+    assert "not sizes of a traced tensor" in _section("What isn't there yet")
+    with pytest.raises(EinfxError, match="input_size"):
+        fx.symbolic_trace(lambda x: einfx.einsum("ni,koi->nko", x, einfx.IndexPattern(x.size(1), 3)))
+
+
+def test_patterns_over_semirings_are_yet_to_come_to_torchscript_and_printed_plans() -> None:
+    assert "no TorchScript form, and `contract_path`" in _section("What isn't there yet")
+    equation, pattern, operands = "ni,koi,k->no", einfx.IndexPattern(4, 2), (torch.ones(1, 4), torch.ones(2))
+
+    def dilate(x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = einfx.einsum(
+            equation, x, einfx.IndexPattern(4, 2), kernel, semiring="max_plus"
+        )
+        return result
+
+    with pytest.raises(EinfxError, match="TorchScript"):
+        einfx.jitable(einfx.optimize(dilate, operands))
+    with pytest.raises(EinfxError, match="max_plus"):
+        einfx.contract_path(equation, operands[0], pattern, operands[1], semiring="max_plus")
 
 
 def test_contributing_says_what_every_module_holds() -> None:
