@@ -1,33 +1,22 @@
-"""Contractions with index patterns that are native convolutions, as calls of torch in a graph.
+"""Which native convolution a contraction of a graph is, for inputs of every size.
 
-Where :mod:`einfx.conv.lowering` knows the sizes of every tensor, a graph is called with others: what is
-written here reorders, merges and splits dimensions without naming a size, and checks those that the patterns
-fix.
+Where :mod:`einfx.conv.lowering` knows the sizes of every tensor, a graph is called with others: only what
+holds for all that the patterns allow counts here. :mod:`einfx.native_writing` writes the call.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import torch
-import torch.nn.functional as F
 from torch import fx
 
-from .conv.gradients import input_gradient, weight_gradient
-from .conv.guards import matched
 from .equation import Equation
-from .nodes import Contraction, pattern_of, size_read, value_of
+from .nodes import Contraction, pattern_of, value_of
 from .pattern import IndexPattern
 
-__all__ = ["NativeCall", "native_call", "write_native"]
+__all__ = ["NativeCall", "Spatial", "native_call", "sides_of"]
 
 Kind = Literal["forward", "input", "weight"]
-Emit = Callable[..., fx.Node]
-
-_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _ROLES: tuple[tuple[Kind, tuple[int, int, int]], ...] = (
     ("forward", (2, 0, 1)),
     ("input", (1, 0, 2)),
@@ -36,7 +25,7 @@ _ROLES: tuple[tuple[Kind, tuple[int, int, int]], ...] = (
 """Which label of a pattern (kernel, output, input) the data, the kernel and the result carry."""
 
 
-class _Spatial(NamedTuple):
+class Spatial(NamedTuple):
     """A spatial dimension: the pattern for the example inputs, its node, and its labels."""
 
     pattern: IndexPattern
@@ -45,7 +34,7 @@ class _Spatial(NamedTuple):
 
     @property
     def fixed(self) -> bool:
-        """Whether the pattern is one for inputs of every size."""
+        """Whether the size of its input is a number, and not read off a tensor in the call."""
         return not self.node.all_input_nodes
 
 
@@ -75,7 +64,7 @@ class NativeCall(NamedTuple):
     kernel_parts: list[list[int]]
     result_parts: list[list[int]]
     groups: list[int]
-    spatial: list[_Spatial]
+    spatial: list[Spatial]
     output: tuple[int, ...]
 
 
@@ -87,9 +76,21 @@ def native_call(contraction: Contraction) -> NativeCall | None:
 
     Returns:
         None where it is none, or none of at most three dimensions.
+
+    Example:
+        >>> import torch, einfx
+        >>> from einfx.nodes import as_contraction
+        >>> from einfx.shapes import propagate
+        >>> p = IndexPattern(8, 3)
+        >>> traced = fx.symbolic_trace(lambda x, w: einfx.einsum("ngci,koi,gdck->ngdo", x, p, w))
+        >>> propagate(traced, (torch.ones(2, 3, 5, 8), torch.ones(3, 4, 5, 3)))
+        []
+        >>> (call,) = [native_call(c) for node in traced.graph.nodes if (c := as_contraction(node))]
+        >>> call.kind, call.groups, call.result_parts
+        ('forward', [1], [[0], [1, 6], [5]])
     """
     tensors: list[tuple[fx.Node, tuple[int, ...]]] = []
-    spatial: list[_Spatial] = []
+    spatial: list[Spatial] = []
     for operand, labels in zip(contraction.operands, contraction.equation.inputs, strict=True):
         pattern = pattern_of(operand)
         if len(set(labels)) < len(labels):
@@ -97,7 +98,7 @@ def native_call(contraction: Contraction) -> NativeCall | None:
         if pattern is None:
             tensors.append((operand, labels))
         else:
-            spatial.append(_Spatial(pattern, operand, labels))
+            spatial.append(Spatial(pattern, operand, labels))
     shared = [label for one in spatial for label in one.labels]
     if len(tensors) != 2 or not 1 <= len(spatial) <= 3 or len(set(shared)) < len(shared):
         return None
@@ -128,7 +129,7 @@ def _is_even(contraction: Contraction) -> bool:
 
 def _fits(
     equation: Equation,
-    one: _Spatial,
+    one: Spatial,
     roles: tuple[int, int, int],
     data: tuple[int, ...],
     kernel: tuple[int, ...],
@@ -151,7 +152,7 @@ def _arranged(
     kind: Kind,
     data: tuple[fx.Node, tuple[int, ...]],
     kernel: tuple[fx.Node, tuple[int, ...]],
-    spatial: list[_Spatial],
+    spatial: list[Spatial],
     roles: tuple[int, int, int],
 ) -> NativeCall | None:
     """Which labels make which dimension; None where one has no part in a convolution."""
@@ -196,7 +197,7 @@ def _has_padding(call: NativeCall) -> bool:
     """Whether torch can pad, or cut, as the patterns say for inputs of every size."""
     all_fixed = all(one.fixed for one in call.spatial)
     for one in call.spatial:
-        left, right = _sides(one)
+        left, right = sides_of(one)
         if call.kind == "input" and not all_fixed and not left == right == one.pattern.right >= 0:
             return False
         # What is cut on one side may not be more than there is, whatever is added on the other.
@@ -205,157 +206,10 @@ def _has_padding(call: NativeCall) -> bool:
     return True
 
 
-def _sides(one: _Spatial) -> tuple[int, int]:
+def sides_of(one: Spatial) -> tuple[int, int]:
     """The padding with which torch computes the outputs of a pattern, alike on both sides where it may be."""
     left, right = one.pattern.left, one.pattern.right
     if one.fixed and left >= 0 and left != right:
         both = (one.pattern.input_size + 2 * left - one.pattern.kernel_span) // one.pattern.stride + 1
         right = left if both == one.pattern.output_size else right
     return left, right
-
-
-def write_native(emit: Emit, call: NativeCall) -> fx.Node:
-    """Write a native convolution.
-
-    Args:
-        emit: writes a call of a function, or of a method where it is given a name.
-        call: what to write.
-
-    Returns:
-        The node of the result, in the dimensions of the contraction's output.
-    """
-    data, kernel = _guarded(emit, call)
-    sizes = _Sizes(emit, {call.data_labels: data, call.kernel_labels: kernel})
-    x = _arrange(emit, data, call.data_labels, call.data_parts)
-    w = _arrange(emit, kernel, call.kernel_labels, call.kernel_parts)
-    groups = sizes.product(call.groups)
-    result = {"forward": _forward, "input": _input, "weight": _weight}[call.kind](emit, call, x, w, groups)
-    return _rearrange(emit, result, call, sizes)
-
-
-def _guarded(emit: Emit, call: NativeCall) -> tuple[fx.Node, fx.Node]:
-    """Both tensors, with the sizes that the patterns and the other one have."""
-    sizes: list[list[Any]] = []
-    for node, labels in ((call.data, call.data_labels), (call.kernel, call.kernel_labels)):
-        fixed = dict(_fixed(call, node, labels))
-        sizes.append([fixed.get(label, -1) for label in labels])
-    pairs = [
-        place
-        for label in call.data_labels
-        if label in call.kernel_labels
-        for place in (call.data_labels.index(label), call.kernel_labels.index(label))
-    ]
-    both = emit(matched, call.data, call.kernel, *sizes, pairs)
-    return emit(operator.getitem, both, 0), emit(operator.getitem, both, 1)
-
-
-def _fixed(call: NativeCall, node: fx.Node, labels: tuple[int, ...]) -> Iterator[tuple[int, Any]]:
-    """The labels whose size a pattern fixes, with the size."""
-    for one in call.spatial:
-        kernel, outputs, inputs = one.labels
-        yield kernel, one.pattern.kernel_size
-        if one.fixed:
-            yield outputs, one.pattern.output_size
-            yield inputs, one.pattern.input_size
-        elif inputs in labels:
-            size: Any = one.node.args[0]
-            if size_read(size) != (node, labels.index(inputs)):
-                yield inputs, size
-
-
-class _Sizes:
-    """The size of a label, read from a tensor that has it, once."""
-
-    def __init__(self, emit: Emit, tensors: dict[tuple[int, ...], fx.Node]) -> None:
-        self._emit = emit
-        self._tensors = tensors
-        self._known: dict[int, fx.Node] = {}
-
-    def __getitem__(self, label: int) -> fx.Node:
-        if label not in self._known:
-            labels, tensor = next((x, t) for x, t in self._tensors.items() if label in x)
-            self._known[label] = self._emit("size", tensor, labels.index(label))
-        return self._known[label]
-
-    def product(self, labels: Sequence[int]) -> fx.Node | int:
-        """The product of sizes: 1 where there are none."""
-        result: fx.Node | int = 1
-        for label in labels:
-            result = self[label] if result == 1 else self._emit(operator.mul, result, self[label])
-        return result
-
-
-def _arrange(emit: Emit, node: fx.Node, labels: tuple[int, ...], parts: list[list[int]]) -> fx.Node:
-    """A tensor with one dimension for each part: its labels merged, or of size 1 where it has none."""
-    held = [[label for label in part if label in labels] for part in parts]
-    order = [labels.index(label) for part in held for label in part]
-    if order != list(range(len(order))):
-        node = emit(torch.permute, node, tuple(order))
-    for dim in reversed(range(len(held))):
-        start = sum(len(part) for part in held[:dim])
-        if not held[dim]:
-            node = emit("unsqueeze", node, start)
-        elif len(held[dim]) > 1:
-            node = emit("flatten", node, start, start + len(held[dim]) - 1)
-    return node
-
-
-def _rearrange(emit: Emit, node: fx.Node, call: NativeCall, sizes: _Sizes) -> fx.Node:
-    """The result with a dimension for each label of the output."""
-    held = [[label for label in part if label in call.output] for part in call.result_parts]
-    for dim in reversed(range(len(held))):
-        if not held[dim]:
-            node = emit("select", node, dim, 0)
-        elif len(held[dim]) > 1:
-            node = emit("unflatten", node, dim, [sizes[label] for label in held[dim]])
-    got = [label for part in held for label in part]
-    order = tuple(got.index(label) for label in call.output)
-    return node if order == tuple(range(len(order))) else emit(torch.permute, node, order)
-
-
-def _numbers(call: NativeCall) -> tuple[list[int], list[tuple[int, int]], list[int]]:
-    patterns = [one.pattern for one in call.spatial]
-    sides = [_sides(one) for one in call.spatial]
-    return [p.stride for p in patterns], sides, [p.dilation for p in patterns]
-
-
-def _padded(emit: Emit, x: fx.Node, sides: list[tuple[int, int]]) -> tuple[fx.Node, list[int]]:
-    """The data, padded where torch's convolutions can't, and the padding that is left to them."""
-    if all(left == right >= 0 for left, right in sides):
-        return x, [left for left, _ in sides]
-    return emit(F.pad, x, [side for pair in reversed(sides) for side in pair]), [0] * len(sides)
-
-
-def _forward(emit: Emit, call: NativeCall, x: fx.Node, w: fx.Node, groups: fx.Node | int) -> fx.Node:
-    strides, sides, dilations = _numbers(call)
-    x, padding = _padded(emit, x, sides)
-    return emit(_CONVOLUTIONS[len(strides)], x, w, None, strides, padding, dilations, groups)
-
-
-def _weight(emit: Emit, call: NativeCall, x: fx.Node, v: fx.Node, groups: fx.Node | int) -> fx.Node:
-    strides, sides, dilations = _numbers(call)
-    x, padding = _padded(emit, x, sides)
-    kernel = [one.pattern.kernel_size for one in call.spatial]
-    return emit(weight_gradient, x, v, kernel, strides, padding, dilations, groups)
-
-
-def _input(emit: Emit, call: NativeCall, v: fx.Node, w: fx.Node, groups: fx.Node | int) -> fx.Node:
-    strides, _, dilations = _numbers(call)
-    patterns = [one.pattern for one in call.spatial]
-    if not all(one.fixed for one in call.spatial):
-        sizes = [one.node.args[0] for one in call.spatial]
-        padding = [pattern.left for pattern in patterns]
-        return emit(input_gradient, v, w, sizes, strides, padding, dilations, groups)
-    wholes = [pattern.stride * (pattern.output_size - 1) + pattern.kernel_span for pattern in patterns]
-    extras = [p.input_size + 2 * p.left - whole for p, whole in zip(patterns, wholes, strict=True)]
-    transposed = _TRANSPOSED[len(strides)]
-    if all(
-        p.left >= 0 and 0 <= extra < max(p.stride, p.dilation)
-        for p, extra in zip(patterns, extras, strict=True)
-    ):
-        padding = [pattern.left for pattern in patterns]
-        return emit(transposed, v, w, None, strides, padding, extras, groups, dilations)
-    none = [0] * len(strides)
-    out = emit(transposed, v, w, None, strides, none, none, groups, dilations)
-    margins = [(-p.left, p.input_size + p.left - whole) for p, whole in zip(patterns, wholes, strict=True)]
-    return emit(F.pad, out, [side for pair in reversed(margins) for side in pair])

@@ -19,6 +19,7 @@ from .contract import einsum as einfx_einsum
 from .equation import Equation
 from .errors import EinfxError
 from .options import REAL, Options
+from .pattern import IndexPattern
 from .values import (
     VALUE,
     Value,
@@ -73,12 +74,12 @@ class Contraction(NamedTuple):
     @property
     def tensors(self) -> tuple[fx.Node, ...]:
         """The operands that aren't index patterns."""
-        return tuple(operand for operand in self.operands if not is_pattern(operand))
+        return tuple([operand for operand in self.operands if operand.target is not IndexPattern])
 
     @property
     def has_patterns(self) -> bool:
         """Whether index patterns are among the operands."""
-        return any(is_pattern(operand) for operand in self.operands)
+        return IndexPattern in [operand.target for operand in self.operands]
 
     @property
     def arranges(self) -> bool:

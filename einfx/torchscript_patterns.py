@@ -11,7 +11,8 @@ from .conv.guards import fixed_sizes
 from .conv.scriptable import pattern_tensor, pattern_windows
 from .equation import Equation
 from .legality import same_floating_dtype
-from .native_calls import native_call, write_native
+from .native_calls import native_call
+from .native_writing import write_native
 from .nodes import Contraction, as_contraction, is_pattern, size_read, value_of
 
 __all__ = ["patterns_by_torch_functions"]

@@ -15,7 +15,8 @@ from ..estimate import LOWERED, Lowered, flops_of
 from ..kernels import helpers
 from ..layout import contiguous_strides
 from ..legality import Effects, is_layout_free, same_floating_dtype
-from ..native_calls import NativeCall, native_call, write_native
+from ..native_calls import NativeCall, native_call
+from ..native_writing import write_native
 from ..networks import plan_of
 from ..nodes import (
     VISIBLE_STRIDES,

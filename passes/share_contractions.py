@@ -48,11 +48,12 @@ class ShareContractions(Pass):
         effects = Effects.of(graph, graph_module)
         first: dict[Hashable, fx.Node] = {}
         same: dict[fx.Node, Hashable] = {}
+        patterned = any(is_pattern(node) for node in graph.nodes)
         rewrites = 0
         for node in list(graph.nodes):
             if node.op == "get_attr":
                 same[node] = ("attribute", node.target)
-            elif is_pattern(node) or number_of(node) is not None:
+            elif patterned and (is_pattern(node) or number_of(node) is not None):
                 same[node] = _call_key(node, same)
             contraction = read(node)
             if contraction is None:

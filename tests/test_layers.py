@@ -48,6 +48,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "meta_einsums",
         "model_state",
         "native_calls",
+        "native_writing",
         "networks",
         "nodes",
         "regrouping",
