@@ -73,6 +73,23 @@ def test_the_examples_of_a_section_print_what_stands_below_them(
     assert capsys.readouterr().out.strip() == "".join(shown).strip()
 
 
+@pytest.mark.parametrize(
+    "call", re.findall(r"`(einfx\.(?!compat)[\w.]+\(.*?\))`", _section("Convolutions as contractions"))
+)
+def test_the_calls_that_are_listed_for_convolutions_run(call: str) -> None:
+    pattern = einfx.IndexPattern(9, 3)
+    scope: dict[str, object] = {
+        "einfx": einfx,
+        "x": torch.ones(2, 4, 9, 9),
+        "inputs": (torch.ones(2, 4, 9, 9),),
+        "weight": torch.ones(6, 4, 3, 3),
+        "model": torch.nn.Sequential(torch.nn.Conv2d(4, 6, 3)),
+        "equation": "ncij,koi,lpj,dckl->ndop",
+        "operands": (torch.ones(2, 4, 9, 9), pattern, pattern, torch.ones(6, 4, 3, 3)),
+    }
+    assert eval(call, scope) is not None
+
+
 def test_limits_on_memory_are_yet_to_come_for_models_and_for_gradients_with_patterns() -> None:
     assert "memory for whole models" in _section("What isn't there yet")
     assert "memory_limit" not in inspect.signature(einfx.optimize).parameters
