@@ -14,6 +14,7 @@ import torch
 
 from ..cost import StepCost, choose_kernel
 from ..equation import Equation
+from ..kernels import windows_native
 from ..machine import Machine, item_bytes, machine_for
 from ..pattern import IndexPattern
 from ..planning import plan
@@ -28,6 +29,9 @@ REORDERED = 10e9
 
 DEPTHWISE = 7.5e9
 """The same for depthwise convolutions, whose arithmetic hides behind it."""
+
+COPIED = 6e9
+"""Bytes of windows per second that one core writes where there is C code for it."""
 
 SCATTERED_SECONDS = {False: 1.7e-9, True: 4.5e-9}
 """What an element of a transposed convolution with a stride costs, where the kernel is larger than the
@@ -202,7 +206,10 @@ def window_cost(
     if copied:
         made = rows * prod(pattern.kernel_size * pattern.output_size for pattern in patterns)
         last = patterns[-1]
-        seconds += machine.copy(made, dtype, run=last.output_size if last.stride == 1 else 4)
+        if device == "cpu" and windows_native.describe() != "not built":
+            seconds += machine.op_seconds + item * made / (COPIED * machine.threads)
+        else:
+            seconds += machine.copy(made, dtype, run=last.output_size if last.stride == 1 else 4)
         moved += 2 * item * made
     return StepCost(0, moved, seconds, workspace)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..cost import StepCost
 from ..equation import Equation
 from ..layout import contiguous_strides
-from ..machine import item_bytes
+from ..machine import item_bytes, machine_for
 from ..pattern import IndexPattern
 from .cost import contraction_cost, fold_cost, sum_cost, window_cost
 from .network import Constant, Network
@@ -470,6 +470,10 @@ class _Builder:
         if view:
             steps = dict(zip(inputs[0], strides[0], strict=True))
             made_strides = tuple(steps[x] for x in output)
+            if made_strides != contiguous_strides(shape):
+                # Whoever reads it pays for how it lies.
+                late = machine_for(self.device).copy(prod(shape), self.dtype)
+                cost = cost._replace(seconds=cost.seconds + late)
         result = self._emit(Contract(equation, registers), registers, shape, made_strides, cost, written)
         return self._scaled(result), output
 
