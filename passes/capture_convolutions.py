@@ -154,7 +154,7 @@ def _rewritten(
         reasons.setdefault(region.root, f"it has no plan: {error}")
         return False
     seconds, write = min(ways, key=lambda way: way[0], default=(inf, None))
-    if write is None or not seconds <= worth * apart:
+    if write is None or seconds == inf or not seconds <= worth * apart:
         others = ", ".join(piece.node.name for piece in region.pieces if not piece.is_view)
         for piece in region.pieces:
             reasons.setdefault(piece.node, f"one contraction of {others} isn't predicted to be faster")

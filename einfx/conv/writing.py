@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import torch.nn.functional as F
@@ -73,6 +73,8 @@ def leaf_shape(leaf: Leaf, owner: nn.Module) -> tuple[int, ...]:
 def form_seconds(form: Form, owner: nn.Module, like: Value) -> float:
     """The predicted time of a form: of its contraction, its number, its divisors and its bias.
 
+    It is infinite where the plan has steps over other patterns than those that are written into the graph.
+
     Args:
         form: the form.
         owner: the module whose attributes it names.
@@ -88,7 +90,11 @@ def form_seconds(form: Form, owner: nn.Module, like: Value) -> float:
     shapes = [operand.shape for operand in operands]
     if any(isinstance(operand, IndexPattern) for operand in operands):
         network = Network(form.equation, tuple(operands))
-        seconds = plan_network(network, like.dtype, like.device.type).seconds
+        chosen = plan_network(network, like.dtype, like.device.type)
+        if len(chosen.steps) > 1 and chosen.network != network:
+            # Its steps are of other patterns, several of these in a row as one: no graph is split into those.
+            return inf
+        seconds = chosen.seconds
     else:
         seconds = plan(form.equation, shapes, dtype=like.dtype, device=str(like.device)).seconds
     machine = machine_for(like.device)

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
+import einfx
 from einfx.conv.pieces import pieces_of
 from einfx.conv.regions import Region, region_of
 from einfx.legality import Effects
-from einfx.passes import CaptureConvolutions
+from einfx.passes import DEFAULT, CaptureConvolutions
 from einfx.shapes import propagate
 from tests.conv.chains import chain
 from tests.rewriting import assert_same
@@ -74,6 +75,15 @@ def test_random_chains_compute_the_same_captured(seed: int) -> None:
             if gradient is not None and its is not None:
                 scale = float(gradient.abs().max())
                 assert_same(its, gradient, tolerance=1e-9, magnitude=max(scale, 1e-6))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 100_000))
+def test_random_chains_compute_the_same_behind_all_passes(seed: int) -> None:
+    model, x = chain(seed)
+    optimized = einfx.optimize(model, (x,), passes=(CaptureConvolutions(worth=math.inf), *DEFAULT))
+    with torch.no_grad():
+        assert_same(optimized(x), model(x), tolerance=1e-10)
 
 
 X, W = torch.randn(2, 4, 9, 8), torch.randn(6, 4, 3, 3)
