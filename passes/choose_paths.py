@@ -9,12 +9,22 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
+from ..conv.planning import ConvPlan
 from ..equation import Equation
 from ..folding import is_constant
 from ..legality import Effects, same_floating_dtype
 from ..networks import plan_of
-from ..nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
+from ..nodes import (
+    Contraction,
+    as_contraction,
+    erase_unused_patterns,
+    inherit,
+    insert_contraction,
+    pattern_of,
+    value_of,
+)
 from ..options import Options
+from ..pattern import IndexPattern
 from ..planning import Plan, plan
 from ..regrouping import why_not_regroup
 from ..rewrite import Pass, decline
@@ -83,6 +93,7 @@ class ChoosePaths(Pass):
             node.replace_all_uses_with(_write(graph, node, contraction, steps))
             graph.erase_node(node)
             rewrites += 1
+        erase_unused_patterns(graph)
         return rewrites
 
     def _split(self, graph: fx.Graph, node: fx.Node, contraction: Contraction) -> int:
@@ -93,8 +104,15 @@ class ChoosePaths(Pass):
         chosen = plan_of(contraction)
         if chosen is None or len(chosen.steps) < 2:
             return 0
+        with graph.inserting_before(node):
+            operands = _planned_operands(graph, contraction, chosen)
+        if operands is None:
+            decline(
+                node, "its plan joins patterns that are made for the sizes of a call, as einsum does there"
+            )
+            return 0
         steps = [(step.operands, step.network.equation, contraction.options) for step in chosen.steps]
-        node.replace_all_uses_with(_write(graph, node, contraction, steps))
+        node.replace_all_uses_with(_write(graph, node, contraction._replace(operands=operands), steps))
         graph.erase_node(node)
         return 1
 
@@ -133,12 +151,46 @@ def _names(dtypes: set[torch.dtype]) -> str:
     return ", ".join(sorted(str(dtype) for dtype in dtypes))
 
 
+def _planned_operands(
+    graph: fx.Graph, contraction: Contraction, chosen: ConvPlan
+) -> tuple[fx.Node, ...] | None:
+    """The operands with the patterns of the plan, which may be others in the places of those of the call.
+
+    Returns:
+        None where there are others, and some are made for sizes that are only known in the call.
+    """
+    wanted = [x if isinstance(x, IndexPattern) else None for x in chosen.network.operands]
+    given = [pattern_of(operand) for operand in contraction.operands]
+    if wanted == given and chosen.network.equation == contraction.equation:
+        return contraction.operands
+    if len(wanted) != len(given) or any(
+        pattern is not None and operand.all_input_nodes
+        for pattern, operand in zip(given, contraction.operands, strict=True)
+    ):
+        return None
+    return tuple(
+        operand
+        if pattern is None or pattern == old
+        else graph.call_function(
+            IndexPattern,
+            (
+                pattern.input_size,
+                pattern.kernel_size,
+                pattern.stride,
+                (pattern.left, pattern.right),
+                pattern.dilation,
+            ),
+        )
+        for operand, pattern, old in zip(contraction.operands, wanted, given, strict=True)
+    )
+
+
 _Steps = Sequence[tuple[tuple[int, ...], Equation, Options]]
 """For each step the numbers of what it reads, what it computes, and over what."""
 
 
-def _write(graph: fx.Graph, node: fx.Node, contraction: Contraction, steps: _Steps) -> fx.Node:
-    values = list(contraction.operands)
+def _write(graph: fx.Graph, node: fx.Node, operands: Sequence[fx.Node], steps: _Steps) -> fx.Node:
+    values = list(operands)
     with graph.inserting_before(node):
         for numbers, equation, options in steps:
             new = insert_contraction(graph, equation, [values[x] for x in numbers], options)

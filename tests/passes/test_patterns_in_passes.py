@@ -191,3 +191,17 @@ def test_a_kernel_of_factors_is_split_along_its_plan_and_patterns_go_along() -> 
 
 def test_a_plain_convolution_is_one_step() -> None:
     assert steps(convolved, X, W) == [3]
+
+
+def test_patterns_in_a_row_are_split_along_a_plan_that_may_join_them() -> None:
+    pool, slide = IndexPattern(14, 2, 2), IndexPattern(14, 3, 1, 1)
+
+    def program(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return einfx.einsum("ncij,koi,lpj,aqo,brp,ckl->ncqr", x, slide, slide, pool, pool, w)
+
+    x, w = randn(4, 16, 14, 14), randn(16, 3, 3)
+    traced = fx.symbolic_trace(program)
+    propagate(traced, (x, w))
+    ChoosePaths().apply(traced)
+    traced.recompile()
+    assert_same(traced(x, w), program(x, w), tolerance=1e-4)
