@@ -7,17 +7,15 @@ Like the other extension it is a plain shared library, loaded with ctypes.
 from __future__ import annotations
 
 import ctypes
-import importlib.machinery
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .log_scratch import scratch
-from .tropical_native import LEVELS
+from .native import LEVELS, load, threads
 
 __all__ = [
     "bound",
@@ -37,37 +35,22 @@ LEVEL = len(LEVELS) - 1
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    folder = Path(__file__).parent
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        file = folder / f"_log{suffix}"
-        if file.is_file():
-            try:
-                library = ctypes.CDLL(str(file))
-            except OSError:
-                return None
-            pointer: Any = ctypes.c_void_p
-            integer: Any = ctypes.c_int
-            real: Any = ctypes.c_float
-            rest = [integer, integer, pointer]
-            library.einfx_log_shift.argtypes = [pointer] * 5 + [integer, integer, real, real, *rest]
-            library.einfx_log_finish.argtypes = [pointer] * 5 + [real, integer, *rest]
-            library.einfx_log_divide.argtypes = [pointer] * 4 + rest
-            library.einfx_log_meet.argtypes = [pointer] * 6 + rest
-            library.einfx_log_bound.argtypes = [pointer] * 6 + [real, *rest]
-            library.einfx_log_single.argtypes = [pointer] * 7 + rest
-            for name in ("shift", "finish", "divide", "meet", "bound", "single"):
-                getattr(library, f"einfx_log_{name}").restype = ctypes.c_int64
-            return library
-    return None
+    return load("_log", _declare)
 
 
-@cache
-def _threads() -> ctypes.c_void_p | None:
-    """The function that runs something in the threads that torch has running, or None."""
-    try:
-        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
-    except (AttributeError, OSError, TypeError):
-        return None
+def _declare(library: ctypes.CDLL) -> None:
+    pointer: Any = ctypes.c_void_p
+    integer: Any = ctypes.c_int
+    real: Any = ctypes.c_float
+    rest = [integer, integer, pointer]
+    library.einfx_log_shift.argtypes = [pointer] * 5 + [integer, integer, real, real, *rest]
+    library.einfx_log_finish.argtypes = [pointer] * 5 + [real, integer, *rest]
+    library.einfx_log_divide.argtypes = [pointer] * 4 + rest
+    library.einfx_log_meet.argtypes = [pointer] * 6 + rest
+    library.einfx_log_bound.argtypes = [pointer] * 6 + [real, *rest]
+    library.einfx_log_single.argtypes = [pointer] * 7 + rest
+    for name in ("shift", "finish", "divide", "meet", "bound", "single"):
+        getattr(library, f"einfx_log_{name}").restype = ctypes.c_int64
 
 
 def describe() -> str:
@@ -94,7 +77,7 @@ def takes(*tensors: Tensor) -> bool:
 
 
 def _rest() -> tuple[int, int, ctypes.c_void_p | None]:
-    return LEVEL, torch.get_num_threads(), _threads()
+    return LEVEL, torch.get_num_threads(), threads()
 
 
 def shift(

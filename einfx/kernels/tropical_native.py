@@ -1,23 +1,16 @@
-"""The optional C extension: whether it is there, and how it is called.
-
-``setup.py`` builds ``_tropical.c`` beside this file where there's a C compiler. It is a plain shared library
-without Python's headers, so it is loaded with ctypes, which lets go of the interpreter's lock during calls.
-"""
+"""The optional C code for semirings whose addition selects: whether it is there, and how it is called."""
 
 from __future__ import annotations
 
 import ctypes
-import importlib.machinery
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-__all__ = ["LEVELS", "available", "describe", "tropical_matmul", "workspace_bytes"]
+from .native import LEVELS, load
 
-LEVELS = ("baseline", "AVX2", "AVX-512")
-"""The instruction sets that it has code for, worst first."""
+__all__ = ["available", "describe", "tropical_matmul", "workspace_bytes"]
 
 PLUS, TIMES, MINIMUM = range(3)
 PRODUCTS = {
@@ -31,24 +24,17 @@ PRODUCTS = {
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    folder = Path(__file__).parent
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        file = folder / f"_tropical{suffix}"
-        if file.is_file():
-            try:
-                library = ctypes.CDLL(str(file))
-                workspace = library.einfx_tropical_workspace
-            except (OSError, AttributeError):
-                # It can't be loaded here, or was built from another version.
-                return None
-            pointer, number = ctypes.c_void_p, ctypes.c_int
-            for function in (library.einfx_tropical_f32, library.einfx_tropical_f64):
-                function.argtypes = [pointer] * 5 + [number] * 5
-                function.restype = number
-            workspace.argtypes = [pointer, number, number]
-            workspace.restype = ctypes.c_int64
-            return library
-    return None
+    return load("_tropical", _declare)
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    pointer, number = ctypes.c_void_p, ctypes.c_int
+    for function in (library.einfx_tropical_f32, library.einfx_tropical_f64):
+        function.argtypes = [pointer] * 5 + [number] * 5
+        function.restype = number
+    workspace = library.einfx_tropical_workspace
+    workspace.argtypes = [pointer, number, number]
+    workspace.restype = ctypes.c_int64
 
 
 def available() -> bool:

@@ -8,18 +8,15 @@ loaded with ctypes.
 from __future__ import annotations
 
 import ctypes
-import importlib.machinery
 from functools import cache, lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from ..pattern import IndexPattern
-from .log_native import _threads as threads_of_torch
-from .tropical_native import LEVELS
+from .native import LEVELS, load, readable
+from .native import threads as threads_of_torch
 
 __all__ = ["add_windows", "adds", "copy_windows", "describe", "takes"]
 
@@ -33,22 +30,14 @@ MAX_DIMENSIONS = 8
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    folder = Path(__file__).parent
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        file = folder / f"_windows{suffix}"
-        if file.is_file():
-            try:
-                library = ctypes.CDLL(str(file))
-                copy, add = library.einfx_windows_copy, library.einfx_windows_add
-            except (OSError, AttributeError):
-                # It can't be loaded here, or was built from another version.
-                return None
-            pointer: Any = ctypes.c_void_p
-            for function in (copy, add):
-                function.argtypes = [pointer] * 3 + [ctypes.c_int, ctypes.c_int, pointer]
-                function.restype = ctypes.c_int
-            return library
-    return None
+    return load("_windows", _declare)
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    pointer: Any = ctypes.c_void_p
+    for function in (library.einfx_windows_copy, library.einfx_windows_add):
+        function.argtypes = [pointer] * 3 + [ctypes.c_int, ctypes.c_int, pointer]
+        function.restype = ctypes.c_int
 
 
 def describe() -> str:
@@ -71,20 +60,7 @@ def takes(x: Tensor, patterns: Patterns) -> bool:
         >>> takes(torch.ones(1, 1, 4, device="meta"), (IndexPattern(4, 2),))
         False
     """
-    return (
-        _library() is not None
-        and type(x) in (Tensor, Parameter)
-        and x.is_cpu
-        and x.layout == torch.strided
-        and 1 <= len(patterns) <= MAX_DIMENSIONS
-        and not x.is_conj()
-        and not x.is_neg()
-        and not x.is_quantized
-        and not x._is_zerotensor()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._get_tracing_state()
-    )
+    return _library() is not None and readable(x) and 1 <= len(patterns) <= MAX_DIMENSIONS
 
 
 def adds(windows: Tensor, patterns: Patterns) -> bool:

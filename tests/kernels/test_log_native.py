@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from einfx.kernels import log, log_native, log_rescue, log_sums
-from einfx.kernels.tropical_native import LEVELS
+from einfx.kernels.native import LEVELS
 from tests.kernels.matrices import LAYOUTS, lay_out
 from tests.kernels.test_log import CASES, INF, NAN, error, shares_of
 

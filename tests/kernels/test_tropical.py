@@ -21,7 +21,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from einfx import cli
 from einfx.errors import OperandError
-from einfx.kernels import tropical, tropical_loop, tropical_native
+from einfx.kernels import native, tropical, tropical_loop, tropical_native
 from einfx.semiring import get
 from tests.kernels.matrices import LAYOUTS, by_hand, lay_out
 from tests.kernels.memory import peak_bytes
@@ -74,7 +74,7 @@ def in_torch(name: str, a: Tensor, b: Tensor, annihilate: bool) -> tuple[Tensor,
     return values, places
 
 
-KERNELS: dict[str, Kernel] = {**{level: in_c(level) for level in tropical_native.LEVELS}, "torch": in_torch}
+KERNELS: dict[str, Kernel] = {**{level: in_c(level) for level in native.LEVELS}, "torch": in_torch}
 
 
 def numbers(name: str, special: bool) -> st.SearchStrategy[float]:

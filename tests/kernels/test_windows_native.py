@@ -15,7 +15,7 @@ from torch import Tensor
 from einfx.conv import windows
 from einfx.errors import OperandError
 from einfx.kernels import windows_native
-from einfx.kernels.tropical_native import LEVELS
+from einfx.kernels.native import LEVELS
 from einfx.pattern import IndexPattern
 
 built = pytest.mark.skipif(windows_native.describe() == "not built", reason="there is no C code to test")
