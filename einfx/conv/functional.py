@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import OperandError
+from ..kernels.batching import tracked
 from ..padding import positive
 from ..pattern import IndexPattern
 from .checks import check_blocks, check_groups, check_tensors
 from .native import conv_transposeNd, convNd
 from .operators import captured, capturing, composing, operator
 from .parameters import Numbers, Paddings, conv_patterns, per_dimension, spatial_dimensions, spatial_sizes
-from .second_moment import add_products
+from .second_moment import sum_moments
 from .window_sums import sum_windows
 from .windows import add_windows, copy_windows
 
@@ -33,6 +34,10 @@ _FOLD_ELEMENTS = 2**17
 
 # Patches of so many bytes are built at a time for a second moment: the rest of the batch waits.
 _PATCH_BYTES = 32 * 2**20
+
+# So many inputs, at least, or so many bytes of their averaged patches, are multiplied at a time.
+_AVERAGED = 256
+_AVERAGED_BYTES = 4 * 2**20
 
 
 @operator("unfold_nd")
@@ -188,12 +193,19 @@ def kfac_reduceNd(
         return captured("kfac_reduce_nd", (x,), kernel_size, stride, padding, dilation, groups)
     batches, patterns, _ = _read(x, kernel_size, stride, padding, dilation)
     group = check_groups("channels", batches.shape[1], groups)
-    mean = sum_windows(batches, patterns, _positions(patterns))
-    by_group = mean.view(batches.shape[0], groups, group * _kernel(patterns)).movedim(1, 0)
-    if composing():
-        # A factor is scaled and not the product, which is larger; the batch may be a symbol.
-        return add_products(None, by_group.transpose(1, 2) / max(batches.shape[0], 1), by_group)
-    return add_products(None, by_group.transpose(1, 2), by_group, 1 / max(batches.shape[0], 1))
+    batch, side = batches.shape[0], group * _kernel(patterns)
+    parts: Sequence[Tensor] = (batches,)
+    if not composing() and not tracked(batches):
+        each = max(groups * side * batches.element_size(), 1)
+        parts = batches.split(max(_AVERAGED, _AVERAGED_BYTES // each))
+    shape, positions = (groups, side), _positions(patterns)
+    return sum_moments(
+        (
+            sum_windows(part, patterns, positions).view(part.shape[0], *shape).permute(1, 2, 0)
+            for part in parts
+        ),
+        _inverse(batch),
+    )
 
 
 @operator("kfc_nd")
@@ -235,16 +247,12 @@ def kfcNd(
         return captured("kfc_nd", (x,), kernel_size, stride, padding, dilation, groups)
     batches, patterns, _ = _read(x, kernel_size, stride, padding, dilation)
     side = check_groups("channels", batches.shape[1], groups) * _kernel(patterns)
-    if composing():
-        patches = copy_windows(batches, patterns, channels_first=True).view(groups, side, -1)
-        return torch.bmm(patches, patches.transpose(1, 2)) / batches.shape[0]
     each = max(1, groups * side * _positions(patterns) * batches.element_size())
-    total: Tensor | None = None
-    for part in batches.split(max(1, _PATCH_BYTES // each)):
-        patches = copy_windows(part, patterns, channels_first=True).view(groups, side, -1)
-        total = add_products(total, patches, patches.transpose(1, 2), 1 / max(batches.shape[0], 1))
-    assert total is not None
-    return total
+    parts = (batches,) if composing() else batches.split(max(1, _PATCH_BYTES // each))
+    return sum_moments(
+        (copy_windows(part, patterns, channels_first=True).view(groups, side, -1) for part in parts),
+        _inverse(batches.shape[0]),
+    )
 
 
 def _read(
@@ -257,6 +265,11 @@ def _read(
     kernel = per_dimension("kernel_size", kernel_size, n)
     patterns = conv_patterns(spatial_sizes(x, n), kernel, stride, padding, dilation)
     return (x if batched else x[None]), patterns, batched
+
+
+def _inverse(batch: int) -> float:
+    """What a sum over a batch is multiplied by; a batch of no number, as a compiler has it, isn't read."""
+    return 1 / (max(batch, 1) if isinstance(batch, int) else batch)
 
 
 def _kernel(patterns: tuple[IndexPattern, ...]) -> int:

@@ -23,7 +23,7 @@ from ..kernels import windows_native
 from ..pattern import IndexPattern
 from .margins import with_margins
 from .operators import composing
-from .second_moment import add_products, second_moment
+from .second_moment import second_moment, sum_moments
 from .window_sums import sum_along, sum_windows
 from .windows import _reach as reach
 from .windows import add_windows, copy_windows
@@ -301,12 +301,14 @@ class WindowMoment(Operation):
         rows = x.reshape(prod(batch), prod(groups) * prod(channels), *sizes)
         side = prod(channels) * prod(kernels)
         each = prod(groups) * side * prod(p.output_size for p in self.patterns) * x.element_size()
-        total: Tensor | None = None
-        together = rows.shape[0] if composing() else self.patch_bytes // max(each, 1)
-        for part in rows.split(max(1, together)):
-            windows = copy_windows(part, self.patterns, channels_first=True).view(prod(groups), side, -1)
-            total = add_products(total, windows, windows.transpose(1, 2), self.scale)
-        assert total is not None
+        parts = (rows,) if composing() else rows.split(max(1, self.patch_bytes // max(each, 1)))
+        total = sum_moments(
+            (
+                copy_windows(part, self.patterns, channels_first=True).view(prod(groups), side, -1)
+                for part in parts
+            ),
+            self.scale,
+        )
         made: Tensor = total.view(*groups, *channels, *kernels, *channels, *kernels).permute(self.order)
         return made
 

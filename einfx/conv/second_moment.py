@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from math import prod
 
@@ -10,47 +10,81 @@ import torch
 from torch import Tensor
 
 from ..kernels.batching import tracked
+from ..kernels.native import readable
 from .operators import composing
 
-__all__ = ["add_products", "second_moment"]
+__all__ = ["second_moment", "sum_moments"]
+
+HALVED = 256
+"""Rows of a block where half a product is computed, about."""
+
+HALVED_SUMMED = 8
+"""What is summed is no less than this part of a side where half a product is computed."""
 
 
-def add_products(total: Tensor | None, a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
-    """Matrix products of a batch, scaled and added to others by the kernel that multiplies.
+def sum_moments(parts: Iterable[Tensor], scale: float = 1.0) -> Tensor:
+    """The sum of matrices times their own transposes, one part of what is summed at a time.
+
+    Of a large product only the blocks on and below the diagonal are computed, and copied to above it.
 
     Args:
-        total: shape: (batch, rows, columns): what is added to, in place where no derivative of it may be
-            asked for; None for nothing.
-        a: shape: (batch, rows, summed).
-        b: shape: (batch, summed, columns).
-        scale: of the products.
+        parts: one at least, each of shape: (batch, side, summed), with its own number of what is summed. No
+            part is kept while the next one is made.
+        scale: what the result is multiplied by, within the kernel that multiplies.
 
     Returns:
-        A tensor, shape: (batch, rows, columns). One matrix is multiplied by the kernel for one, which uses
-        every thread.
+        A new tensor, shape: (batch, side, side).
 
     Example:
         >>> a = torch.tensor([[[1.0, 2.0]]])
-        >>> total = add_products(None, a, a.mT, 0.5)
-        >>> total.item(), add_products(total, a, a.mT).item()
-        (2.5, 7.5)
+        >>> sum_moments([a, 2 * a], 0.5).item()
+        12.5
     """
-    single = a.shape[0] == 1
-    if single:
-        a, b = a[0], b[0]
-        total = None if total is None else total[0]
-    if total is None and (scale == 1.0 or composing()):
-        made = torch.mm(a, b) if single else torch.bmm(a, b)
-        made = made if scale == 1.0 else made * scale
-    elif total is None:
-        # Of no weight, it's never read.
-        nothing = a.new_empty(())
-        made = (torch.addmm if single else torch.baddbmm)(nothing, a, b, beta=0, alpha=scale)
-    elif composing() or tracked(total, a, b):
-        made = (torch.addmm if single else torch.baddbmm)(total, a, b, alpha=scale)
-    else:
-        made = total.addmm_(a, b, alpha=scale) if single else total.baddbmm_(a, b, alpha=scale)
-    return made[None] if single else made
+    total: Tensor | None = None
+    blocks: list[slice] = []
+    for rows in parts:
+        first, plain = total is None, composing() or tracked(rows)
+        if total is None:
+            blocks = [] if plain else _blocks(rows)
+            total = rows.new_empty((1, rows.shape[1], rows.shape[1])) if blocks else _product(rows, scale)
+        for block in blocks:
+            place = total[0, block, : block.stop]
+            place.addmm_(rows[0, block], rows[0, : block.stop].T, beta=0 if first else 1, alpha=scale)
+        if not first and not blocks:
+            add = torch.baddbmm if plain else Tensor.baddbmm_
+            total = add(total, rows, rows.transpose(1, 2), alpha=scale)
+        del rows
+    assert total is not None
+    for block in blocks[1:]:
+        total[0, : block.start, block] = total[0, block, : block.start].T
+    return total
+
+
+def _product(rows: Tensor, scale: float) -> Tensor:
+    """Matrices times their own transposes; one matrix by the kernel for one, which uses every thread."""
+    columns = rows.transpose(1, 2)
+    if composing() or scale == 1.0:
+        product = torch.bmm(rows, columns) if rows.shape[0] != 1 else (rows[0] @ columns[0])[None]
+        # What is compiled is scaled as it is fused, by what may be no number yet.
+        return product if isinstance(scale, float) and scale == 1.0 else product * scale
+    nothing = rows.new_empty(())  # Of no weight, it's never read.
+    if rows.shape[0] == 1:
+        return torch.addmm(nothing, rows[0], columns[0], beta=0, alpha=scale)[None]
+    return torch.baddbmm(nothing, rows, columns, beta=0, alpha=scale)
+
+
+def _blocks(rows: Tensor) -> list[slice]:
+    """In which blocks of rows half a product is computed; none where the whole is as fast.
+
+    What is above the diagonal is copied from below, column by column: as slow as some products.
+    """
+    batch, side, summed = rows.shape
+    if not rows.is_cpu or batch != 1 or side < HALVED or summed * HALVED_SUMMED < side:
+        return []
+    if torch._C._get_tracing_state():
+        return []  # What is traced is for tensors of any size.
+    height = -(-side // -(-side // HALVED))
+    return [slice(start, min(start + height, side)) for start in range(0, side, height)]
 
 
 def second_moment(
@@ -105,13 +139,14 @@ def second_moment(
         return None
     sizes = [[x.shape[dim] for dim in dims] for dims in (batch, own, summed)]
     rows = x.permute(*batch, *own, *summed).reshape([prod(part) for part in sizes])
-    columns = rows.transpose(1, 2)
-    # The smaller of factor and product is scaled.
-    early = rows.shape[2] <= rows.shape[1]
-    if numbers and early:
-        columns = columns * reduce(torch.mul, numbers)
-    product = add_products(None, rows, columns, scale)
-    if numbers and not early:
-        product = product * reduce(torch.mul, numbers)
+    number = reduce(torch.mul, numbers) if numbers else None
+    if number is not None and readable(number) and not tracked(number):
+        scale, number = scale * number.item(), None
+    if number is not None and rows.shape[2] <= rows.shape[1]:
+        # The smaller of factor and product is scaled.
+        product = torch.bmm(rows, rows.transpose(1, 2) * number)
+    else:
+        product = sum_moments([rows], scale)
+        product = product if number is None else product * number
     shape = [*sizes[0], *sizes[1], *sizes[1]]
     return product.reshape(shape).permute([kept.index(label) for label in output])
