@@ -146,6 +146,11 @@ class IndexPattern:
         object.__setattr__(self, "output_size", (padded - self.kernel_span) // self.stride + 1)
 
     @property
+    def numbers(self) -> tuple[int, int, int, tuple[int, int], int]:
+        """The arguments that make an equal pattern, in their order."""
+        return (self.input_size, self.kernel_size, self.stride, (self.left, self.right), self.dilation)
+
+    @property
     def kernel_span(self) -> int:
         """Elements from the first to the last that a kernel covers."""
         return self.dilation * (self.kernel_size - 1) + 1
@@ -194,8 +199,7 @@ class IndexPattern:
 
     def __fx_create_arg__(self, tracer: fx.Tracer) -> fx.Node:
         """A graph holds no objects: in it a pattern is the call that makes it from its numbers."""
-        numbers = (self.input_size, self.kernel_size, self.stride, (self.left, self.right), self.dilation)
-        return tracer.create_node("call_function", IndexPattern, numbers, {})
+        return tracer.create_node("call_function", IndexPattern, self.numbers, {})
 
     def __repr__(self) -> str:
         parts = [str(self.input_size), str(self.kernel_size)]

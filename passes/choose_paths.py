@@ -90,7 +90,7 @@ class ChoosePaths(Pass):
                 decline(node, "it is computed along its path without a logarithm for every step")
                 continue
             steps = [(step.operands, step.equation, chosen.step_options(step)) for step in chosen.steps]
-            node.replace_all_uses_with(_write(graph, node, contraction, steps))
+            node.replace_all_uses_with(_write(graph, node, contraction.operands, steps))
             graph.erase_node(node)
             rewrites += 1
         erase_unused_patterns(graph)
@@ -112,7 +112,7 @@ class ChoosePaths(Pass):
             )
             return 0
         steps = [(step.operands, step.network.equation, contraction.options) for step in chosen.steps]
-        node.replace_all_uses_with(_write(graph, node, contraction._replace(operands=operands), steps))
+        node.replace_all_uses_with(_write(graph, node, operands, steps))
         graph.erase_node(node)
         return 1
 
@@ -169,18 +169,7 @@ def _planned_operands(
     ):
         return None
     return tuple(
-        operand
-        if pattern is None or pattern == old
-        else graph.call_function(
-            IndexPattern,
-            (
-                pattern.input_size,
-                pattern.kernel_size,
-                pattern.stride,
-                (pattern.left, pattern.right),
-                pattern.dilation,
-            ),
-        )
+        operand if pattern is None or pattern == old else graph.call_function(IndexPattern, pattern.numbers)
         for operand, pattern, old in zip(contraction.operands, wanted, given, strict=True)
     )
 

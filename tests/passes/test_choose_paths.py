@@ -7,9 +7,10 @@ from typing import Any
 import opt_einsum
 import pytest
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 import einfx
+from einfx import IndexPattern
 from einfx.errors import PlanError
 from einfx.estimate import estimate
 from einfx.nodes import value_of
@@ -222,3 +223,25 @@ def test_the_steps_of_a_boolean_chain_are_bool() -> None:
     )
     values = [value_of(node) for node in traced.graph.nodes if node.op == "call_function"]
     assert [value.dtype for value in values if value is not None] == [torch.bool] * 2
+
+
+def test_patterns_that_are_taken_as_one_are_written_as_the_one() -> None:
+    """A convolution and a pooling in a row are planned as one convolution with a stride."""
+    inner, outer = IndexPattern(16, 3, padding=1), IndexPattern(16, 2, stride=2)
+
+    def program(x: Tensor, weight: Tensor) -> Tensor:
+        result: Tensor = einfx.einsum(
+            "ncij,koi,lpj,dckl,mqo,rsp->ndqs", x, inner, inner, weight, outer, outer
+        )
+        return result
+
+    x, weight = (
+        torch.randn(8, 32, 16, 16, dtype=torch.float64),
+        torch.randn(32, 32, 3, 3, dtype=torch.float64),
+    )
+    traced = fx.symbolic_trace(program)
+    propagate(traced, (x, weight))
+    assert ChoosePaths().apply(traced) == 1
+    traced.recompile()
+    convolved = torch.nn.functional.conv2d(x, weight, padding=1)
+    torch.testing.assert_close(traced(x, weight), 4 * torch.nn.functional.avg_pool2d(convolved, 2))
