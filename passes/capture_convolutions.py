@@ -264,7 +264,7 @@ def _write_scaled(graph_module: fx.GraphModule, region: Region, piece: Piece, wr
     form, reading = region.form, piece.what
     assert isinstance(reading, Reading)
     (data, *_, kernel) = (operand for operand in form.operands if isinstance(operand, Leaf))
-    bias = None if form.bias is None else writer.scaled(form.bias.source, form.bias.scale)
+    bias = None if form.bias is None else writer.scaled(writer.bias(form.bias.source), form.bias.scale)
     weight = writer.scaled(kernel.source, form.scale)
     if piece.node.op == "call_module":
         function, numbers = native_call(attribute(graph_module, str(piece.node.target)))

@@ -246,3 +246,19 @@ def test_what_is_captured_scripts(make: Callable[[], nn.Module], shape: tuple[in
     scripted = torch.jit.script(einfx.jitable(optimized))
     for given in smaller(x):
         assert_same(scripted(given), model(given))
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_a_bias_that_is_scaled_scripts(kind: type[nn.Module]) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = kind(16, 16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x) * 0.5
+
+    model, x, optimized = made(Scaled, (4, 16, 28, 28))
+    assert optimized.report.passes[0].rewrites == 1
+    scripted = torch.jit.script(einfx.jitable(optimized))
+    assert_same(scripted(x), model(x))

@@ -8,7 +8,7 @@ from math import inf, prod
 from typing import Any
 
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from ..folding import attribute
 from ..machine import machine_for
@@ -22,7 +22,7 @@ from .planning import plan_network
 from .readings import Source
 from .views import View
 
-__all__ = ["FormWriter", "form_seconds", "shape_of"]
+__all__ = ["FormWriter", "form_seconds", "present", "shape_of"]
 
 
 def shape_of(source: Source, owner: nn.Module) -> tuple[int, ...]:
@@ -107,6 +107,18 @@ def form_seconds(form: Form, owner: nn.Module, like: Value) -> float:
     return seconds
 
 
+def present(bias: Tensor | None) -> Tensor:
+    """A bias that is known to be there.
+
+    Example:
+        >>> import torch
+        >>> present(torch.ones(2))
+        tensor([1., 1.])
+    """
+    assert bias is not None
+    return bias
+
+
 class FormWriter:
     """Writes a form before a node of a graph.
 
@@ -139,7 +151,7 @@ class FormWriter:
         if form.divisors:
             node = self._divided(node, form.divisors)
         if form.bias is not None:
-            bias = self.scaled(form.bias.source, form.bias.scale)
+            bias = self.scaled(self.bias(form.bias.source), form.bias.scale)
             if form.bias.trailing:
                 bias = self.call("reshape", bias, -1, *(1,) * form.bias.trailing)
                 value = value_of(bias.args[0])
@@ -148,6 +160,13 @@ class FormWriter:
             added = self._note(self._graph.call_function(operator.add, (node, bias)))
             node = self._like(added, node)
         return node
+
+    def bias(self, source: Source) -> fx.Node:
+        """A bias: TorchScript takes that of a module of torch for one that may be missing."""
+        node = self.source(source)
+        if not isinstance(source, str):
+            return node
+        return self._like(self.call(present, node), node)
 
     def scaled(self, source: Source, scale: Any) -> fx.Node:
         """A tensor from outside times a number."""
