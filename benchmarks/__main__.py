@@ -10,6 +10,7 @@ from . import (
     contests,
     convolutions,
     instantiation,
+    memory,
     networks,
     overhead,
     planning,
@@ -61,6 +62,12 @@ def _convolutions(options: argparse.Namespace) -> str:
     return convolutions.section(measured, buildings)
 
 
+def _memory(options: argparse.Namespace) -> str:
+    example = memory.example_section(memory.example.run())
+    outcomes = memory.random_equations.run(progress=lambda outcome: print(memory.line(outcome), flush=True))
+    return f"{example}\n{memory.section(outcomes)}"
+
+
 def _contests(
     part: types.ModuleType, options: argparse.Namespace, share: float = 1.0
 ) -> list[contests.Result]:
@@ -76,6 +83,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], str]] = {
     "instantiation": lambda options: results.instantiation_section(instantiation.run()),
     "semirings": _semirings,
     "convolutions": _convolutions,
+    "memory": _memory,
 }
 
 

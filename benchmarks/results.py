@@ -41,6 +41,7 @@ HEADINGS = {
     "instantiation": "Instantiation of e3nn's tensor products",
     "semirings": "Semirings",
     "convolutions": "Convolutions",
+    "memory": "Memory",
 }
 """The sections of the results file, in order, by the name that the command line has for them."""
 

@@ -19,7 +19,7 @@ import torch
 
 from .row import Call, Row
 
-__all__ = ["available", "peak_bytes", "peak_bytes_of"]
+__all__ = ["RESET", "available", "give_back", "peak_bytes", "peak_bytes_of", "resident"]
 
 STATUS = Path("/proc/self/status")
 RESET = Path("/proc/self/clear_refs")
@@ -39,23 +39,23 @@ def peak_bytes(call: Call, tiny: Call) -> int:
         tiny: the same on tiny operands.
     """
     tiny()
-    _give_back()
+    give_back()
     RESET.write_text("5", encoding="ascii")
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     for _ in range(2):
         result = call()
         del result
-        _give_back()
-    return _resident("VmHWM") - before
+        give_back()
+    return resident("VmHWM") - before
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """What is free inside the allocator, which the next call would take without being noticed."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
 
 
-def _resident(kind: str) -> int:
+def resident(kind: str) -> int:
     for line in STATUS.read_text(encoding="ascii").splitlines():
         if line.startswith(kind):
             return int(line.split()[1]) << 10
