@@ -34,7 +34,7 @@ def section(outcomes: Sequence[Outcome]) -> str:
     lines = [
         f"{len({x.seed for x in outcomes})} random contractions of 2 to 12 operands (hyperedges, sums of one "
         "operand, labels shared by operands and output), unlimited peaks of 100 MiB to 2 GiB, real and log, "
-        "half of them with gradients, each under two limits. Peaks are measured from outside, one process each.",
+        "half of them with gradients, each under two limits. Peaks are measured from outside.",
         "",
         f"- Within the limit, a twentieth and {SLACK_BYTES // MIB} MiB: {len(kept)} of {len(done)}.",
         f"- Refused, the limit being too small: {len(outcomes) - len(done)}.",
