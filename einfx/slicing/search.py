@@ -53,6 +53,14 @@ class Sliced(NamedTuple):
     tree: ContractionTree
     cuts: tuple[Cut, ...]
 
+    def __str__(self) -> str:
+        """What it takes, and the program."""
+        found = self.demand
+        return (
+            f"FLOPs {found.flops:.3e}, peak {size_text(self.bytes)}, predicted {found.seconds * 1e6:,.1f} us\n"
+            f"{self.schedule}"
+        )
+
     @property
     def bytes(self) -> int:
         """What running it takes: the arena, what torch allocates for a line, and outputs."""
