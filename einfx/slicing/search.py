@@ -56,10 +56,8 @@ class Sliced(NamedTuple):
     def __str__(self) -> str:
         """What it takes, and the program."""
         found = self.demand
-        return (
-            f"FLOPs {found.flops:.3e}, peak {size_text(self.bytes)}, predicted {found.seconds * 1e6:,.1f} us\n"
-            f"{self.schedule}"
-        )
+        taken = f"peak {size_text(self.bytes)}, predicted {found.seconds * 1e6:,.1f} us"
+        return f"FLOPs {found.flops:.3e}, {taken}\n{self.schedule}"
 
     @property
     def bytes(self) -> int:
