@@ -213,7 +213,8 @@ class Effects:
 
     def _is_known(self, node: fx.Node) -> bool:
         if node.op == "call_module":
-            return type(self._module(node)).__module__.startswith("torch.nn.")
+            kind = type(self._module(node))
+            return kind.__module__.startswith("torch.nn.") or _checks_only(kind)
         return node.op in ("call_method", "output") or is_known_function(node)
 
     def _module(self, node: fx.Node) -> torch.nn.Module | None:
@@ -250,6 +251,11 @@ class Effects:
         if node.op == "output" or not (node.op in ("placeholder", "get_attr") or self._is_known(node)):
             return node.all_input_nodes
         return []
+
+
+def _checks_only(kind: type) -> bool:
+    """Whether a module of this type checks its arguments alone: what torch.export puts before a program."""
+    return (kind.__module__, kind.__name__) == ("torch.export._unlift", "GuardsFn")
 
 
 def _changes_its_state(module: torch.nn.Module) -> bool:

@@ -294,3 +294,15 @@ def test_optimising_twice_is_optimising() -> None:
     once = einfx.optimize(Bilinear(), (A, B))
     twice = einfx.optimize(once, (A, B))
     assert_same(twice(A, B), once(A, B))
+
+
+def test_a_program_that_torch_exported_is_optimised_behind_its_guards() -> None:
+    class Scaled(torch.nn.Module):
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return torch.einsum("ij,jk->ik", 2 * a, b) * 3
+
+    inputs = (torch.randn(4, 5), torch.randn(5, 6))
+    exported = torch.export.export(Scaled(), inputs).module()
+    optimized = einfx.optimize(exported, inputs)
+    assert "a * 6" in optimized.report.code_after
+    torch.testing.assert_close(optimized(*inputs), exported(*inputs))
