@@ -19,7 +19,8 @@ from ..equation import Equation
 from ..errors import OperandError, UsageError
 from ..options import REAL, Options
 from ..pattern import IndexPattern, taking_patterns
-from .limits import CutPlan, plan_within
+from .cut_plan import CutPlan
+from .limits import plan_within
 from .lowering import Native
 from .network import Network, Operand
 from .operators import capturing
@@ -129,13 +130,11 @@ def _prepared(
     if memory_limit is None:
         plan = plan_network(network, dtype, device, optimize=optimize)
     else:
-        plan = plan_within(network, dtype, device, max(memory_limit - _strided(tensors), 0), optimize)
+        strided = frozenset(
+            p for p, x in enumerate(operands) if isinstance(x, Tensor) and not x.is_contiguous()
+        )
+        plan = plan_within(network, dtype, device, memory_limit, optimize, strided)
     return _runner(plan, [isinstance(operand, Tensor) for operand in operands].index(True))
-
-
-def _strided(tensors: Sequence[Tensor]) -> int:
-    """Bytes of the operands that aren't contiguous, which kernels copy."""
-    return sum(x.numel() * x.element_size() for x in tensors if not x.is_contiguous())
 
 
 def _runner(plan: ConvPlan | CutPlan, like: int) -> Callable[[Sequence[Any]], Tensor]:

@@ -14,7 +14,8 @@ from ..errors import OperandError, UsageError
 from ..expression import contract_expression
 from ..options import Options
 from ..pattern import IndexPattern, taking_patterns
-from .limits import CutPlan, plan_within
+from .cut_plan import CutPlan
+from .limits import plan_within
 from .network import Network, Operand
 from .planning import ConvPlan, plan_network
 from .views import View

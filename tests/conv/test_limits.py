@@ -11,7 +11,8 @@ from torch.profiler import ProfilerActivity, profile
 
 import einfx
 from einfx.conv.contraction import network_of
-from einfx.conv.limits import CutPlan, narrow, plan_within
+from einfx.conv.cut_plan import CutPlan
+from einfx.conv.limits import plan_within
 from einfx.conv.planning import ConvPlan
 from einfx.errors import MemoryLimitError, UsageError
 from einfx.pattern import IndexPattern
@@ -142,15 +143,26 @@ def test_low_precision_is_summed_in_float32() -> None:
     assert got.flatten().tolist() == [4096 * 7, 4096 * 8, 4096 * 7]
 
 
-def test_a_block_leaves_out_what_its_patterns_do_not_read() -> None:
-    network = network_of("nci,koi,dck->ndo", (tensor(4, 2, 16), SAME, tensor(3, 2, 3)))
-    inner = narrow(network, {network.equation.output[2]: (4, 2)})
-    assert inner is not None
-    assert inner[0].patterns == (IndexPattern(4, 3),)
-    assert inner[0].operands[0].shape == (4, 2, 4)
-    edge = narrow(network, {network.equation.output[2]: (0, 2)})
-    assert edge is not None
-    assert edge[0].patterns == (IndexPattern(3, 3, padding=(1, 0)),)
-    away = IndexPattern(4, 1, padding=(3, 0))
-    nothing = narrow(network_of("i,koi->ko", (tensor(4), away)), {0: (0, 1), 2: (0, 2)})
-    assert nothing is None
+def test_what_costs_least_time_is_cut_first() -> None:
+    same = IndexPattern(32, 3, padding=1)
+    operands = torch.empty(8, 64, 32, 32), same, same, torch.empty(64, 64, 3, 3)
+    network = network_of("ncij,koi,lpj,dckl->ndop", operands)
+    batch, channels = network.equation.output[:2]
+    roomy = plan_within(network, torch.float32, "cpu", 6 << 20)
+    assert isinstance(roomy, CutPlan)
+    assert [label for label, _ in roomy.cuts] == [batch]
+    for limit in (3 << 20, 2200 << 10):
+        tight = plan_within(network, torch.float32, "cpu", limit)
+        assert isinstance(tight, CutPlan)
+        assert channels not in [label for label, _ in tight.cuts]
+
+
+def test_operands_that_are_not_contiguous_count_as_their_copies() -> None:
+    x, weight = tensor(16, 8, 64).transpose(0, 1), tensor(3, 16, 3)
+    operands = x, IndexPattern(64, 3), weight
+    expected = einfx.einsum("nci,koi,dck->ndo", *operands)
+    limit = expected.numel() * 8 + 32_000
+    assert limit < x.numel() * 8 + expected.numel() * 8
+    got = einfx.einsum("nci,koi,dck->ndo", *operands, memory_limit=limit)
+    assert close(got, expected)
+    assert measured(lambda: einfx.einsum("nci,koi,dck->ndo", *operands, memory_limit=limit)) <= limit

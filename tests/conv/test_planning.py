@@ -12,7 +12,7 @@ from torch import Tensor
 import einfx
 from einfx.conv.composition import composed
 from einfx.conv.contraction import network_of
-from einfx.conv.limits import CutPlan
+from einfx.conv.cut_plan import CutPlan
 from einfx.conv.network import Network, network
 from einfx.conv.planning import ConvPlan, plan_network
 from einfx.conv.steps import lowerings
