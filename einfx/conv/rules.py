@@ -49,7 +49,7 @@ def squeeze(draft: Draft) -> bool:
                     draft.operands[position] = Constant(operand.value, operand.ndim - 1)
                 del draft.inputs[position][dim]
                 return True
-    kept = [label for label in draft.output if draft.sizes[label] > 1]
+    kept = [label for label in draft.output if draft.sizes[label] != 1]
     changed = len(kept) < len(draft.output)
     draft.output = kept
     return changed

@@ -286,6 +286,19 @@ def test_an_empty_batch_gives_an_empty_or_zero_result(
     assert torch.equal(got, expected)
 
 
+@pytest.mark.parametrize("equation", ["ni,koi,dk->ndo", "ni,koi,nk->ndo", "ni,koi,nd->ndk", "ni,koi->nko"])
+@pytest.mark.parametrize("pattern", [IndexPattern(8, 2, 2), IndexPattern(8, 8), IndexPattern(8, 3, 2, 1)])
+def test_an_empty_batch_that_patterns_split_stays_in_the_result(equation: str, pattern: IndexPattern) -> None:
+    sizes = {"n": 0, "i": 8, "d": 2, "k": pattern.kernel_size, "o": pattern.output_size}
+    inputs, output = equation.split("->")
+    inputs, output = (inputs + ",d", output) if "d" in output and "d" not in inputs else (inputs, output)
+    operands = [
+        pattern if labels == "koi" else torch.ones([sizes[x] for x in labels]) for labels in inputs.split(",")
+    ]
+    got = einfx.einsum(f"{inputs}->{output}", *operands)
+    assert got.shape == tuple(sizes[x] for x in output)
+
+
 def test_a_dimension_of_size_one_broadcasts_against_a_pattern() -> None:
     row, weight = torch.randn(2, 3, 1, dtype=torch.float64), torch.randn(4, 1, 3, dtype=torch.float64)
     got = einfx.einsum("nci,koi,dck->ndo", row, HALF, weight)
