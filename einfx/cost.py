@@ -29,7 +29,7 @@ from typing import NamedTuple
 import torch
 
 from .equation import Equation
-from .layout import Layout, Loops, contiguous_strides, iteration_order
+from .layout import Layout, Loops, contiguous_strides, copied_row, iteration_order
 from .machine import Machine, item_bytes, machine_for
 
 __all__ = ["Kernel", "StepCost", "choose_kernel", "step_cost"]
@@ -84,6 +84,8 @@ class Kernel:
         cost: what it costs.
         narrowed: for each operand the labels of expanded dimensions (their stride is 0), which are narrowed
             to one element, so that they broadcast.
+        turned: for each operand of a GEMM whether its copy is the transpose of what is multiplied, which a
+            GEMM reads as well: torch copies long rows faster than short ones.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Kernel:
     strides: tuple[int, ...]
     cost: StepCost
     narrowed: tuple[Labels, ...] = ((), ())
+    turned: tuple[bool, ...] = (False, False)
 
 
 def step_cost(
@@ -166,7 +169,7 @@ def _choose(
     ]
     sizes = equation.sizes(shapes)
     output = tuple(x for x in equation.output if guarded or sizes[x] != 1)
-    situation = _Situation(equation, output, sizes, dtype, machine, contiguous)
+    situation = _Situation(equation, output, sizes, dtype, machine, contiguous, guarded)
     if not (dtype.is_floating_point or dtype.is_complex):
         return situation.fallback(operands)
     narrowed: tuple[Labels, ...] = ((),) * len(operands)
@@ -193,6 +196,7 @@ class _Situation(NamedTuple):
     dtype: torch.dtype
     machine: Machine
     contiguous: bool
+    guarded: bool
 
     def count(self, labels: Sequence[int]) -> int:
         return math.prod(self.sizes[x] for x in labels)
@@ -262,7 +266,17 @@ class _Situation(NamedTuple):
             if first != second:
                 break
             run *= self.sizes[first]
-        return self.machine.copy(elements, self.dtype, run)
+        return self.machine.copy(elements, self.dtype, run, copied_row(before, after, self.sizes))
+
+    def _arranged(self, name: str, operand: Layout, *groups: Labels) -> tuple[float, bool]:
+        """Seconds to copy an operand into a matrix, and whether its transpose is clearly copied sooner."""
+        batch, first, second = groups
+        straight = self._copy(operand.elements, operand.physical, batch + first + second)
+        if self.guarded or name not in ("mm", "bmm"):
+            return straight, False
+        across = self._copy(operand.elements, operand.physical, batch + second + first)
+        across += self.machine.view_seconds
+        return (across, True) if across < 0.8 * straight else (straight, False)
 
     def _alone(self, operand: Layout, presummed: list[Labels], base: StepCost) -> Kernel:
         name = "sum" if presummed[0] else "view"
@@ -297,10 +311,12 @@ class _Situation(NamedTuple):
             forms = ((a, rows, summed), (b, summed, columns))
             if swapped:
                 forms = ((a, summed, rows), (b, columns, summed))
-            for operand, first, second in forms:
+            turned = [False, False]
+            for i, (operand, first, second) in enumerate(forms):
                 if not operand.is_matrix(batch, first, second):
                     copied += operand.elements
-                    seconds += self._copy(operand.elements, operand.physical, batch + first + second)
+                    copying, turned[i] = self._arranged(name, operand, batch, first, second)
+                    seconds += copying
                 views += operand.labels != batch + first + second
                 views += len(operand.labels) != (3 if name == "bmm" else len((*first, *second)[:2]))
             laid_out = batch + (columns + rows if swapped else rows + columns)
@@ -311,7 +327,7 @@ class _Situation(NamedTuple):
             cost = StepCost(2 * work, item * (elements + 2 * copied), seconds, item * copied)
             yield Kernel(
                 name, roles.presummed, batch, rows, columns, summed, swapped, (), strides,
-                roles.base + cost + finish,
+                roles.base + cost + finish, turned=tuple(turned),
             )  # fmt: skip
 
     def _broadcast(self, a: Layout, b: Layout, roles: _Roles) -> Iterator[Kernel]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["Layout", "Loops", "contiguous_strides", "hint", "iteration_order"]
+__all__ = ["Layout", "Loops", "contiguous_strides", "copied_row", "hint", "iteration_order"]
 
 Labels = tuple[int, ...]
 
@@ -27,6 +27,27 @@ def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
         strides.append(step)
         step *= max(size, 1)
     return tuple(reversed(strides))
+
+
+def copied_row(before: Labels, after: Labels, sizes: Mapping[int, int]) -> int:
+    """How many elements torch copies in a row: of the innermost labels, those that stay neighbours.
+
+    Args:
+        before: the labels as they lie in memory, the innermost last.
+        after: the same in the order of the copy.
+        sizes: the size of each label.
+
+    Example:
+        >>> copied_row((0, 1, 2), (2, 0, 1), {0: 3, 1: 4, 2: 5}), copied_row((0, 1), (1, 0), {0: 3, 1: 4})
+        (12, 3)
+    """
+    length = sizes[after[-1]] if after else 1
+    for outer, inner in zip(after[-2::-1], after[:0:-1], strict=True):
+        place = before.index(inner)
+        if not place or before[place - 1] != outer:
+            break
+        length *= sizes[outer]
+    return length
 
 
 def hint(size: Any) -> int:

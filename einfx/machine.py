@@ -156,13 +156,14 @@ class Machine:
             + 2 * rows * self.row_seconds / self._workers(read)
         )
 
-    def copy(self, elements: int, dtype: torch.dtype, run: int = 1) -> float:
+    def copy(self, elements: int, dtype: torch.dtype, run: int = 1, row: int = 16) -> float:
         """Seconds to copy a tensor into another order of its dimensions.
 
         Args:
             elements: its number of elements.
             dtype: its dtype.
             run: how many neighbours in memory stay neighbours.
+            row: how many elements are written one after the other from places that are evenly spaced.
         """
         moved = 2 * item_bytes(dtype) * elements
         seconds = self.op_seconds + self.stream(moved, moved / 2)
@@ -171,6 +172,8 @@ class Machine:
         each = min(0.65e-9, 4e-9 / max(run, 1))
         if moved > self.cache_bytes and run < 16:
             each *= 2.5
+        # Every row is a call within torch, which long ones hide.
+        each += max(0.0, 6e-9 / max(row, 1) - 0.4e-9)
         return seconds + elements * each / self._workers(elements)
 
     def _workers(self, elements: float) -> int:

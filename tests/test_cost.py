@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from einfx.cost import MAX_UNROLLED, Kernel, choose_kernel, step_cost
 from einfx.equation import Equation
+from einfx.kernels.real import lower
 from einfx.layout import Layout, Loops, contiguous_strides, iteration_order
 from einfx.machine import machine_for
 
@@ -149,3 +152,30 @@ class TestLayout:
         assert Loops.over([dense, dense], (0, 1), sizes) == Loops(12, 1, True)
         assert Loops.over([dense, row], (0, 1), sizes) == Loops(3, 4, True)
         assert not Loops.over([dense], (1, 0), sizes).unit_stride
+
+
+def test_operands_are_copied_in_long_rows() -> None:
+    # Windows of 2x2 in front of a product over all positions: with columns last, torch would copy in pairs.
+    equation = Equation.parse("abcdef,agce->gbdf")
+    shapes = [(8, 96, 28, 2, 28, 2), (8, 192, 28, 28)]
+    kernel = choose_kernel(equation, shapes, torch.float32)
+    # Both as (own, summed), in the order in which they are copied.
+    assert kernel.name == "mm"
+    assert kernel.turned[0] == kernel.swapped
+    assert kernel.turned[1] != kernel.swapped
+    x, v = (torch.randn(shape) for shape in shapes)
+    expected = torch.einsum("abcdef,agce->gbdf", x.double(), v.double())
+    got = torch.einsum("abcdef,agce->gbdf", x, v)
+    for guarded in (False, True):
+        made = lower(_call, equation, (x, v), shapes, x.dtype, "cpu", guarded=guarded)
+        assert (made - expected).abs().max() <= 2 * (got - expected).abs().max()
+
+
+def test_matrices_over_sizes_to_come_are_not_turned() -> None:
+    equation = Equation.parse("abcdef,agce->gbdf")
+    shapes = [(8, 96, 28, 2, 28, 2), (8, 192, 28, 28)]
+    assert not any(choose_kernel(equation, shapes, torch.float32, guarded=True).turned)
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)

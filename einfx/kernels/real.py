@@ -90,6 +90,7 @@ def emit_kernel(
         operand.take_diagonals()
         operand.narrow(kernel.narrowed[i])
         operand.sum(kernel.presummed[i])
+        operand.turned = kernel.turned[i] and not guarded
         operands.append(operand)
     sizes = equation.sizes(shapes)
     lowering = _guarded if guarded else _static
@@ -111,6 +112,7 @@ class _Operand:
 
     def __init__(self, emit: Emit, value: Any, labels: Labels, shape: Shape, guarded: bool) -> None:
         self.emit, self.value, self.labels, self.shape, self.guarded = emit, value, labels, shape, guarded
+        self.turned = False
 
     def take_diagonals(self) -> None:
         """Leave each label once: its diagonal moves to the last dimension."""
@@ -167,6 +169,10 @@ class _Operand:
 
     def as_groups(self, groups: Sequence[Labels], sizes: dict[int, int]) -> Any:
         """The value with one dimension for each group; dimensions of size 1 in no group are dropped."""
+        if self.turned:
+            self.turned = False
+            across = self.as_groups((*groups[:-2], groups[-1], groups[-2]), sizes)
+            return self.emit(torch.transpose, across, -2, -1)
         order = [x for group in groups for x in group]
         unit = [x for x in self.labels if x not in order]
         if [x for x in self.labels if x in order] != order:
