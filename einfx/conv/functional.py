@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import OperandError
 from ..kernels.batching import tracked
+from ..kernels.windows_native import adds
 from ..padding import positive
 from ..pattern import IndexPattern
 from .checks import check_blocks, check_groups, check_tensors
@@ -29,8 +30,9 @@ from .windows import add_windows, copy_windows
 
 __all__ = ["convNd", "conv_transposeNd", "foldNd", "kfac_reduceNd", "kfcNd", "unfoldNd"]
 
-# Fewer elements than this are folded faster by torch, whose kernel goes element by element.
-_FOLD_ELEMENTS = 2**17
+# Fewer elements than this are folded faster by torch, whose kernel goes element by element: where windows are
+# added up by torch as well, and where C code does it.
+_FOLD_ELEMENTS, _FOLD_ELEMENTS_OF_C = 2**17, 2**12
 
 # Patches of so many bytes are built at a time for a second moment: the rest of the batch waits.
 _PATCH_BYTES = 32 * 2**20
@@ -140,7 +142,8 @@ def foldNd(
     check_blocks(x.shape, prod(kernel), outputs)
     # Not while composing: what is compiled there is for a batch of any size.
     even = n == 2 and all(pattern.left == pattern.right >= 0 for pattern in patterns) and not composing()
-    if even and x.dtype in (torch.float32, torch.float64) and x.numel() < _FOLD_ELEMENTS:
+    least = _FOLD_ELEMENTS_OF_C if adds(x, patterns) else _FOLD_ELEMENTS
+    if even and x.dtype in (torch.float32, torch.float64) and x.numel() < least:
         return F.fold(
             x,
             sizes,
