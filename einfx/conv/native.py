@@ -2,13 +2,15 @@
 
 A convolution of four or more dimensions is a sum over the elements of the kernel along the first of them:
 each slides a convolution of one dimension less over a range of the input, with positions along that first
-dimension in the place of a batch.
+dimension in the place of a batch. Where windows share no element it is one matrix product of them.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from math import prod
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -26,6 +28,7 @@ from .parameters import (
     spatial_sizes,
     transposed_patterns,
 )
+from .windows import copy_windows
 
 __all__ = ["convNd", "conv_transposeNd", "convolve", "convolve_transposed"]
 
@@ -242,6 +245,8 @@ def convolve(x: Tensor, weight: Tensor, patterns: tuple[IndexPattern, ...], grou
     """
     if len(patterns) in _NATIVE:
         return _native(x, weight, None, patterns, groups)
+    if all(pattern.injective for pattern in patterns):
+        return _product_of_windows(x, weight, patterns, groups)
     return _sum_of_slices(x, weight, patterns, groups)
 
 
@@ -303,6 +308,23 @@ def _by_length(pattern: IndexPattern) -> list[KernelSlice]:
 def _in_order(pattern: IndexPattern) -> list[KernelSlice]:
     """The slices of a pattern that are any, or one of no length where there are none."""
     return [part for part in pattern.slices() if part.length] or [pattern.slices()[0]]
+
+
+def _product_of_windows(x: Tensor, weight: Tensor, patterns: tuple[IndexPattern, ...], groups: int) -> Tensor:
+    """Windows that share no element, no more than the input, times the kernel; so are both gradients.
+
+    Args:
+        x: shape: (batch, in_channels, *input_sizes).
+        weight: shape: (out_channels, in_channels / groups, *kernel_sizes).
+        patterns: one for each dimension.
+        groups: in how many groups the channels are split.
+    """
+    batch, elements = x.shape[0], weight[0].numel()
+    outputs = [pattern.output_size for pattern in patterns]
+    columns = copy_windows(x, patterns).view(batch, groups, elements, prod(outputs))
+    kernels = weight.reshape(groups, weight.shape[0] // groups, elements)
+    out = torch.matmul(kernels.expand(batch, *kernels.shape), columns)
+    return out.view(batch, weight.shape[0], *outputs)
 
 
 def _sum_of_slices(x: Tensor, weight: Tensor, patterns: tuple[IndexPattern, ...], groups: int) -> Tensor:

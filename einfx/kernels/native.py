@@ -75,6 +75,7 @@ def readable(x: Tensor) -> bool:
         and not x.is_quantized
         and not x._is_zerotensor()
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and not torch._C._functorch.is_legacy_batchedtensor(x)
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._get_tracing_state()
     )

@@ -122,3 +122,36 @@ def test_margins_may_crop_more_than_the_input_has_where_they_add(n: int) -> None
         assert torch.equal(unfoldNd(x, (2,) * n, padding=(sides,) * n), unfoldNd(padded, (2,) * n))
         reduced = unfoldNd(x, (2,) * n, padding=(sides,) * n, reduce="sum")
         assert torch.equal(reduced, unfoldNd(padded, (2,) * n, reduce="sum"))
+
+
+@pytest.mark.parametrize(("stride", "kernel", "groups"), [(2, 2, 1), (3, 2, 2), (1, 1, 1), (2, 1, 2)])
+def test_windows_that_share_nothing_are_one_product(stride: int, kernel: int, groups: int) -> None:
+    x = torch.randn(3, 4, 6, 7, 6, 5, dtype=torch.float64, requires_grad=True)
+    sizes = (6, 4 // groups, *(kernel,) * 4)
+    weight = torch.randn(sizes, dtype=torch.float64, requires_grad=True)
+    rows = []
+    for start in range(0, x.shape[2] - kernel + 1, stride):
+        slices = [(x[:, :, start + k], weight[:, :, k]) for k in range(kernel)]
+        made = [torch.conv3d(a, b, stride=stride, groups=groups) for a, b in slices]
+        rows.append(torch.stack(made).sum(0))
+    expected, got = torch.stack(rows, 2), convNd(x, weight, stride=stride, groups=groups)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    vector = torch.randn_like(got)
+    gradients = [torch.autograd.grad(out, (x, weight), vector) for out in (got, expected)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_products_of_windows_are_differentiated_twice_and_mapped() -> None:
+    def convolved(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return convNd(x, weight, stride=2, groups=2)
+
+    x = torch.randn(2, 2, 2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 1, 2, 2, 1, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        convolved, (x, weight), check_forward_ad=True, check_batched_grad=True, fast_mode=True
+    )
+    assert torch.autograd.gradgradcheck(convolved, (x, weight), fast_mode=True)
+    many = torch.randn(3, *x.shape, dtype=torch.float64)
+    mapped = torch.func.vmap(convolved, in_dims=(0, None))(many, weight)
+    torch.testing.assert_close(mapped, torch.stack([convolved(each, weight) for each in many]))

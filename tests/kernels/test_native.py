@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from einfx.conv import unfoldNd
 from einfx.kernels import native, windows_native
 
 
@@ -46,3 +47,12 @@ def test_only_memory_that_holds_the_numbers_is_read() -> None:
 
     torch.func.vmap(look)(torch.ones(2, 3))
     assert seen == [False]
+
+
+def test_gradients_of_many_at_once_are_not_read() -> None:
+    x = torch.randn(1, 2, 6, dtype=torch.float64, requires_grad=True)
+    out = unfoldNd(x, 2, stride=2)
+    vectors = torch.randn(3, *out.shape, dtype=torch.float64)
+    (got,) = torch.autograd.grad(out, x, vectors, is_grads_batched=True, retain_graph=True)
+    each = [torch.autograd.grad(out, x, vector, retain_graph=True)[0] for vector in vectors]
+    assert torch.equal(got, torch.stack(each))
