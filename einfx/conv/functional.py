@@ -38,7 +38,7 @@ _FOLD_ELEMENTS, _FOLD_ELEMENTS_OF_C = 2**17, 2**12
 _PATCH_BYTES = 32 * 2**20
 
 # So many inputs, at least, or so many bytes of their averaged patches, are multiplied at a time.
-_AVERAGED = 256
+_AVERAGED = 128
 _AVERAGED_BYTES = 4 * 2**20
 
 
