@@ -20,6 +20,7 @@ from ..errors import OperandError, UsageError
 from ..options import REAL, Options
 from ..pattern import IndexPattern, taking_patterns
 from .cut_plan import CutPlan
+from .limited import limited_program, wants_gradients
 from .limits import plan_within
 from .lowering import Native
 from .network import Network, Operand
@@ -79,7 +80,7 @@ def _contract(token: Any, operands: Sequence[Any], optimize: Any, memory_limit: 
             # Which operands are one and the same.
             key = (key, tuple([names.index(name) for name in names]))
         if memory_limit is not None:
-            key = (key, tuple([isinstance(x, Tensor) and x.is_contiguous() for x in operands]))
+            key = (key, *_limited_key(operands))
         key = (token, optimize, memory_limit, key)
         program = _programs.get(key)
     except AttributeError:
@@ -109,6 +110,15 @@ def network_of(token: Any, operands: Sequence[Tensor | IndexPattern]) -> Network
     return Network(read_equation(token, [len(symbol.shape) for symbol in symbols]), symbols)
 
 
+def _limited_key(operands: Sequence[Any]) -> tuple[frozenset[int], frozenset[int]]:
+    """What a plan within a limit depends on too: what kernels copy, and whose gradients are wanted."""
+    tensors = {p: x for p, x in enumerate(operands) if isinstance(x, Tensor)}
+    wanted: frozenset[int] = frozenset()
+    if wants_gradients(list(tensors.values())):
+        wanted = frozenset(p for p, x in tensors.items() if x.requires_grad)
+    return frozenset(p for p, x in tensors.items() if not x.is_contiguous() or x.is_conj()), wanted
+
+
 def _prepared(
     token: Any, operands: Sequence[Any], optimize: Any, memory_limit: int | None
 ) -> Callable[[Sequence[Any]], Tensor]:
@@ -118,6 +128,7 @@ def _prepared(
         raise OperandError("a contraction of index patterns alone has no dtype: make one of them a tensor")
     network = network_of(token, operands)
     dtype, device = tensors[0].dtype, tensors[0].device
+    same = not torch._C._is_any_autocast_enabled()
     for x in tensors:
         # A number promotes, and autocast makes dtypes equal.
         alike = x.device == device and (x.dtype == dtype or torch._C._is_any_autocast_enabled())
@@ -126,15 +137,14 @@ def _prepared(
                 f"einsum {network.text!r} with index patterns: its tensors are {dtype} on {device} and "
                 f"{x.dtype} on {x.device}; convert them to one dtype and device"
             )
-    plan: ConvPlan | CutPlan
+        same &= alike
+    like = [isinstance(x, Tensor) for x in operands].index(True)
     if memory_limit is None:
-        plan = plan_network(network, dtype, device, optimize=optimize)
-    else:
-        strided = frozenset(
-            p for p, x in enumerate(operands) if isinstance(x, Tensor) and not x.is_contiguous()
-        )
-        plan = plan_within(network, dtype, device, memory_limit, optimize, strided)
-    return _runner(plan, [isinstance(operand, Tensor) for operand in operands].index(True))
+        return _runner(plan_network(network, dtype, device, optimize=optimize), like)
+    strided, wanted = _limited_key(operands)
+    if wanted and same:
+        return limited_program(network, dtype, device, memory_limit, optimize, strided, wanted)
+    return _runner(plan_within(network, dtype, device, memory_limit, optimize, strided), like)
 
 
 def _runner(plan: ConvPlan | CutPlan, like: int) -> Callable[[Sequence[Any]], Tensor]:

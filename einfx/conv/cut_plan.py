@@ -52,6 +52,7 @@ class CutPlan:
         optimize: how blocks are planned.
         cuts: labels, each with the length of its blocks.
         strided: the positions of operands that aren't contiguous.
+        into: whether the result is added to a tensor that is given.
         limit: the most bytes for one block.
         flops: multiplications and additions of all blocks.
         peak_bytes: the most that is allocated beside the operands at any time, the result included.
@@ -74,6 +75,7 @@ class CutPlan:
     optimize: Any
     cuts: Cuts
     strided: frozenset[int]
+    into: bool
     limit: int
     flops: int
     peak_bytes: int
@@ -94,22 +96,30 @@ class CutPlan:
         """Whether results of blocks are added up."""
         return any(label not in self.network.equation.output for label, _ in self.cuts)
 
-    def run(self, values: Sequence[Tensor | IndexPattern | None], like: Tensor | None = None) -> Tensor:
+    def run(
+        self,
+        values: Sequence[Tensor | IndexPattern | None],
+        like: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
         """Compute it.
 
         Args:
             values: what :meth:`.network.Network.bind` gives for the caller's tensors; patterns aren't read.
             like: a tensor of the dtype and on the device of all.
+            out: what the result is added to, where the plan is one for that; nothing of it is recorded.
         """
         if like is None:
             like = next(value for value in values if isinstance(value, Tensor))
         dtype = accumulation_dtype(like.dtype) if self.summed else like.dtype
-        if any(isinstance(value, Tensor) and tracked(value) for value in values):
+        if out is None and any(isinstance(value, Tensor) and tracked(value) for value in values):
             return self._joined(values, like, dtype, self.cuts, {}).to(like.dtype)
-        out = like.new_zeros(self.network.shape, dtype=dtype)
+        adds = self.summed or out is not None
+        if out is None:
+            out = like.new_zeros(self.network.shape, dtype=dtype)
         for block in self._kept if self._few else self._blocks():
             made = _run(block, values, like)
-            if self.summed:
+            if adds:
                 out[block.place] += made
             else:
                 out[block.place] = made

@@ -78,11 +78,15 @@ def within(
     limit: int,
     optimize: Any = "auto",
     strided: frozenset[int] = frozenset(),
+    into: bool = False,
 ) -> ConvPlan | CutPlan | int:
-    """The same, with the smallest limit that is enough where this one isn't."""
+    """The same, but the smallest limit that is enough where this one isn't.
+
+    Args: as of :func:`plan_within`, and ``into``, whether blocks are added to a tensor that is given.
+    """
     kind = device.type if isinstance(device, torch.device) else str(device).partition(":")[0]
     frozen = tuple(map(tuple, optimize)) if isinstance(optimize, (list, tuple)) else optimize
-    return _within(_Problem(network, dtype, kind, frozen, strided, limit), torch.get_num_threads())
+    return _within(_Problem(network, dtype, kind, frozen, strided, into, limit), torch.get_num_threads())
 
 
 def bytes_of(network: Network, positions: frozenset[int], dtype: torch.dtype) -> int:
@@ -90,7 +94,7 @@ def bytes_of(network: Network, positions: frozenset[int], dtype: torch.dtype) ->
     return item_bytes(dtype) * sum(prod(network.operands[p].shape) for p in positions)
 
 
-KINDS = 4
+KINDS = 2
 """So many kinds of blocks of a label are looked at."""
 
 
@@ -102,6 +106,7 @@ class _Problem(NamedTuple):
     device: str
     optimize: Any
     strided: frozenset[int]
+    into: bool
     limit: int
 
 
@@ -133,7 +138,7 @@ def _within(problem: _Problem, threads: int) -> ConvPlan | CutPlan | int:
         needed = min(needed, *(made.peak_bytes for made in single.values()))
         label = min(left, key=lambda label: single[label].peak_bytes * single[label].seconds)
         cuts = (*cuts, (label, 1))
-        left.remove(label)
+        left = [x for x in left if x != label and x not in _told_by(network, label)]
     return min(found, key=lambda made: made.seconds) if found else needed
 
 
@@ -158,13 +163,24 @@ def _labels(network: Network) -> list[int]:
     return [x for x in (*network.equation.output, *summed) if network.sizes[x] > 1]
 
 
+def _told_by(network: Network, label: int) -> set[int]:
+    """What is cut along with a label: outputs read some inputs only, and inputs are read by some outputs."""
+    told: set[int] = set()
+    for labels, operand in zip(network.equation.inputs, network.operands, strict=True):
+        if isinstance(operand, IndexPattern) and label in labels[1:]:
+            told |= {*labels[1:]}
+    return told
+
+
 def _cut(problem: _Problem, cuts: Cuts) -> CutPlan:
     """What blocks of these lengths cost."""
-    network, dtype, device, optimize, strided, limit = problem
+    network, dtype, device, optimize, strided, into, limit = problem
     summed = any(label not in network.equation.output for label, _ in cuts)
     held = item_bytes(accumulation_dtype(dtype) if summed else dtype) * prod(network.shape)
     if summed and accumulation_dtype(dtype) != dtype:
         held += item_bytes(dtype) * prod(network.shape)
+    if into:
+        held = 0
     # What kernels allocate for themselves isn't known to the byte.
     left = max(limit - held, 0) * SURE // 16
     machine = machine_for(device)
@@ -172,15 +188,16 @@ def _cut(problem: _Problem, cuts: Cuts) -> CutPlan:
     for block, count in _samples(network, cuts):
         narrowed = narrow(network, block)
         if narrowed is None:
+            seconds += count * BLOCK_SECONDS
             continue
         taken = copies(network, *narrowed, item_bytes(dtype), strided)
         plan = plan_network(narrowed[0], dtype, device, optimize=optimize, memory_limit=max(left - taken, 0))
         peak = max(peak, plan.peak_bytes + taken)
-        written = (3 if summed else 2) * item_bytes(dtype) * prod(narrowed[0].shape)
+        written = (3 if summed or into else 2) * item_bytes(dtype) * prod(narrowed[0].shape)
         seconds += count * (plan.seconds + BLOCK_SECONDS + machine.stream(2 * taken + written))
         flops += count * plan.flops
     needed = held + -(-peak * 16 // SURE)
-    return CutPlan(network, dtype, device, optimize, cuts, strided, left, flops, needed, seconds)
+    return CutPlan(network, dtype, device, optimize, cuts, strided, into, left, flops, needed, seconds)
 
 
 def _samples(network: Network, cuts: Cuts) -> Iterator[tuple[dict[int, Range], int]]:
