@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..pattern import IndexPattern
 from .margins import with_margins
-from .native import convolve, convolve_transposed
+from .native import convolve, convolve_transposed, plainly_laid_out
 from .network import Constant, Network
 from .views import View
 
@@ -156,7 +156,9 @@ class Native:
         strides = tuple(pattern.stride for pattern in patterns)
         sides = tuple(pattern.left for pattern in patterns)
         dilations = tuple(pattern.dilation for pattern in patterns)
-        return lambda data, kernel: native(data, kernel, None, strides, sides, dilations, groups)
+        return lambda data, kernel: native(
+            plainly_laid_out(data, len(strides)), kernel, None, strides, sides, dilations, groups
+        )
 
 
 _MADE = {"forward": "output_size", "input_vjp": "input_size", "weight_vjp": "kernel_size"}
@@ -310,6 +312,7 @@ def _weight_vjp(x: Tensor, v: Tensor, patterns: tuple[IndexPattern, ...], groups
     kernel = [pattern.kernel_size for pattern in patterns]
     weight = x.new_zeros((v.shape[1], x.shape[1] // groups, *kernel))
     if len(patterns) <= 3:
+        x = plainly_laid_out(x, len(patterns))
         sides = [_sides(pattern) for pattern in patterns]
         if any(left != right or left < 0 for left, right in sides):
             x = with_margins(x, 2, sides)

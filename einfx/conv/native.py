@@ -30,7 +30,7 @@ from .parameters import (
 )
 from .windows import copy_windows
 
-__all__ = ["convNd", "conv_transposeNd", "convolve", "convolve_transposed"]
+__all__ = ["convNd", "conv_transposeNd", "convolve", "convolve_transposed", "plainly_laid_out"]
 
 _NATIVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 Transposed = tuple[int, tuple[int, int], int, int]
@@ -181,6 +181,26 @@ def conv_transposeNd(
     return out if batched else out[0]
 
 
+def plainly_laid_out(x: Tensor, dimensions: int) -> Tensor:
+    """A tensor whose strides say one layout.
+
+    Where all spatial sizes are 1 strides may be those of a tensor with channels last as well, and torch's
+    backward pass takes one for the other.
+
+    Args:
+        x: shape: (batch, channels, *sizes), or without the batch.
+        dimensions: how many are spatial.
+
+    Example:
+        >>> import torch
+        >>> plainly_laid_out(torch.ones(12).as_strided((1, 12, 1), (12, 1, 3)), 1).stride()
+        (12, 1, 1)
+    """
+    if x.stride(-1) != 1 and x.stride(-dimensions - 1) == 1 and x.is_contiguous():
+        return x.flatten().view(x.shape)
+    return x
+
+
 def _plus(out: Tensor, bias: Tensor | None, dimensions: int) -> Tensor:
     """A bias added to each channel, in the dtype of the result: autocast casts it as it casts a kernel."""
     return out if bias is None else out + bias.to(out.dtype).reshape(-1, *(1,) * dimensions)
@@ -191,6 +211,7 @@ def _native_transposed(
 ) -> Tensor:
     """Torch's own transposed convolution; sides that differ, or add, are cut or added behind it."""
     strides, sides, extra, dilations = (list(column) for column in zip(*numbers, strict=True))
+    x = plainly_laid_out(x, len(numbers))
     transposed = _TRANSPOSED[len(numbers)]
     if all(left == right >= 0 for left, right in sides):
         return transposed(x, weight, bias, strides, [left for left, _ in sides], extra, groups, dilations)
@@ -282,6 +303,7 @@ def _native(
     x: Tensor, weight: Tensor, bias: Tensor | None, patterns: tuple[IndexPattern, ...], groups: int
 ) -> Tensor:
     """Torch's own convolution; what it knows no padding for is padded or cropped before."""
+    x = plainly_laid_out(x, len(patterns))
     strides, sides, dilations, margins = _native_numbers(patterns)
     if margins is not None:
         x = with_margins(x, x.ndim - len(patterns), margins)

@@ -147,3 +147,31 @@ def test_tensors_of_one_element_multiply_the_result() -> None:
 def test_a_native_convolution_says_what_it_is() -> None:
     made, _ = convNd_forward.symbolic((2, 4, 8), (4, 2, 3), 1, 0, 1, 2, False)
     assert str(lowered(made)) == "conv1d of 2 groups"
+
+
+@pytest.mark.parametrize("kind", ["forward", "input_vjp", "weight_vjp"])
+def test_tensors_whose_strides_say_two_layouts_are_convolved_and_differentiated(kind: str) -> None:
+    equations = {
+        "forward": "ngci,koi,gdck->ngdo",
+        "input_vjp": "ngdo,koi,gdck->ngci",
+        "weight_vjp": "ngci,koi,ngdo->gdck",
+    }
+    pattern = IndexPattern(2, 2) if kind == "input_vjp" else IndexPattern(1, 2, padding=1)
+    sizes = {"n": 1, "g": 4, "c": 3, "d": 3, "k": 2, "o": pattern.output_size, "i": pattern.input_size}
+    first, _, second = equations[kind].split("->")[0].split(",")
+    # Channels lie side by side, and what has one element might lie anywhere.
+    x = torch.randn(12, dtype=torch.float64).as_strided((1, 4, 3, 1), (12, 3, 1, 3)).requires_grad_()
+    other = torch.randn([sizes[label] for label in second], dtype=torch.float64, requires_grad=True)
+    inputs, output = equations[kind].split("->")
+    views = View(0, (1, 4, 3, 1)), View(1, tuple(other.shape))
+    native = lowered(network(inputs.split(","), output, views[0], pattern, views[1]))
+    assert native is not None
+    assert native.kind == kind
+    assert list(x.shape) == [sizes[label] for label in first]
+    made = native.run([x, other])
+    dense = torch.einsum(equations[kind], x, pattern.tensor(torch.float64), other)
+    assert close(made, dense)
+    vector = torch.randn_like(dense)
+    got = torch.autograd.grad(made, (x, other), vector)
+    wanted = torch.autograd.grad(dense, (x, other), vector)
+    assert all(close(one, each) for one, each in zip(got, wanted, strict=True))
