@@ -19,13 +19,14 @@ from ..equation import Equation
 from ..errors import OperandError, UsageError
 from ..options import REAL, Options
 from ..pattern import IndexPattern, taking_patterns
+from .conv_plan import ConvPlan
 from .cut_plan import CutPlan
 from .limited import limited_program, wants_gradients
 from .limits import plan_within
 from .lowering import Native
 from .network import Network, Operand
 from .operators import capturing
-from .planning import ConvPlan, plan_network
+from .planning import plan_network
 from .symbolic_sizes import contract_symbolic
 from .views import View
 

@@ -17,8 +17,9 @@ from ..machine import accumulation_dtype, item_bytes
 from ..pattern import IndexPattern
 from ..plans import size_text
 from .blocks import Cuts, Range, blocks, copies, narrow, ranges_of
+from .conv_plan import ConvPlan
 from .network import Network
-from .planning import ConvPlan, plan_network
+from .planning import plan_network
 from .steps import ConvStep
 
 __all__ = ["CutPlan"]

@@ -23,10 +23,10 @@ from ..kernels.batching import has_tangents
 from ..machine import accumulation_dtype, item_bytes
 from ..pattern import IndexPattern
 from ..plans import size_text
+from .conv_plan import ConvPlan
 from .cut_plan import CutPlan
 from .limits import bytes_of, plan_within, within
 from .network import Network, Operand
-from .planning import ConvPlan
 from .views import View
 
 __all__ = ["LimitedContraction", "gradient_network", "limited", "limited_program", "wants_gradients"]
@@ -105,7 +105,7 @@ def gradient_network(network: Network, position: int) -> Network:
         >>> from .network import network
         >>> conv = network(["ni", "koi", "k"], "no", View(0, (2, 8)), IndexPattern(8, 3), View(2, (3,)))
         >>> str(gradient_network(conv, 2).equation)
-        'ab,cd,ebd->e'
+        'ab,ac,dbc->d'
     """
     inputs = network.equation.inputs
     others = _others(network, position)

@@ -20,9 +20,10 @@ from ..machine import accumulation_dtype, item_bytes, machine_for
 from ..pattern import IndexPattern
 from ..plans import size_text
 from .blocks import Cuts, Range, copies, narrow, ranges_of, sliding
+from .conv_plan import ConvPlan
 from .cut_plan import CutPlan
 from .network import Network
-from .planning import ConvPlan, plan_network
+from .planning import plan_network
 
 __all__ = ["bytes_of", "plan_within", "within"]
 
@@ -52,10 +53,11 @@ def plan_within(
         strided: the positions of operands that aren't contiguous, so that kernels copy them.
 
     Raises:
-        MemoryLimitError: no plan fits, however small its blocks; ``needed`` bytes would do.
+        MemoryLimitError: no plan fits, however small its blocks; it says how much would be enough.
 
     Example:
         >>> from .network import network
+        >>> from .views import View
         >>> x, pattern = View(0, (64, 3, 32)), IndexPattern(32, 5)
         >>> product = network(["nci", "koi", "mcj", "loj"], "nmo", x, pattern, View(1, (64, 3, 32)), pattern)
         >>> plan_within(product, torch.float32, "cpu", 500_000).peak_bytes <= 500_000

@@ -14,10 +14,11 @@ from ..errors import OperandError, UsageError
 from ..expression import contract_expression
 from ..options import Options
 from ..pattern import IndexPattern, taking_patterns
+from .conv_plan import ConvPlan
 from .cut_plan import CutPlan
 from .limits import plan_within
 from .network import Network, Operand
-from .planning import ConvPlan, plan_network
+from .planning import plan_network
 from .views import View
 
 __all__ = ["PatternExpression"]

@@ -17,7 +17,8 @@ from .lowering import Native, lowered
 from .network import Network
 from .rules import unbroadcast
 from .simplify import simplified
-from .window_program import WindowProgram, window_programs
+from .window_builder import window_programs
+from .window_program import WindowProgram
 
 __all__ = ["ConvStep", "Lowering", "lowerings"]
 
