@@ -189,7 +189,10 @@ def assert_equivalent(
     if "IndexPattern" in program.source:
         # Windows of a tensor may be a view of it, where a contraction with zeros and ones is none.
         alone = observe(program.model(), _arguments(program, batch, ones, share))
+        assert alone.error is None, f"zeros and ones are contracted, but patterns aren't: {alone.error}"
         expected.aliases = alone.aliases
+    if batch == 0 and "IndexPattern" in program.source and "Given groups=" in str(got.error):
+        return False  # what is the batch may be channels to a convolution, of which torch wants at least one
     if got.error is not None and "einfx.einsum" in program.source:
         # einfx.einsum saves other values for the backward pass, which the program may overwrite.
         alone = observe(program.model(), _arguments(program, batch, ones, share), gradients=gradients)

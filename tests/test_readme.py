@@ -90,7 +90,7 @@ def test_the_calls_that_are_listed_for_convolutions_run(call: str) -> None:
     assert eval(call, scope) is not None
 
 
-def test_limits_on_memory_are_yet_to_come_for_models_and_for_gradients_with_patterns() -> None:
+def test_limits_on_memory_are_yet_to_come_for_models() -> None:
     assert "memory for whole models" in _section("What isn't there yet")
     assert "memory_limit" not in inspect.signature(einfx.optimize).parameters
 

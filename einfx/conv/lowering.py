@@ -247,7 +247,9 @@ def _arranged(
     summed = parts.pop((True, True, False), [])
     first = parts.pop((True, False, True), [])
     second = parts.pop((False, True, True), [])
-    if parts or any(network.sizes[label] == 0 for label in groups):
+    # Of the batch alone torch may have none.
+    channels = [*groups, *second, *(first if kind == "weight_vjp" else summed)]
+    if parts or any(network.sizes[label] == 0 for label in channels):
         return None
     spatial = sorted(spatial, key=lambda one: _place(data[1], one, kind))
     inputs, outputs = [one.input for one in spatial], [one.output for one in spatial]
