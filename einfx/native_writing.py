@@ -57,7 +57,8 @@ def _guarded(emit: Emit, call: NativeCall) -> tuple[fx.Node, fx.Node]:
         if label in call.kernel_labels
         for place in (call.data_labels.index(label), call.kernel_labels.index(label))
     ]
-    both = emit(matched, call.data, call.kernel, *sizes, pairs)
+    batched = (True,) if call.kind == "weight" else ()
+    both = emit(matched, call.data, call.kernel, *sizes, pairs, *batched)
     return emit(operator.getitem, both, 0), emit(operator.getitem, both, 1)
 
 

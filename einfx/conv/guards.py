@@ -46,7 +46,9 @@ def fixed_sizes(x: Tensor, dims: list[int], sizes: list[int]) -> Tensor:
     return x
 
 
-def matched(x: Tensor, y: Tensor, x_sizes: list[int], y_sizes: list[int], pairs: list[int]) -> list[Tensor]:
+def matched(
+    x: Tensor, y: Tensor, x_sizes: list[int], y_sizes: list[int], pairs: list[int], batched: bool = False
+) -> list[Tensor]:
     """Two tensors that a native kernel takes, with the sizes that the contraction of them asks for.
 
     Args:
@@ -55,12 +57,13 @@ def matched(x: Tensor, y: Tensor, x_sizes: list[int], y_sizes: list[int], pairs:
         x_sizes: the size that each dimension of ``x`` must have, -1 where it may have any.
         y_sizes: the same for ``y``.
         pairs: dimensions of both that must have the same size: one of ``x``, one of ``y``, and so on.
+        batched: whether these are the batch, which may be empty; channels may not.
 
     Returns:
         Both tensors; views of them where dimensions of size 1 were expanded.
 
     Raises:
-        OperandError: sizes that differ, none of them 1.
+        OperandError: sizes that differ, none of them 1; no channels, of which torch makes something else.
 
     Example:
         >>> import torch
@@ -78,6 +81,11 @@ def matched(x: Tensor, y: Tensor, x_sizes: list[int], y_sizes: list[int], pairs:
     for i in range(0, len(pairs), 2):
         if x.size(pairs[i]) != y.size(pairs[i + 1]):
             fits = False
+        if x.size(pairs[i]) == 0 and not batched:
+            raise OperandError(
+                f"an operand of shape {list(x.shape)} has no elements in dimension {pairs[i]}, which are the "
+                "channels of the convolution that this contraction was optimised to; einfx.einsum takes it"
+            )
     if fits:
         return [x, y]
     for i in range(len(x_sizes)):

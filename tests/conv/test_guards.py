@@ -39,3 +39,10 @@ def test_other_sizes_are_refused() -> None:
         matched(torch.ones(2, 7), torch.ones(8), [-1, -1], [-1], [1, 0])
     with pytest.raises(OperandError, match=r"dimension 0 of an operand of shape \[8\] must have 7 elements"):
         matched(torch.ones(2, 7), torch.ones(8), [-1, -1], [7], [])
+
+
+def test_no_channels_are_refused_and_an_empty_batch_is_not() -> None:
+    with pytest.raises(OperandError, match="no elements in dimension 1, which are the channels"):
+        matched(torch.ones(2, 0, 8), torch.ones(5, 0, 3), [-1, -1, 8], [-1, -1, 3], [1, 1])
+    x, _ = matched(torch.ones(0, 2, 8), torch.ones(0, 5, 6), [-1, -1, 8], [-1, -1, 6], [0, 0], True)
+    assert x.shape == (0, 2, 8)
