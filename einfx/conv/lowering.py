@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ..kernels.batching import tracked
 from ..pattern import IndexPattern
 from .margins import with_margins
 from .native import convolve, convolve_transposed, plainly_laid_out
@@ -312,7 +313,9 @@ def _weight_vjp(x: Tensor, v: Tensor, patterns: tuple[IndexPattern, ...], groups
         imag = _weight_vjp(x.real, v.imag, patterns, groups) + _weight_vjp(x.imag, v.real, patterns, groups)
         return torch.complex(real, imag)
     kernel = [pattern.kernel_size for pattern in patterns]
-    weight = x.new_zeros((v.shape[1], x.shape[1] // groups, *kernel))
+    shape = (v.shape[1], x.shape[1] // groups, *kernel)
+    # Only its shape is read, but by second derivatives; so there is nothing to write to memory first.
+    weight = x.new_zeros(shape) if len(patterns) > 3 or tracked(x, v) else x.new_empty(shape)
     if len(patterns) <= 3:
         x = plainly_laid_out(x, len(patterns))
         sides = [_sides(pattern) for pattern in patterns]
