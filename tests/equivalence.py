@@ -191,8 +191,8 @@ def assert_equivalent(
         alone = observe(program.model(), _arguments(program, batch, ones, share))
         assert alone.error is None, f"zeros and ones are contracted, but patterns aren't: {alone.error}"
         expected.aliases = alone.aliases
-    if batch == 0 and any(words in str(got.error) for words in ("Given groups=", "which are the channels")):
-        return False  # what is the batch may be channels to a convolution, of which there must be some
+    if batch == 0 and got.error is not None and "IndexPattern" in program.source:
+        return False  # what is the batch may be channels to a convolution of torch, of which there must be some
     if got.error is not None and "einfx.einsum" in program.source:
         # einfx.einsum saves other values for the backward pass, which the program may overwrite.
         alone = observe(program.model(), _arguments(program, batch, ones, share), gradients=gradients)
