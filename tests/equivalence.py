@@ -192,7 +192,7 @@ def assert_equivalent(
         assert alone.error is None, f"zeros and ones are contracted, but patterns aren't: {alone.error}"
         expected.aliases = alone.aliases
     if batch == 0 and got.error is not None and "IndexPattern" in program.source:
-        return False  # what is the batch may be channels to a convolution of torch, of which there must be some
+        return False  # the batch may be channels to a convolution of torch, of which there must be some
     if got.error is not None and "einfx.einsum" in program.source:
         # einfx.einsum saves other values for the backward pass, which the program may overwrite.
         alone = observe(program.model(), _arguments(program, batch, ones, share), gradients=gradients)
