@@ -125,7 +125,8 @@ def anneal(
     walks = [_Walk(masks, output, paths[i % len(paths)]) for i in range(WALKS[0])]
     exact = Sizes(sizes)
     size = Sizes(sizes, unit=max(map(exact.logarithm, walks[0].masks)))
-    best = {weight: min(walks, key=lambda walk: walk.cost(size, weight)) for weight in written}
+    # Copies: a walk changes what it starts from.
+    best = {weight: min(walks, key=lambda walk: walk.cost(size, weight)).copy() for weight in written}
     each = rotations // (sum(WALKS) + WALKS[-1] * (len(written) - 1))
     generator = random.Random(0)
 

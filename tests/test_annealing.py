@@ -11,7 +11,7 @@ import sys
 import cotengra
 import opt_einsum
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from einfx.annealing import Sizes, anneal, rotations_for
@@ -113,6 +113,7 @@ class TestQuality:
 
 class TestCorrectness:
     @settings(deadline=None, max_examples=40)
+    @example(22, 362, 0.2)  # the start is the best there is
     @given(st.integers(2, 24), st.integers(0, 1000), st.sampled_from([0.2, 1.0, 2.0]))
     def test_every_path_contracts_everything_and_is_no_worse_than_its_start(
         self, count: int, seed: int, degree: float
