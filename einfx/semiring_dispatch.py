@@ -57,7 +57,8 @@ def contract_over(
             "torch.func.jvp outside of the compiled function, or take gradients (torch.func.vjp, autograd)"
         )
     try:
-        if not return_argmax and _sees_numbers(operands) and is_sliceable(operands, options):
+        sliceable = is_sliceable(operands, options) and not has_tangents(operands)
+        if sliceable and not return_argmax and _sees_numbers(operands):
             equation = read_equation(token, [x.dim() for x in operands])
             return contract_within(equation, operands, optimize, options)
         program, shifted = _program(token, operands, optimize, options)

@@ -167,7 +167,9 @@ class _Within(torch.autograd.Function):
             return (None,) * 5 + tuple(found)
         semiring = options.unlimited()
         # The gradient is used up where a semiring selects.
-        gradient = gradient.clone() if semiring.semiring.selective else gradient.contiguous()
+        dense = torch.contiguous_format
+        selective = semiring.semiring.selective
+        gradient = gradient.clone(memory_format=dense) if selective else gradient.contiguous()
         made = iter(
             run(ctx.sliced.schedule, [*saved[:count], gradient, *saved[count:]], ctx.sliced.demand, semiring)
         )

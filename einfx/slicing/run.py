@@ -173,12 +173,14 @@ class _Running:
         with torch.enable_grad():
             part = contract_step(equation, operands, self.options.unlimited())
         if self.options.semiring.selective:
-            chosen = (part == total).detach()
+            chosen = ((part == total) | (part.isnan() & total.isnan())).detach()
             share = torch.where(chosen, gradient, 0)
             # The first block that has the largest term gets it all.
             gradient.masked_fill_(chosen, 0)
         else:
-            share = torch.where(total == self.zero, 0, gradient * torch.exp(part.detach() - total))
+            # Where the whole sum is the semiring's zero, so is every part, whose own rule then holds.
+            whole = torch.exp(part.detach() - total).masked_fill_(total == self.zero, 1)
+            share = gradient * whole
         found = torch.autograd.grad(part, [x for x in operands if x.requires_grad], share)
         wanted = [x for x in line.gradients if x >= 0]
         for mine, made in zip(wanted, found, strict=True):

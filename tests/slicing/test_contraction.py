@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.profiler import ProfilerActivity, profile
 
 import einfx
@@ -112,3 +114,36 @@ def test_it_can_be_differentiated_twice(semiring: str) -> None:
 
     assert torch.autograd.gradcheck(function, operands)
     assert torch.autograd.gradgradcheck(function, operands)
+
+
+def test_the_gradient_of_a_sum_that_is_minus_infinity_is_nan_as_without_a_limit() -> None:
+    a = torch.zeros(2, 6, dtype=torch.float64)
+    a[0] = -math.inf
+    a.requires_grad_()
+    found = einfx.einsum(
+        "ij,jk->ik", a, torch.zeros(6, 3, dtype=torch.float64), semiring="log", memory_limit=2000
+    )
+    (gradient,) = torch.autograd.grad(found.sum(), a)
+    assert gradient[0].isnan().all()
+    torch.testing.assert_close(gradient[1], torch.full((6,), 0.5, dtype=torch.float64))
+
+
+def test_a_nan_that_is_selected_has_the_gradient_as_without_a_limit() -> None:
+    a = torch.zeros(2, 6)
+    a[0, 3] = math.nan
+    a.requires_grad_()
+    found = einfx.einsum("ij,j->i", a, torch.zeros(6), semiring="max_plus", memory_limit=600)
+    (gradient,) = torch.autograd.grad(found.sum(), a)
+    assert gradient.tolist() == [[0, 0, 0, 1, 0, 0], [1, 0, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("semiring", ["real", "log", "max_plus"])
+def test_forward_derivatives_are_those_without_a_limit(semiring: str) -> None:
+    x, tangent, y = _operands([(4, 5), (4, 5), (5, 6)])
+    found = []
+    for limit in (None, 1 << 20):
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(x, tangent)
+            result = einfx.einsum("ij,jk->ik", dual, y, semiring=semiring, memory_limit=limit)
+            found.append(forward_ad.unpack_dual(result).tangent.clone())
+    torch.testing.assert_close(found[1], found[0])
