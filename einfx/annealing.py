@@ -19,6 +19,8 @@ import math
 import random
 from collections.abc import Sequence
 
+from .search import bits_of
+
 __all__ = ["Sizes", "anneal", "rotations_for"]
 
 Path = list[tuple[int, int]]
@@ -156,14 +158,14 @@ class _Walk:
         self.children = [0] * (2 * count - 1)
         holders: dict[int, int] = {}
         for mask in masks:
-            for label in _bits(mask):
+            for label in bits_of(mask):
                 holders[label] = holders.get(label, 0) + 1
         for number, (a, b) in enumerate(path, count):
             left, right = self.masks[a], self.masks[b]
             kept = left | right
-            for label in _bits(left & right):
+            for label in bits_of(left & right):
                 holders[label] -= 1
-            for label in _bits(kept & ~output):
+            for label in bits_of(kept & ~output):
                 if holders[label] == 1:
                     kept ^= label
             self.masks.append(kept)
@@ -252,12 +254,3 @@ class _Walk:
             path.append((left, right))
             number[node] = count + len(path) - 1
         return path
-
-
-def _bits(mask: int) -> list[int]:
-    bits = []
-    while mask:
-        low = mask & -mask
-        bits.append(low)
-        mask ^= low
-    return bits

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from torch import fx
 
+from .conv.lowering import roles_of
 from .equation import Equation
 from .nodes import Contraction, pattern_of, value_of
 from .pattern import IndexPattern
@@ -157,17 +158,10 @@ def _arranged(
 ) -> NativeCall | None:
     """Which labels make which dimension; None where one has no part in a convolution."""
     shared = {label for one in spatial for label in one.labels}
-    parts: dict[tuple[bool, bool, bool], list[int]] = {}
-    for label in dict.fromkeys((*data[1], *kernel[1], *equation.output)):
-        if label not in shared:
-            where = (label in data[1], label in kernel[1], label in equation.output)
-            parts.setdefault(where, []).append(label)
-    groups = parts.pop((True, True, True), [])
-    summed = parts.pop((True, True, False), [])
-    first = parts.pop((True, False, True), [])
-    second = parts.pop((False, True, True), [])
-    if parts:
+    found = roles_of(data[1], kernel[1], equation.output, shared)
+    if found is None:
         return None
+    groups, summed, first, second = found
     order = {label: place for place, label in enumerate(data[1])}
     spatial = sorted(spatial, key=lambda one: order.get(one.labels[roles[0]], len(order)))
     here, there, made = ([[one.labels[role]] for one in spatial] for role in roles)

@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable, Sequence
 from itertools import combinations
 
-__all__ = ["Tree", "greedy_tree", "improve"]
+__all__ = ["Tree", "bits_of", "greedy_tree", "improve"]
 
 Path = list[tuple[int, int]]
 
@@ -40,16 +40,16 @@ class Tree:
         self.masks = dict(enumerate(masks))
         counts: dict[int, int] = {}
         for mask in masks:
-            for label in _bits(mask):
+            for label in bits_of(mask):
                 counts[label] = counts.get(label, 0) + 1
         number = self.leaves
         for left, right in path:
             both = self.masks[left] & self.masks[right]
             union = self.masks[left] | self.masks[right]
             kept = union
-            for label in _bits(both):
+            for label in bits_of(both):
                 counts[label] -= 1
-            for label in _bits(union & ~output):
+            for label in bits_of(union & ~output):
                 if counts[label] == 1:
                     kept ^= label
                     counts[label] = 0
@@ -138,7 +138,7 @@ def greedy_tree(
     alive = dict(enumerate(masks))
     holders: dict[int, set[int]] = {}
     for i, mask in alive.items():
-        for label in _bits(mask):
+        for label in bits_of(mask):
             holders.setdefault(label, set()).add(i)
     shared = sum(label for label, holding in holders.items() if len(holding) > 1)
     kept = output | sum(label for label, holding in holders.items() if len(holding) > 2)
@@ -177,13 +177,13 @@ def greedy_tree(
         else:
             i, j = sorted(sorted(alive, key=lambda x: (count(alive[x]), x))[:2])
         result = result_of(i, j)
-        for label in _bits(alive[i] | alive[j]):
+        for label in bits_of(alive[i] | alive[j]):
             holders[label] -= {i, j}
         del alive[i], alive[j]
         path.append((i, j))
         alive[number] = result
         neighbours: set[int] = set()
-        for label in _bits(result):
+        for label in bits_of(result):
             holding = holders[label]
             neighbours |= holding
             holding.add(number)
@@ -231,7 +231,13 @@ def improve(
             break
 
 
-def _bits(mask: int) -> list[int]:
+def bits_of(mask: int) -> list[int]:
+    """The labels of a mask, each as a mask of its own, the lowest first.
+
+    Example:
+        >>> bits_of(0b1010)
+        [2, 8]
+    """
     bits = []
     while mask:
         low = mask & -mask

@@ -8,7 +8,7 @@ batch, groups or channels, by the same token. Only labels count: the order of op
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from math import prod
@@ -24,7 +24,7 @@ from .native import convolve, convolve_transposed, plainly_laid_out
 from .network import Constant, Network
 from .views import View
 
-__all__ = ["Arrangement", "Native", "lowered"]
+__all__ = ["Arrangement", "Native", "Roles", "lowered", "roles_of"]
 
 Kind = Literal["forward", "input_vjp", "weight_vjp"]
 
@@ -228,6 +228,50 @@ def _kinds(network: Network, data: set[int], kernel: set[int], spatial: list[_Sp
             yield kind
 
 
+class Roles(NamedTuple):
+    """The labels of a contraction of two tensors that are on no pattern, by what they do.
+
+    Attributes:
+        groups: of both tensors and the output.
+        summed: of both tensors alone.
+        first: of the first tensor and the output.
+        second: of the second tensor and the output.
+    """
+
+    groups: list[int]
+    summed: list[int]
+    first: list[int]
+    second: list[int]
+
+
+def roles_of(
+    first: Sequence[int], second: Sequence[int], output: Sequence[int], spatial: Collection[int]
+) -> Roles | None:
+    """What labels do in a contraction of two tensors, those of its patterns left out.
+
+    Args:
+        first: the labels of one tensor.
+        second: the labels of the other.
+        output: the labels of the result.
+        spatial: the labels of patterns.
+
+    Returns:
+        None where one tensor alone has a label, for which a convolution has no place.
+
+    Example:
+        >>> roles_of((0, 1, 2), (3, 1, 4), (0, 3, 5), {2, 4, 5})
+        Roles(groups=[], summed=[1], first=[0], second=[3])
+    """
+    parts: dict[tuple[bool, bool, bool], list[int]] = {}
+    for label in dict.fromkeys((*first, *second, *output)):
+        if label not in spatial:
+            where = (label in first, label in second, label in output)
+            parts.setdefault(where, []).append(label)
+    places = ((True, True, True), (True, True, False), (True, False, True), (False, True, True))
+    roles = Roles(*(parts.pop(where, []) for where in places))
+    return None if parts else roles
+
+
 def _arranged(
     network: Network,
     kind: Kind,
@@ -239,18 +283,13 @@ def _arranged(
     """The arrangement of both tensors and of the result; None where a label has no part in a convolution."""
     shared = {label for one in spatial for label in (one.kernel, one.output, one.input)}
     output = network.equation.output
-    parts: dict[tuple[bool, bool, bool], list[int]] = {}
-    for label in dict.fromkeys((*data[1], *kernel[1], *output)):
-        if label not in shared:
-            where = (label in data[1], label in kernel[1], label in output)
-            parts.setdefault(where, []).append(label)
-    groups = parts.pop((True, True, True), [])
-    summed = parts.pop((True, True, False), [])
-    first = parts.pop((True, False, True), [])
-    second = parts.pop((False, True, True), [])
+    roles = roles_of(data[1], kernel[1], output, shared)
+    if roles is None:
+        return None
+    groups, summed, first, second = roles
     # Of the batch alone torch may have none.
     channels = [*groups, *second, *(first if kind == "weight_vjp" else summed)]
-    if parts or any(network.sizes[label] == 0 for label in channels):
+    if any(network.sizes[label] == 0 for label in channels):
         return None
     spatial = sorted(spatial, key=lambda one: _place(data[1], one, kind))
     inputs, outputs = [one.input for one in spatial], [one.output for one in spatial]
