@@ -5,10 +5,12 @@ from __future__ import annotations
 from . import algorithms as algorithms
 from . import conv as conv
 from .algebra import Semiring
-from .contract import contract_expression, contract_path, einsum, tensordot
+from .contract import einsum
+from .contract_path import contract_path
 from .equation import Equation
 from .errors import EinfxError
 from .explain import explain
+from .expression import contract_expression
 from .optimize import optimize
 from .optimized import OptimizedModule
 from .passes.jitable import jitable
@@ -16,6 +18,7 @@ from .pattern import IndexPattern
 from .planning import Plan
 from .report import Report
 from .semiring import register_semiring, semirings
+from .tensordot import tensordot
 
 __version__ = "0.1.0"
 

@@ -1,28 +1,23 @@
-"""Contractions of tensors: ``einsum`` and its relatives."""
+"""Contractions of tensors: ``einsum``."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from . import compiled, compiled_patterns
 from .algebra import Semiring
 from .dispatch import contract
-from .equation import LETTERS, Equation
 from .errors import OperandError, UsageError
-from .expression import contract_expression
-from .options import REAL, Options
+from .options import REAL, Options, means_nothing_else, read_keywords
 from .pattern import IndexPattern, taker_of
-from .planning import Plan, plan
 from .semiring_dispatch import contract_over
 
-__all__ = ["contract_expression", "contract_path", "contract_patterns", "einsum", "read_call", "tensordot"]
+__all__ = ["contract_patterns", "einsum", "read_call"]
 
 
 def einsum(
@@ -160,10 +155,10 @@ def einsum(
     if torch.compiler.is_dynamo_compiling() and any(type(x) is IndexPattern for x in tensors):
         return compiled_patterns.contract(token, tensors, optimize, return_argmax, *words)
     if torch.compiler.is_compiling() and not has_torch_function(tensors):
-        if _is_plain(*words) and not return_argmax:
+        if means_nothing_else(*words) and not return_argmax:
             return compiled.contract(token, tensors, optimize)
         return compiled.contract_semiring(token, tensors, optimize, *words, return_argmax)
-    options = REAL if _is_plain(*words) else _options(*words)
+    options = REAL if means_nothing_else(*words) else read_keywords(*words)
     if has_torch_function(tensors):
         if isinstance(optimize, list):
             optimize = tuple(map(tuple, optimize))
@@ -181,61 +176,6 @@ def einsum(
     return contract_over(token, tensors, optimize, options, return_argmax)
 
 
-def contract_path(
-    equation: Any,
-    *shapes: Any,
-    dtype: torch.dtype | None = None,
-    device: str | torch.device | None = None,
-    optimize: Any = "auto",
-    semiring: str | Semiring = "real",
-    memory_limit: int | str | None = None,
-) -> Plan | Any:
-    """How a contraction would be computed.
-
-    Args:
-        equation: text, as in :func:`einsum`.
-        shapes: the shape of each operand, or a tensor like it; an index pattern is itself.
-        dtype: of the operands; by default that of the first tensor given, or float32.
-        device: where it is computed; by default that of the first tensor given, or the CPU.
-        optimize: as in :func:`einsum`.
-        semiring: as in :func:`einsum`.
-        memory_limit: as in :func:`einsum`.
-
-    Returns:
-        The plan; ``print`` shows each step with its kernel and its cost. With index patterns it is an
-        :class:`einfx.conv.planning.ConvPlan`, or one of blocks, which has the same figures.
-
-    Raises:
-        EquationError: the equation can't be read.
-        OperandError: the shapes don't fit it.
-        PlanError: ``optimize`` can't be used.
-        MemoryLimitError: no plan stays within the limit.
-
-    Example:
-        >>> p = contract_path("ij,jk,kl->il", (10, 20), (20, 30), (30, 5))
-        >>> p.path, p.flops
-        (((1, 2), (0, 1)), 8000)
-    """
-    example = next((x for x in shapes if isinstance(x, Tensor)), None)
-    if example is not None:
-        dtype, device = dtype or example.dtype, device or example.device
-    if any(isinstance(x, IndexPattern) for x in shapes):
-        options = _options(semiring, memory_limit=memory_limit)
-        return taker_of(contract_path)(
-            equation, shapes, dtype or torch.float32, device or "cpu", optimize, options
-        )
-    sizes = [tuple(x.shape) if isinstance(x, Tensor) else tuple(x) for x in shapes]
-    parsed = Equation.parse(equation, [len(s) for s in sizes])
-    return plan(
-        parsed,
-        sizes,
-        dtype=dtype or torch.float32,
-        device=device or "cpu",
-        optimize=optimize,
-        options=_options(semiring, memory_limit=memory_limit),
-    )
-
-
 def contract_patterns(
     token: Any, operands: Sequence[Any], optimize: Any, options: Options, return_argmax: bool
 ) -> Any:
@@ -249,109 +189,6 @@ def contract_patterns(
         return_argmax: as in :func:`einsum`.
     """
     return taker_of(contract_patterns)(token, operands, optimize, options, return_argmax)
-
-
-def tensordot(a: Tensor, b: Tensor, dims: Any = 2, semiring: str | Semiring = "real") -> Tensor:
-    """Contract the last dimensions of ``a`` with the first of ``b``, or pairs of them that ``dims`` names.
-
-    Args:
-        a: the first tensor.
-        b: the second tensor.
-        dims: how many dimensions, or two sequences of dimensions: of ``a`` and of ``b``.
-        semiring: as in :func:`einsum`.
-
-    Returns:
-        A tensor with the remaining dimensions of ``a``, then those of ``b``.
-
-    Raises:
-        OperandError: ``dims`` doesn't fit the tensors.
-
-    Example:
-        >>> tensordot(torch.ones(2, 3, 4), torch.ones(3, 4, 5)).shape
-        torch.Size([2, 5])
-        >>> tensordot(torch.ones(2, 3), torch.ones(4, 3), dims=([1], [1])).shape
-        torch.Size([2, 4])
-    """
-    if isinstance(dims, Tensor):
-        dims = dims.tolist()
-    ranks = (a.dim(), b.dim())
-    if isinstance(dims, int):
-        if not 0 <= dims <= min(ranks):
-            raise OperandError(
-                f"tensordot: dims={dims} is negative or more than one of the tensors has dimensions "
-                f"({ranks[0]} and {ranks[1]})"
-            )
-        first, second = list(range(ranks[0] - dims, ranks[0])), list(range(dims))
-    else:
-        first, second = ([x] if isinstance(x, int) else list(x) for x in dims)
-    if len(first) != len(second):
-        raise OperandError(
-            f"tensordot: dims={dims} names {len(first)} dimension(s) of a, but {len(second)} of b"
-        )
-    for name, chosen, rank in (("a", first, ranks[0]), ("b", second, ranks[1])):
-        if len({x % rank for x in chosen if -rank <= x < rank}) < len(chosen):
-            raise OperandError(
-                f"tensordot: {chosen} are not different dimensions of {name}, which has {rank} dimension(s)"
-            )
-    left = list(LETTERS[: ranks[0]])
-    right = list(LETTERS[ranks[0] : sum(ranks)])
-    output = [x for i, x in enumerate(left) if i not in [j % ranks[0] for j in first]]
-    output += [x for i, x in enumerate(right) if i not in [j % ranks[1] for j in second]]
-    for i, j in zip(first, second, strict=True):
-        right[j] = left[i]
-    text = f"{''.join(left)},{''.join(right)}->{''.join(output)}"
-    return einsum(text, a, b, semiring=semiring)  # type: ignore[no-any-return]
-
-
-def _is_plain(
-    semiring: Any,
-    linear_operands: Sequence[int],
-    zero_annihilates: bool | None,
-    grad_of_neg_inf: Any,
-    block_size: int | None,
-    memory_limit: Any,
-) -> bool:
-    """Whether these words say what torch.einsum does."""
-    if not isinstance(semiring, str) or semiring != "real" or zero_annihilates:
-        return False
-    return block_size is None and memory_limit is None and not linear_operands and grad_of_neg_inf is math.nan
-
-
-def _options(
-    semiring: str | Semiring,
-    linear_operands: Sequence[int] = (),
-    zero_annihilates: bool | None = None,
-    grad_of_neg_inf: float | str = math.nan,
-    block_size: int | None = None,
-    memory_limit: int | str | None = None,
-) -> Options:
-    if not isinstance(linear_operands, (tuple, list)) or not all(isinstance(x, int) for x in linear_operands):
-        raise UsageError(f"linear_operands={linear_operands!r}: it is a sequence of positions, such as (2,)")
-    # One object for nan, so that the cache finds it.
-    if isinstance(grad_of_neg_inf, float) and math.isnan(grad_of_neg_inf):
-        grad_of_neg_inf = math.nan
-    return _read_options(
-        semiring, tuple(linear_operands), zero_annihilates, grad_of_neg_inf, block_size, memory_limit
-    )
-
-
-@lru_cache(maxsize=1024)
-def _read_options(
-    semiring: str | Semiring,
-    linear_operands: tuple[int, ...],
-    zero_annihilates: bool | None,
-    grad_of_neg_inf: float | str,
-    block_size: int | None,
-    memory_limit: int | str | None,
-) -> Options:
-    return Options.read(
-        semiring,
-        linear_operands=linear_operands,
-        zero_annihilates=zero_annihilates,
-        grad_of_neg_inf=grad_of_neg_inf,
-        block_size=block_size,
-        memory_limit=memory_limit,
-    )
 
 
 def read_call(equation: Any, operands: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:

@@ -13,13 +13,14 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from .algebra import Semiring
 from .errors import UsageError
 from .semiring import get, semirings
 
-__all__ = ["REAL", "Options", "bytes_of"]
+__all__ = ["REAL", "Options", "bytes_of", "means_nothing_else", "read_keywords"]
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,67 @@ class Options:
 
 REAL = Options(get("real"))
 """What torch.einsum does."""
+
+
+def means_nothing_else(
+    semiring: Any,
+    linear_operands: Sequence[int],
+    zero_annihilates: bool | None,
+    grad_of_neg_inf: Any,
+    block_size: int | None,
+    memory_limit: Any,
+) -> bool:
+    """Whether these keywords of :func:`einfx.einsum` say what torch.einsum does, without a closer look."""
+    if not isinstance(semiring, str) or semiring != "real" or zero_annihilates:
+        return False
+    return block_size is None and memory_limit is None and not linear_operands and grad_of_neg_inf is math.nan
+
+
+def read_keywords(
+    semiring: str | Semiring,
+    linear_operands: Sequence[int] = (),
+    zero_annihilates: bool | None = None,
+    grad_of_neg_inf: float | str = math.nan,
+    block_size: int | None = None,
+    memory_limit: int | str | None = None,
+) -> Options:
+    """What :meth:`Options.read` makes of keywords, remembered from call to call.
+
+    Raises:
+        UsageError: as :meth:`Options.read`; linear operands that are no sequence of positions.
+
+    Example:
+        >>> read_keywords("real", memory_limit="1 KiB").memory_limit
+        1024
+    """
+    if not isinstance(linear_operands, (tuple, list)) or not all(isinstance(x, int) for x in linear_operands):
+        raise UsageError(f"linear_operands={linear_operands!r}: it is a sequence of positions, such as (2,)")
+    # One object for nan, so that the cache finds it.
+    if isinstance(grad_of_neg_inf, float) and math.isnan(grad_of_neg_inf):
+        grad_of_neg_inf = math.nan
+    return _read_keywords(
+        semiring, tuple(linear_operands), zero_annihilates, grad_of_neg_inf, block_size, memory_limit
+    )
+
+
+@lru_cache(maxsize=1024)
+def _read_keywords(
+    semiring: str | Semiring,
+    linear_operands: tuple[int, ...],
+    zero_annihilates: bool | None,
+    grad_of_neg_inf: float | str,
+    block_size: int | None,
+    memory_limit: int | str | None,
+) -> Options:
+    return Options.read(
+        semiring,
+        linear_operands=linear_operands,
+        zero_annihilates=zero_annihilates,
+        grad_of_neg_inf=grad_of_neg_inf,
+        block_size=block_size,
+        memory_limit=memory_limit,
+    )
+
 
 _UNITS = {"": 1, "b": 1}
 _UNITS.update({f"{letter}ib": 1 << 10 * (i + 1) for i, letter in enumerate("kmgt")})

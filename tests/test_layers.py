@@ -32,10 +32,12 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "compiled",
         "compiled_patterns",
         "contract",
+        "contract_path",
         "dispatch",
         "expression",
         "semiring_dispatch",
         "shifted_log",
+        "tensordot",
     ),
     (
         "algorithms",

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contract import contract_path, contract_patterns
+from ..contract import contract_patterns
+from ..contract_path import contract_path
 from ..dispatch import read_equation
 from ..errors import OperandError, UsageError
 from ..expression import contract_expression

@@ -1,0 +1,67 @@
+"""Contractions of the last dimensions of one tensor with the first of another: ``tensordot``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .algebra import Semiring
+from .contract import einsum
+from .equation import LETTERS
+from .errors import OperandError
+
+__all__ = ["tensordot"]
+
+
+def tensordot(a: Tensor, b: Tensor, dims: Any = 2, semiring: str | Semiring = "real") -> Tensor:
+    """Contract the last dimensions of ``a`` with the first of ``b``, or pairs of them that ``dims`` names.
+
+    Args:
+        a: the first tensor.
+        b: the second tensor.
+        dims: how many dimensions, or two sequences of dimensions: of ``a`` and of ``b``.
+        semiring: as in :func:`einfx.einsum`.
+
+    Returns:
+        A tensor with the remaining dimensions of ``a``, then those of ``b``.
+
+    Raises:
+        OperandError: ``dims`` doesn't fit the tensors.
+
+    Example:
+        >>> import torch
+        >>> tensordot(torch.ones(2, 3, 4), torch.ones(3, 4, 5)).shape
+        torch.Size([2, 5])
+        >>> tensordot(torch.ones(2, 3), torch.ones(4, 3), dims=([1], [1])).shape
+        torch.Size([2, 4])
+    """
+    if isinstance(dims, Tensor):
+        dims = dims.tolist()
+    ranks = (a.dim(), b.dim())
+    if isinstance(dims, int):
+        if not 0 <= dims <= min(ranks):
+            raise OperandError(
+                f"tensordot: dims={dims} is negative or more than one of the tensors has dimensions "
+                f"({ranks[0]} and {ranks[1]})"
+            )
+        first, second = list(range(ranks[0] - dims, ranks[0])), list(range(dims))
+    else:
+        first, second = ([x] if isinstance(x, int) else list(x) for x in dims)
+    if len(first) != len(second):
+        raise OperandError(
+            f"tensordot: dims={dims} names {len(first)} dimension(s) of a, but {len(second)} of b"
+        )
+    for name, chosen, rank in (("a", first, ranks[0]), ("b", second, ranks[1])):
+        if len({x % rank for x in chosen if -rank <= x < rank}) < len(chosen):
+            raise OperandError(
+                f"tensordot: {chosen} are not different dimensions of {name}, which has {rank} dimension(s)"
+            )
+    left = list(LETTERS[: ranks[0]])
+    right = list(LETTERS[ranks[0] : sum(ranks)])
+    output = [x for i, x in enumerate(left) if i not in [j % ranks[0] for j in first]]
+    output += [x for i, x in enumerate(right) if i not in [j % ranks[1] for j in second]]
+    for i, j in zip(first, second, strict=True):
+        right[j] = left[i]
+    text = f"{''.join(left)},{''.join(right)}->{''.join(output)}"
+    return einsum(text, a, b, semiring=semiring)  # type: ignore[no-any-return]
