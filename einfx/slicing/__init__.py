@@ -10,6 +10,7 @@ file                holds
 ``memory.py``       what a schedule takes, and where its buffers lie
 ``search.py``       which path with which loops stays within a limit, and is fastest
 ``run.py``          running a schedule
+``plain.py``        every label once in an operand, nothing that broadcasts
 ``contraction.py``  from tensors and a limit to the result, and to gradients
 ==================  ==================================================================================
 """

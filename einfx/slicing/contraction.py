@@ -14,6 +14,7 @@ from ..options import REAL, Options
 from ..paths import find_paths, paths_from
 from ..planning import plan
 from ..semiring_program import SemiringProgram
+from .plain import plain
 from .run import run
 from .search import Sliced, find_schedule
 from .tree import ContractionTree
@@ -53,7 +54,7 @@ def contract_within(equation: Equation, tensors: Sequence[Tensor], optimize: Any
         >>> contract_within(Equation.parse("ij,jk->ik"), (a, b), "auto", options)[0, 0]
         tensor(4000.)
     """
-    equation, operands = _plain(equation, tensors)
+    equation, operands = plain(equation, tensors)
     limit = options.memory_limit
     assert limit is not None
     wanted: tuple[bool, ...] = ()
@@ -115,26 +116,6 @@ def _run(sliced: Sliced, operands: Sequence[Tensor], options: Options) -> tuple[
 
 def _frozen(optimize: Any) -> Any:
     return tuple(tuple(x) for x in optimize) if isinstance(optimize, (list, tuple)) else optimize
-
-
-def _plain(equation: Equation, tensors: Sequence[Tensor]) -> tuple[Equation, list[Tensor]]:
-    """The contraction with every label once in an operand, and without dimensions that broadcast."""
-    sizes = equation.sizes([x.shape for x in tensors])
-    inputs, operands = [], []
-    for labels, tensor in zip(equation.inputs, tensors, strict=True):
-        names = list(labels)
-        for dim in reversed(range(len(names))):
-            if tensor.shape[dim] == 1 and sizes[names[dim]] != 1:
-                tensor = tensor.squeeze(dim)
-                del names[dim]
-        while len({*names}) < len(names):
-            first = next(i for i, label in enumerate(names) if names.count(label) > 1)
-            second = names.index(names[first], first + 1)
-            tensor = tensor.diagonal(0, first, second)
-            names = [x for i, x in enumerate(names) if i not in (first, second)] + [names[first]]
-        inputs.append(tuple(names))
-        operands.append(tensor)
-    return Equation(tuple(inputs), equation.output), operands
 
 
 class _Within(torch.autograd.Function):
