@@ -3,18 +3,31 @@
 One sweep gives the gradients of all operands. What the contraction made on its way is made again, block by
 block, and a block's gradients are taken before the next block is looked at: nothing but operands and result
 need be kept from the one to the other.
+
+Of every list of lines, first what it makes is made again (:meth:`_Sweep.again`); then its lines are gone
+through from the last to the first, each turned into what passes gradients on (:meth:`_Sweep.back`). Lines
+that make what nothing reads are left out, and buffers are freed where they were read last, by
+:mod:`.liveness`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from .liveness import allocated, needed, with_frees, written
 from .schedule import Adjoint, Allocate, Contract, Free, Loop, Schedule, Statement
 
 __all__ = ["adjoint"]
 
 
-def adjoint(schedule: Schedule, wanted: Sequence[bool], needs_results: bool = False) -> Schedule:
+def adjoint(
+    schedule: Schedule,
+    wanted: Sequence[bool],
+    needs_results: bool = False,
+    *,
+    constant: Collection[int] = (),
+    consumed: bool = False,
+) -> Schedule:
     """The schedule that computes gradients.
 
     Args:
@@ -22,6 +35,9 @@ def adjoint(schedule: Schedule, wanted: Sequence[bool], needs_results: bool = Fa
         wanted: for each operand whether its gradient is computed.
         needs_results: whether a gradient is told from what was contracted together with its result, as over
             all semirings but the real numbers.
+        constant: labels of the result along which its gradient is the same, and which it therefore lacks.
+        consumed: whether lines that pass a gradient on use it up, as they do where a semiring selects: then
+            that of the result is copied where it is passed on block by block.
 
     Returns:
         A schedule whose operands are those of the contraction, the gradient of its result and, with
@@ -38,35 +54,110 @@ def adjoint(schedule: Schedule, wanted: Sequence[bool], needs_results: bool = Fa
         for b in blocks of 256:
             gradient 3 from 2 through 0 of 0 * 1
     """
-    return _Sweep(schedule, wanted, needs_results).schedule()
+    return _Sweep(schedule, wanted, needs_results, constant, consumed).schedule()
 
 
 class _Sweep:
-    def __init__(self, schedule: Schedule, wanted: Sequence[bool], needs_results: bool) -> None:
-        self.forward, self.wanted, self.needs_results = schedule, wanted, needs_results
-        count, (root,) = schedule.count, schedule.outputs
-        # Values get new numbers: operands, the gradient of the result, the result, intermediates, gradients.
+    """The values of the contraction have new numbers in the schedule of gradients.
+
+    Attributes:
+        number: of a value of the contraction, where it is made again.
+        gradient: of a value of the contraction, the value that is its gradient.
+        labels: of all new values.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        wanted: Sequence[bool],
+        needs_results: bool,
+        constant: Collection[int],
+        consumed: bool,
+    ) -> None:
+        self.forward, self.needs_results, self.consumed = schedule, needs_results, consumed
+        count, (self.root,) = schedule.count, schedule.outputs
         self.number = {value: value for value in range(count)}
-        self.gradient = {root: count}
-        self.labels = [*schedule.labels[:count], schedule.labels[root]]
+        varying = tuple(label for label in schedule.labels[self.root] if label not in constant)
+        self.labels = [*schedule.labels[:count], varying]
+        self.gradient = {self.root: count}
         if needs_results:
-            self.number[root] = self._new(root)
+            self.number[self.root] = self._new(self.root)
         self.count = len(self.labels)
-        self.depends = self._dependent()
-        self.outputs: list[int] = []
+        self.depends = self._dependent([value for value in range(count) if wanted[value]])
+        self.outputs = []
         for value in range(count):
             if wanted[value]:
                 self.gradient[value] = self._new(value)
                 self.outputs.append(self.gradient[value])
-        self.root = root
 
-    def _new(self, value: int) -> int:
-        self.labels.append(self.forward.labels[value])
-        return len(self.labels) - 1
+    def schedule(self) -> Schedule:
+        lines: list[Statement] = [Allocate(value, gradient=True) for value in self.outputs]
+        lines += self.swept(self.forward.statements)
+        kept = with_frees(needed(lines, self.outputs), self.outputs)
+        return Schedule(tuple(self.labels), self.forward.sizes, self.count, tuple(self.outputs), tuple(kept))
 
-    def _dependent(self) -> set[int]:
+    def swept(self, statements: Sequence[Statement]) -> list[Statement]:
+        """The lines again, for what is made in them, and then the gradients, last line first."""
+        own = [value for value in allocated(statements) if value != self.root]
+        self._number(own)
+        for value in own:
+            if value in self.depends:
+                self.gradient[value] = self._new(value)
+        back = [new for line in reversed(statements) for new in self.back(line, own)]
+        return [*self.again(statements, {*own}), *back]
+
+    def again(self, statements: Sequence[Statement], wanted: set[int]) -> list[Statement]:
+        """The lines that make values, and what is needed for these."""
+        lines: list[Statement] = []
+        for line in statements:
+            match line:
+                case Allocate(value, filled) if value in wanted:
+                    lines.append(Allocate(self.number[value], filled))
+                case Contract(target, operands, accumulate) if target in wanted:
+                    values = tuple(self.number[x] for x in operands)
+                    lines.append(Contract(self.number[target], values, accumulate))
+                case Loop(label, block, body) if wanted & written(body):
+                    inner = allocated(body)
+                    self._number(inner)
+                    lines.append(Loop(label, block, tuple(self.again(body, wanted.union(inner)))))
+        return lines
+
+    def back(self, line: Statement, own: Sequence[int]) -> list[Statement]:
+        """What passes on the gradient that a line's value has got.
+
+        Args:
+            line: of the contraction.
+            own: the values that are made in the list of lines that it stands in.
+        """
+        match line:
+            case Free(value) if value in own and value in self.depends:
+                return [Allocate(self.gradient[value], gradient=True)]
+            case Contract(target, operands) if target in self.depends:
+                result = self.number[target] if self.needs_results else -1
+                values = tuple(self.number[x] for x in operands)
+                gradients = tuple(self.gradient[x] if x in self.depends else -1 for x in operands)
+                return [Adjoint(result, values, self.gradient[target], gradients)]
+            case Loop(label, block, body) if self.depends & written(body):
+                copied = self._consumes(line)
+                incoming = self.gradient[self.root]
+                if copied:
+                    self.gradient[self.root] = self._new(self.root)
+                loop = Loop(label, block, tuple(self.swept(body)))
+                if not copied:
+                    return [loop]
+                copy, self.gradient[self.root] = self.gradient[self.root], incoming
+                return [Allocate(copy), Contract(copy, (incoming,)), loop]
+        return []
+
+    def _consumes(self, loop: Loop) -> bool:
+        """Whether the gradient of the result is to be copied for a loop: it isn't one's own to use up."""
+        given = self.gradient[self.root] < self.count
+        summed = loop.label not in self.forward.labels[self.root]
+        return self.consumed and given and summed and self.root in written(loop.body)
+
+    def _dependent(self, wanted: Sequence[int]) -> set[int]:
         """The values whose gradients are needed."""
-        found = {value for value in range(self.forward.count) if self.wanted[value]}
+        found = {*wanted}
         waiting = [*self.forward.statements]
         while waiting:
             line = waiting.pop(0)
@@ -76,137 +167,10 @@ class _Sweep:
                 found.add(line.target)
         return found
 
-    def schedule(self) -> Schedule:
-        lines: list[Statement] = [Allocate(value, gradient=True) for value in self.outputs]
-        lines += self._swept(self.forward.statements, {self.root})
-        kept = _needed(lines, self.outputs)
-        return Schedule(tuple(self.labels), self.forward.sizes, self.count, tuple(self.outputs), tuple(kept))
-
-    def _swept(self, statements: Sequence[Statement], outside: set[int]) -> list[Statement]:
-        """The lines again, for what is made in them, and then the gradients, last line first."""
-        own = {line.value for line in statements if isinstance(line, Allocate)} - outside
-        for value in sorted(own):
+    def _number(self, values: Sequence[int]) -> None:
+        for value in values:
             self.number[value] = self._new(value)
-            if value in self.depends:
-                self.gradient[value] = self._new(value)
-        again = self._again(statements, own)
-        back: list[Statement] = []
-        for line in reversed(statements):
-            if isinstance(line, Contract) and line.target in self.depends:
-                back.append(self._adjoint(line))
-            elif isinstance(line, Loop) and self._touches(line):
-                back.append(Loop(line.label, line.block, tuple(self._swept(line.body, outside | own))))
-            elif isinstance(line, Free) and line.value in own and line.value in self.depends:
-                back.append(Allocate(self.gradient[line.value], gradient=True))
-            elif isinstance(line, Allocate) and line.value in own:
-                if self.needs_results:
-                    back.append(Free(self.number[line.value]))
-                if line.value in self.depends:
-                    back.append(Free(self.gradient[line.value]))
-            if not self.needs_results:
-                # Each value goes into one other; how it came about doesn't ask what it was.
-                back += [Free(self.number[value]) for value in sorted(own & _operands([line]))]
-        return [*again, *back]
 
-    def _again(self, statements: Sequence[Statement], own: set[int]) -> list[Statement]:
-        """The lines that make values of one's own, without their ends."""
-        lines: list[Statement] = []
-        for line in statements:
-            if isinstance(line, Allocate) and line.value in own:
-                lines.append(Allocate(self.number[line.value], line.filled))
-            elif isinstance(line, Contract) and line.target in own:
-                operands = tuple(self.number[x] for x in line.operands)
-                lines.append(Contract(self.number[line.target], operands, line.accumulate))
-            elif isinstance(line, Loop) and own.intersection(_written(line.body)):
-                lines.append(Loop(line.label, line.block, tuple(self._renamed(line.body))))
-        return lines
-
-    def _renamed(self, statements: Sequence[Statement]) -> list[Statement]:
-        """The lines of a loop under the new numbers of their values."""
-        for line in statements:
-            if isinstance(line, Allocate):
-                self.number[line.value] = self._new(line.value)
-        lines: list[Statement] = []
-        for line in statements:
-            if isinstance(line, Loop):
-                lines.append(Loop(line.label, line.block, tuple(self._renamed(line.body))))
-            elif isinstance(line, Allocate):
-                lines.append(Allocate(self.number[line.value], line.filled))
-            elif isinstance(line, Free):
-                lines.append(Free(self.number[line.value]))
-            elif isinstance(line, Contract):
-                operands = tuple(self.number[x] for x in line.operands)
-                lines.append(Contract(self.number[line.target], operands, line.accumulate))
-        return lines
-
-    def _touches(self, loop: Loop) -> bool:
-        return any(value in self.depends for value in _written(loop.body))
-
-    def _adjoint(self, line: Contract) -> Adjoint:
-        result = self.number.get(line.target, -1) if self.needs_results else -1
-        operands = tuple(self.number[x] for x in line.operands)
-        gradients = tuple(self.gradient[x] if x in self.depends else -1 for x in line.operands)
-        return Adjoint(result, operands, self.gradient[line.target], gradients)
-
-
-def _written(statements: Sequence[Statement]) -> set[int]:
-    found: set[int] = set()
-    for line in statements:
-        if isinstance(line, Contract):
-            found.add(line.target)
-        elif isinstance(line, Loop):
-            found |= _written(line.body)
-    return found
-
-
-def _operands(statements: Sequence[Statement]) -> set[int]:
-    found: set[int] = set()
-    for line in statements:
-        if isinstance(line, Contract):
-            found.update(line.operands)
-        elif isinstance(line, Loop):
-            found |= _operands(line.body)
-    return found
-
-
-def _needed(statements: Sequence[Statement], outputs: Sequence[int]) -> list[Statement]:
-    """The lines without those that make what nothing reads."""
-    while True:
-        read = {*outputs} | _read(statements)
-        kept = _without(statements, read)
-        if kept == list(statements):
-            return kept
-        statements = kept
-
-
-def _read(statements: Sequence[Statement]) -> set[int]:
-    found: set[int] = set()
-    for line in statements:
-        if isinstance(line, Contract):
-            found.update(line.operands)
-        elif isinstance(line, Adjoint):
-            found.update((line.target, line.gradient, *line.gradients))
-            # An operand is read for the gradients of the others, or, with the result, for its own.
-            for position, operand in enumerate(line.operands):
-                others = [x for i, x in enumerate(line.gradients) if i != position]
-                if line.target >= 0 or any(x >= 0 for x in others):
-                    found.add(operand)
-        elif isinstance(line, Loop):
-            found |= _read(line.body)
-    return found
-
-
-def _made(line: Allocate | Free | Contract) -> int:
-    return line.target if isinstance(line, Contract) else line.value
-
-
-def _without(statements: Sequence[Statement], read: Collection[int]) -> list[Statement]:
-    kept: list[Statement] = []
-    for line in statements:
-        if isinstance(line, Loop):
-            body = _without(line.body, read)
-            if body:
-                kept.append(Loop(line.label, line.block, tuple(body)))
-        elif isinstance(line, Adjoint) or _made(line) in read:
-            kept.append(line)
-    return kept
+    def _new(self, value: int) -> int:
+        self.labels.append(self.forward.labels[value])
+        return len(self.labels) - 1

@@ -1,0 +1,111 @@
+"""Which lines of a program make what, which read it, and so which are needed and where buffers are freed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from .schedule import Adjoint, Allocate, Contract, Free, Loop, Statement
+
+__all__ = ["allocated", "needed", "read", "with_frees", "written"]
+
+
+def allocated(statements: Sequence[Statement]) -> list[int]:
+    """The values that lines give a buffer, those inside of loops left out."""
+    return [line.value for line in statements if isinstance(line, Allocate)]
+
+
+def written(statements: Sequence[Statement]) -> set[int]:
+    """The values that lines contract something into, inside of loops too."""
+    found: set[int] = set()
+    for line in statements:
+        if isinstance(line, Contract):
+            found.add(line.target)
+        elif isinstance(line, Loop):
+            found |= written(line.body)
+    return found
+
+
+def read(line: Statement) -> set[int]:
+    """The values that a line reads, or adds to.
+
+    Example:
+        >>> sorted(read(Contract(2, (0, 1)))), sorted(read(Contract(2, (0, 1), accumulate=True)))
+        ([0, 1], [0, 1])
+        >>> sorted(read(Adjoint(-1, (0, 1), 3, (4, -1))))
+        [1, 3, 4]
+    """
+    if isinstance(line, Contract):
+        return {*line.operands}
+    if isinstance(line, Loop):
+        return set().union(*map(read, line.body))
+    if not isinstance(line, Adjoint):
+        return set()
+    found = {value for value in (line.target, line.gradient, *line.gradients) if value >= 0}
+    for position, operand in enumerate(line.operands):
+        # An operand is read for the gradients of the others, or, with the result, for its own.
+        others = [x for i, x in enumerate(line.gradients) if i != position]
+        if line.target >= 0 or any(x >= 0 for x in others):
+            found.add(operand)
+    return found
+
+
+def needed(statements: Sequence[Statement], outputs: Collection[int]) -> list[Statement]:
+    """The lines without those that make what nothing reads."""
+    while True:
+        useful = {*outputs}.union(*map(read, statements))
+        kept = _making(statements, useful)
+        if kept == list(statements):
+            return kept
+        statements = kept
+
+
+def _making(statements: Sequence[Statement], useful: Collection[int]) -> list[Statement]:
+    kept: list[Statement] = []
+    for line in statements:
+        if isinstance(line, Loop):
+            body = _making(line.body, useful)
+            if body:
+                kept.append(Loop(line.label, line.block, tuple(body)))
+        elif isinstance(line, Adjoint) or _made(line) in useful:
+            kept.append(line)
+    return kept
+
+
+def _made(line: Statement) -> int:
+    assert not isinstance(line, Loop)
+    return line.value if isinstance(line, (Allocate, Free)) else line.target
+
+
+def with_frees(statements: Sequence[Statement], outputs: Collection[int]) -> list[Statement]:
+    """The lines with every buffer freed right after the last one, of those it was made among, that uses it.
+
+    Args:
+        statements: lines of a program; where these free something is of no matter.
+        outputs: what is never freed.
+
+    Example:
+        >>> lines = [Allocate(1), Contract(1, (0,)), Allocate(2), Contract(2, (1,)), Free(1)]
+        >>> with_frees([*lines[:-1], Contract(3, (2,)), Free(1)], (3,))[4:]
+        [Free(value=1), Contract(target=3, operands=(2,), accumulate=False), Free(value=2)]
+    """
+    lines = [line for line in statements if not isinstance(line, Free)]
+    last: dict[int, int] = {}
+    for place, line in enumerate(lines):
+        for value in _used(line):
+            last[value] = place
+    own = {*allocated(lines)}.difference(outputs)
+    result: list[Statement] = []
+    for place, line in enumerate(lines):
+        if isinstance(line, Loop):
+            line = Loop(line.label, line.block, tuple(with_frees(line.body, outputs)))
+        result.append(line)
+        result += [Free(value) for value in sorted(_used(line) & own) if last[value] == place]
+    return result
+
+
+def _used(line: Statement) -> set[int]:
+    if isinstance(line, Loop):
+        return set().union(*map(_used, line.body))
+    if isinstance(line, (Allocate, Free)):
+        return {line.value}
+    return read(line) | ({line.target} if isinstance(line, Contract) else set())
