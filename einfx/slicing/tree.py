@@ -1,12 +1,13 @@
 """A contraction tree with cuts, and the schedule that it comes to.
 
 A cut loops a label around the computation of one value: below the value everything that has the label is
-computed block by block; what hasn't is computed once, before the loop.
+computed block by block; what hasn't is computed once, before the loop. Where that takes too much, a value may
+be computed again for every block, in which loops further inside may cut it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -89,6 +90,11 @@ class ContractionTree:
             known.append(frozenset().union(*(known[value] for value in step)))
         return tuple(known)
 
+    @cached_property
+    def masks(self) -> tuple[int, ...]:
+        """The labels of every value as bits."""
+        return tuple(sum(1 << label for label in labels) for labels in self.labels)
+
     def above(self, value: int) -> list[int]:
         """The values that a value goes into, one into the other, up to the root."""
         chain = []
@@ -98,13 +104,17 @@ class ContractionTree:
         return chain
 
 
-def schedule(tree: ContractionTree, cuts: Iterable[Cut] = ()) -> Schedule:
+def schedule(
+    tree: ContractionTree, cuts: Iterable[Cut] = (), repeated: Collection[int] = (), marked: bool = False
+) -> Schedule:
     """The program of a tree with cuts.
 
     Args:
         tree: in which pairs operands are contracted.
-        cuts: the loops; those around one value are nested in the order of their labels' sizes, a long
-            one outside.
+        cuts: the loops; of those around one value the first is the outermost.
+        repeated: the values that are computed again for every block of a loop that doesn't change them, where
+            a loop further inside cuts them.
+        marked: whether loops have in place of the length of a block -1 - the number of the cut.
 
     Example:
         >>> tree = ContractionTree(Equation.parse("ij,jk,kl->il"), (9, 9, 9, 9), ((0, 1), (3, 2)))
@@ -117,103 +127,113 @@ def schedule(tree: ContractionTree, cuts: Iterable[Cut] = ()) -> Schedule:
             4 += 3 * 2
             free 3
     """
-    around: dict[int, list[Cut]] = {}
-    for cut in cuts:
-        around.setdefault(cut.value, []).append(cut)
-    builder = _Builder(tree, around)
+    builder = _Builder(tree, tuple(cuts), frozenset(repeated), marked)
     root = tree.root
-    statements = [builder.allocation(root), *builder.compute(root, {}, frozenset())]
-    return Schedule(tree.labels, tree.sizes, tree.count, (root,), tuple(statements))
+    lines, _ = builder.compute(root, {}, 0)
+    statements = (builder.allocation(root), *lines)
+    return Schedule(tree.labels, tree.sizes, tree.count, (root,), statements)
 
 
 class _Builder:
-    def __init__(self, tree: ContractionTree, around: Mapping[int, Sequence[Cut]]) -> None:
-        self.tree = tree
-        self.around = {
-            value: sorted(cuts, key=lambda cut: -tree.sizes[cut.label] // cut.block)
-            for value, cuts in around.items()
-        }
+    """Sets of values and of labels are bits of numbers."""
+
+    def __init__(
+        self, tree: ContractionTree, cuts: Sequence[Cut], repeated: Collection[int], marked: bool
+    ) -> None:
+        self.tree, self.repeated, self.marked = tree, repeated, marked
+        self.children, self.count = tree.children, tree.count
+        self.around: dict[int, list[tuple[int, Cut]]] = {}
+        for number, cut in enumerate(cuts):
+            self.around.setdefault(cut.value, []).append((number, cut))
+        self._seen: dict[tuple[int, int], int] = {}
 
     def allocation(self, value: int) -> Allocate:
-        return Allocate(value, self.accumulates(value))
+        own = self.tree.masks[value]
+        return Allocate(value, any(not own >> cut.label & 1 for _, cut in self.around.get(value, ())))
 
-    def accumulates(self, value: int) -> bool:
-        """Whether a value is summed from blocks."""
-        own = self.tree.labels[value]
-        return any(cut.label not in own for cut in self.around.get(value, ()))
-
-    def compute(self, value: int, active: Mapping[int, int], made: frozenset[int]) -> list[Statement]:
-        """Lines that compute a value into its buffer, which is there already.
+    def compute(self, value: int, active: Mapping[int, int], made: int) -> tuple[list[Statement], int]:
+        """Lines that compute a value into its buffer, and the most elements they take beside it, roughly.
 
         Args:
             value: which.
             active: the lengths of blocks of labels that are looped already.
             made: values that are computed already.
         """
-        return self._looped(value, self.around.get(value, ()), dict(active), made)
+        return self._looped(value, self.around.get(value, ()), active, made)
 
     def _looped(
-        self, value: int, cuts: Sequence[Cut], active: dict[int, int], made: frozenset[int]
-    ) -> list[Statement]:
+        self, value: int, cuts: Sequence[tuple[int, Cut]], active: Mapping[int, int], made: int
+    ) -> tuple[list[Statement], int]:
         if not cuts:
             return self._joined(value, active, made)
-        first, *rest = cuts
-        if first.label not in self._visible(value, made):
+        (number, first), *rest = cuts
+        if not self._visible(value, made) >> first.label & 1:
             # All of it is summed in what is computed already.
             return self._looped(value, rest, active, made)
-        before = self._independent(value, first.label, made)
+        before = self._independent(value, first.label, made, rest)
         lines: list[Statement] = []
+        held = most = 0
         for child in before:
-            lines += [self.allocation(child), *self.compute(child, active, made)]
-        inside = self._looped(value, rest, {**active, first.label: first.block}, made.union(before))
-        lines.append(Loop(first.label, first.block, tuple(inside)))
-        return [*lines, *(Free(child) for child in before)]
+            inside, peak = self.compute(child, active, made)
+            lines += [self.allocation(child), *inside]
+            made |= 1 << child
+            size = self._size(child, active)
+            most = max(most, held + size + peak)
+            held += size
+        inside, peak = self._looped(value, rest, {**active, first.label: first.block}, made)
+        lines.append(Loop(first.label, -1 - number if self.marked else first.block, tuple(inside)))
+        return [*lines, *(Free(child) for child in before)], max(most, held + peak)
 
-    def _independent(self, value: int, label: int, made: frozenset[int]) -> list[int]:
-        """The largest intermediates below a value that a loop over a label doesn't change."""
-        found, waiting = [], list(self.tree.children[value])
+    def _independent(self, value: int, label: int, made: int, rest: Sequence[tuple[int, Cut]]) -> list[int]:
+        """The largest intermediates below a value that are computed before a loop over a label."""
+        found = []
+        inner = sum(1 << cut.label for _, cut in rest)
+        waiting = [(child, inner) for child in self.children[value]]
         while waiting:
-            child = waiting.pop()
-            if child < self.tree.count or child in made:
+            child, inner = waiting.pop()
+            if child < self.count or made >> child & 1:
                 continue
-            if label in self._visible(child, made):
-                waiting += self.tree.children[child]
-            else:
+            visible = self._visible(child, made)
+            if not visible >> label & 1 and not (child in self.repeated and visible & inner):
                 found.append(child)
+                continue
+            for _, cut in self.around.get(child, ()):
+                inner |= 1 << cut.label
+            waiting += [(x, inner) for x in self.children[child]]
         return sorted(found)
 
-    def _visible(self, value: int, made: frozenset[int]) -> set[int]:
+    def _visible(self, value: int, made: int) -> int:
         """The labels of what a value is computed from: operands, and values that are there already."""
-        found: set[int] = set()
-        for child in self.tree.children[value]:
-            if child < self.tree.count or child in made:
-                found.update(self.tree.labels[child])
+        known = self._seen.get((value, made))
+        if known is not None:
+            return known
+        found = 0
+        for child in self.children[value]:
+            if child < self.count or made >> child & 1:
+                found |= self.tree.masks[child]
             else:
                 found |= self._visible(child, made)
+        self._seen[value, made] = found
         return found
 
-    def _joined(self, value: int, active: dict[int, int], made: frozenset[int]) -> list[Statement]:
-        children = self.tree.children[value]
-        inner = [child for child in children if child >= self.tree.count and child not in made]
+    def _joined(self, value: int, active: Mapping[int, int], made: int) -> tuple[list[Statement], int]:
+        children = self.children[value]
+        inner = []
+        for child in children:
+            if child >= self.count and not made >> child & 1:
+                lines, peak = self.compute(child, active, made)
+                inner.append((peak, self._size(child, active), child, lines))
         # The one whose own computation takes more goes first, while the other isn't there yet.
-        inner.sort(key=lambda child: self._size(child, active) - self._peak(child, active, made))
-        lines: list[Statement] = []
-        for child in inner:
-            lines += [self.allocation(child), *self.compute(child, active, made)]
-        lines.append(Contract(value, children, self.accumulates(value)))
-        return [*lines, *(Free(child) for child in inner)]
+        inner.sort(key=lambda x: (-x[0], x[2]))
+        statements: list[Statement] = []
+        held = most = 0
+        for peak, size, child, lines in inner:
+            statements += [self.allocation(child), *lines]
+            most = max(most, held + size + peak)
+            held += size
+        accumulated = self.allocation(value).filled
+        statements.append(Contract(value, children, accumulated))
+        return [*statements, *(Free(child) for _, _, child, _ in inner)], max(most, held)
 
     def _size(self, value: int, active: Mapping[int, int]) -> int:
-        return prod(active.get(label, self.tree.sizes[label]) for label in self.tree.labels[value])
-
-    def _peak(self, value: int, active: Mapping[int, int], made: frozenset[int]) -> int:
-        """The most elements that computing a value takes at a time, itself included, loops left out."""
-        active = {**active, **{cut.label: cut.block for cut in self.around.get(value, ())}}
-        inner = [x for x in self.tree.children[value] if x >= self.tree.count and x not in made]
-        sizes = [self._size(child, active) for child in inner]
-        peaks = [self._peak(child, active, made) for child in inner]
-        held, most = 0, sum(sizes)
-        for size, peak in sorted(zip(sizes, peaks, strict=True), key=lambda pair: pair[0] - pair[1]):
-            most = max(most, held + peak)
-            held += size
-        return most + self._size(value, active)
+        return prod([active.get(label, self.tree.sizes[label]) for label in self.tree.labels[value]])
