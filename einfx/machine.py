@@ -61,6 +61,8 @@ class Machine:
         row_seconds: what starting one inner loop costs an elementwise kernel.
         gemm_seconds: what one matrix of a batched GEMM costs apart from its arithmetic.
         gpu: whether these are a GPU's figures.
+        transfer_bandwidth: bytes per second from a mapped file on a CPU, from host memory on a GPU.
+        transfer_seconds: what beginning a transfer and waiting for it costs.
     """
 
     threads: int
@@ -75,6 +77,8 @@ class Machine:
     row_seconds: float
     gemm_seconds: float
     gpu: bool
+    transfer_bandwidth: float
+    transfer_seconds: float
 
     def rate(self, dtype: torch.dtype) -> float:
         """Floating-point operations per second of a large GEMM on all threads."""
@@ -89,6 +93,10 @@ class Machine:
         if written > self.fresh_bytes:
             seconds += written / self.fresh_bandwidth
         return seconds
+
+    def transfer(self, bytes_: float) -> float:
+        """Seconds to copy what lies elsewhere to where it is computed with."""
+        return self.transfer_seconds + bytes_ / self.transfer_bandwidth
 
     def gemm(self, batch: int, rows: int, columns: int, summed: int, dtype: torch.dtype) -> float:
         """Seconds of ``batch`` products of (rows, summed) by (summed, columns) matrices, operands dense."""
@@ -211,6 +219,8 @@ def _machine(device: str, threads: int) -> Machine:
             row_seconds=2e-9,
             gemm_seconds=30e-9,
             gpu=False,
+            transfer_bandwidth=2e9,
+            transfer_seconds=30e-6,
         )
     return Machine(
         threads=1,
@@ -225,6 +235,8 @@ def _machine(device: str, threads: int) -> Machine:
         row_seconds=1e-12,
         gemm_seconds=2e-9,
         gpu=True,
+        transfer_bandwidth=12e9,
+        transfer_seconds=40e-6,
     )
 
 

@@ -17,10 +17,12 @@ from ..equation import Equation
 from ..layout import contiguous_strides
 from ..machine import item_bytes, machine_for
 from ..options import REAL, Options
-from .into import Into, Place, into
-from .schedule import Adjoint, Allocate, Contract, Free, Loop, Schedule, Statement
+from .gradients import Work, gradient_work
+from .into import Place, into
+from .loads import Buffered, buffered, dense_strides
+from .schedule import Adjoint, Allocate, Contract, Free, Load, Loop, Schedule, Statement, Store
 
-__all__ = ["Arena", "Demand", "Moment", "Share", "arena", "demand", "shares"]
+__all__ = ["Arena", "Demand", "Moment", "arena", "demand"]
 
 ALIGNMENT = 64
 """Buffers start at multiples of so many bytes, as vector instructions like it."""
@@ -66,8 +68,9 @@ class Demand:
         flops: multiplications and additions.
         moments: every line, in the order of the program.
         intervals: every buffer but the outputs.
-        output_bytes: of the outputs together.
+        output_bytes: of the outputs together, without those that lie elsewhere.
         apart_bytes: the most that torch allocates meanwhile, for one line.
+        moved_bytes: what is loaded and stored.
     """
 
     peak_bytes: int = 0
@@ -77,6 +80,7 @@ class Demand:
     intervals: list[Interval] = field(default_factory=list)
     output_bytes: int = 0
     apart_bytes: int = 0
+    moved_bytes: float = 0.0
 
 
 def demand(
@@ -111,7 +115,9 @@ def demand(
         places[value] = Place(shape, own)
     walk.run(schedule.statements, places, {}, 1.0)
     found = walk.found
-    found.output_bytes = sum(walk.item * prod(schedule.shape(value)) for value in schedule.outputs)
+    found.seconds = max(found.seconds, walk.meanwhile) + walk.waited
+    here = [value for value in schedule.outputs if value not in walk.stored]
+    found.output_bytes = sum(walk.item * prod(schedule.shape(value)) for value in here)
     found.peak_bytes = max([moment.bytes for moment in found.moments], default=found.output_bytes)
     return found
 
@@ -123,6 +129,14 @@ class _Walk:
         self.found = Demand()
         self.alive: dict[int, int] = {}
         self.started: dict[int, int] = {}
+        # Seconds of copies while something is computed, and of those that are waited for.
+        self.meanwhile = self.waited = 0.0
+        self.stored = schedule.stored
+        self.twice: dict[int, list[Buffered]] = {}
+        if schedule.loaded or self.stored:
+            for buffer in buffered(schedule):
+                self.twice.setdefault(id(buffer.loop), []).append(buffer)
+        self.doubled = {buffer.value for group in self.twice.values() for buffer in group}
 
     def run(
         self,
@@ -132,7 +146,7 @@ class _Walk:
         times: float,
     ) -> None:
         for line in statements:
-            inside = apart = 0
+            work = Work()
             self.found.seconds += LINE_SECONDS * times
             if isinstance(line, Loop):
                 self._loop(line, places, blocks, times)
@@ -140,24 +154,32 @@ class _Walk:
             if isinstance(line, Allocate):
                 shape = self.schedule.shape(line.value, blocks)
                 places[line.value] = Place(shape, contiguous_strides(shape))
-                self.alive[line.value] = self.item * prod(shape)
-                self.started[line.value] = len(self.found.moments)
+                if line.value not in self.doubled:
+                    here = line.value not in self.stored
+                    self.alive[line.value] = here * self.item * prod(shape)
+                    self.started[line.value] = len(self.found.moments)
                 if line.filled or line.gradient:
-                    self.found.seconds += times * machine_for(self.device).stream(self.alive[line.value])
-            elif isinstance(line, Contract):
-                inside, apart = self._count([self.contraction(line, places)], times)
-            elif isinstance(line, Adjoint):
-                inside, apart = self._count(self.adjoints(line, places), times)
-            total = sum(self.alive.values()) + inside + apart
-            self.found.moments.append(
-                Moment(total, line, tuple(self.alive), tuple(blocks.items()), inside + apart)
-            )
-            self.found.apart_bytes = max(self.found.apart_bytes, apart)
-            if inside:
+                    self.found.seconds += times * machine_for(self.device).stream(self.item * prod(shape))
+            elif isinstance(line, Load):
+                source = places[line.source]
+                places[line.target] = Place(source.shape, dense_strides(source.shape, source.strides))
+                self._transfer(line.target, places, times)
+            elif isinstance(line, Store):
+                self._transfer(line.source, places, times)
+            elif isinstance(line, (Contract, Adjoint)):
+                work = self._work(line, places)
+                self.found.seconds += times * work.seconds
+                self.found.flops += times * work.flops
+            beside = work.inside + work.apart
+            total = sum(self.alive.values()) + beside
+            self.found.moments.append(Moment(total, line, tuple(self.alive), tuple(blocks.items()), beside))
+            self.found.apart_bytes = max(self.found.apart_bytes, work.apart)
+            if work.inside:
                 here = len(self.found.moments) - 1
-                self.found.intervals.append(Interval(-1 - here, here, here, inside))
+                self.found.intervals.append(Interval(-1 - here, here, here, work.inside))
             if isinstance(line, Free):
-                self._end(line.value)
+                if line.value not in self.doubled:
+                    self._end(line.value)
                 del places[line.value]
 
     def _loop(self, line: Loop, places: Mapping[int, Place], blocks: Mapping[int, int], times: float) -> None:
@@ -169,9 +191,25 @@ class _Walk:
                 dim = labels.index(label)
                 shape = (*place.shape[:dim], min(line.block, size), *place.shape[dim + 1 :])
                 inside[value] = Place(shape, place.strides)
+        twice = self.twice.get(id(line), ())
+        for buffer in twice:
+            aligned = -(-self.item * prod(self.schedule.shape(buffer.value, buffer.blocks)) // ALIGNMENT)
+            self.alive[buffer.value] = 2 * ALIGNMENT * aligned
+            self.started[buffer.value] = len(self.found.moments)
         self.run(
             line.body, inside, {**blocks, label: min(line.block, size)}, times * max(size / line.block, 1)
         )
+        for buffer in twice:
+            self._end(buffer.value)
+
+    def _transfer(self, value: int, places: Mapping[int, Place], times: float) -> None:
+        """Count a copy to or from elsewhere; the first of many, and one that is alone, is waited for."""
+        moved = self.item * prod(places[value].shape)
+        seconds = machine_for(self.device).transfer(moved)
+        self.found.moved_bytes += times * moved
+        if value in self.doubled:
+            self.meanwhile += (times - 1) * seconds
+        self.waited += seconds
 
     def _end(self, value: int) -> None:
         if value not in self.schedule.outputs:
@@ -179,99 +217,15 @@ class _Walk:
             self.found.intervals.append(Interval(value, self.started[value], last, self.alive[value]))
         del self.alive[value]
 
-    def _count(self, contractions: Sequence[Into], times: float) -> tuple[int, int]:
-        """Bytes that contractions take one after the other, in the arena and apart."""
-        for how in contractions:
-            self.found.seconds += times * how.seconds
-            if how.kernel is not None:
-                self.found.flops += times * how.kernel.cost.flops
-        inside = [how.workspace_bytes for how in contractions if how.matrices]
-        apart = [how.workspace_bytes for how in contractions if not how.matrices]
-        return max(inside, default=0), max(apart, default=0)
-
-    def contraction(self, line: Contract, places: Mapping[int, Place]) -> Into:
+    def _work(self, line: Contract | Adjoint, places: Mapping[int, Place]) -> Work:
+        if isinstance(line, Adjoint):
+            return gradient_work(line, self.schedule, places, self.dtype, self.device, self.options)
         labels = self.schedule.labels
         equation = Equation(tuple(labels[x] for x in line.operands), labels[line.target])
         operands = [places[x] for x in line.operands]
-        return into(
-            equation, operands, places[line.target], line.accumulate, self.dtype, self.device, self.options
-        )
-
-    def adjoints(self, line: Adjoint, places: Mapping[int, Place]) -> list[Into]:
-        if self.options.semiring.name != "real":
-            labels = self.schedule.labels
-            target = places[line.gradient]
-            equation = Equation(tuple(labels[x] for x in line.operands), labels[line.gradient])
-            how = into(
-                equation,
-                [places[x] for x in line.operands],
-                target,
-                True,
-                self.dtype,
-                self.device,
-                self.options,
-            )
-            # The step is computed again, with its gradients apart.
-            gradients = sum(
-                self.item * prod(places[x].shape)
-                for x, mine in zip(line.operands, line.gradients, strict=True)
-                if mine >= 0
-            )
-            extra = 3 * self.item * prod(target.shape) + 2 * gradients
-            return [
-                Into(
-                    equation,
-                    self.options,
-                    True,
-                    None,
-                    False,
-                    False,
-                    how.workspace_bytes + extra,
-                    3 * how.seconds,
-                )
-            ]
-        return [self._share(share, places) for share in shares(self.schedule, line)]
-
-    def _share(self, share: Share, places: Mapping[int, Place]) -> Into:
-        target = places[share.gradient]
-        operands = [places[x] for x in share.operands]
-        labels = self.schedule.labels[share.gradient]
-        if len(share.labels) == len(labels):
-            return into(share.equation, operands, target, True, self.dtype, self.device)
-        shape = tuple(size for label, size in zip(labels, target.shape, strict=True) if label in share.labels)
-        apart = Place(shape, contiguous_strides(shape))
-        return into(share.equation, operands, apart, False, self.dtype, self.device)
-
-
-class Share(NamedTuple):
-    """What a contraction passes on to the gradient of one of its operands.
-
-    Attributes:
-        equation: the contraction that gives it.
-        labels: of its result: those of the operand, but for what the operand has for itself alone, along
-            which the gradient is the same.
-        operands: the values that are contracted, the gradient of the result first.
-        gradient: the value that it is added to.
-    """
-
-    equation: Equation
-    labels: tuple[int, ...]
-    operands: tuple[int, ...]
-    gradient: int
-
-
-def shares(schedule: Schedule, line: Adjoint) -> list[Share]:
-    """What a contraction passes on to every gradient that is wanted, over real numbers."""
-    made = []
-    for position, mine in enumerate(line.gradients):
-        if mine < 0:
-            continue
-        operands = (line.gradient, *(x for i, x in enumerate(line.operands) if i != position))
-        inputs = tuple(schedule.labels[x] for x in operands)
-        there = {label for labels in inputs for label in labels}
-        labels = tuple(label for label in schedule.labels[mine] if label in there)
-        made.append(Share(Equation(inputs, labels), labels, operands, mine))
-    return made
+        target = places[line.target]
+        how = into(equation, operands, target, line.accumulate, self.dtype, self.device, self.options)
+        return Work.of(how)
 
 
 class Arena(NamedTuple):

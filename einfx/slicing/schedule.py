@@ -4,6 +4,7 @@ A schedule is a short program. Its values are numbered, the operands first; a va
 of its labels. A loop cuts a label into blocks: inside of it, every value that was there before and has the
 label stands for its current block, and what is allocated inside is as long as a block. So one contraction
 may sum into a part of a buffer, and a label may be looped over the whole program or only where it is used.
+An operand or an output may lie elsewhere than where is computed: then blocks of it are loaded and stored.
 
     >>> labels = (0, 1), (1, 2), (0, 2)
     >>> lines = Allocate(2, True), Loop(1, 256, (Contract(2, (0, 1), True),))
@@ -25,7 +26,7 @@ from typing import Any
 from ..equation import label_text
 from ..errors import PlanError
 
-__all__ = ["Adjoint", "Allocate", "Contract", "Free", "Loop", "Schedule", "Statement"]
+__all__ = ["Adjoint", "Allocate", "Contract", "Free", "Load", "Loop", "Schedule", "Statement", "Store"]
 
 Labels = tuple[int, ...]
 
@@ -85,6 +86,34 @@ class Adjoint:
 
 
 @dataclass(frozen=True)
+class Load:
+    """Copy the current block of an operand that lies elsewhere into a buffer.
+
+    Args:
+        target: whose buffer it is; it has the labels of the operand.
+        source: the operand.
+    """
+
+    target: int
+    source: int
+
+
+@dataclass(frozen=True)
+class Store:
+    """Copy a buffer to the current block of an output that lies elsewhere.
+
+    Args:
+        target: the output.
+        source: whose buffer it is; it has the labels of the output.
+        accumulate: whether it is added to what the output holds.
+    """
+
+    target: int
+    source: int
+    accumulate: bool = False
+
+
+@dataclass(frozen=True)
 class Loop:
     """Do something for one block of a label after the other.
 
@@ -99,7 +128,7 @@ class Loop:
     body: tuple[Statement, ...]
 
 
-Statement = Allocate | Free | Contract | Adjoint | Loop
+Statement = Allocate | Free | Contract | Adjoint | Load | Store | Loop
 """A line of a schedule."""
 
 
@@ -130,6 +159,21 @@ class Schedule:
     def loops(self) -> tuple[Loop, ...]:
         """Every loop, outer ones first."""
         return tuple(line for line, _ in _walk(self.statements) if isinstance(line, Loop))
+
+    @cached_property
+    def loaded(self) -> frozenset[int]:
+        """The operands that lie elsewhere."""
+        return frozenset(line.source for line, _ in _walk(self.statements) if isinstance(line, Load))
+
+    @cached_property
+    def stored(self) -> frozenset[int]:
+        """The outputs that lie elsewhere."""
+        return frozenset(line.target for line, _ in _walk(self.statements) if isinstance(line, Store))
+
+    @cached_property
+    def is_adjoint(self) -> bool:
+        """Whether gradients are computed."""
+        return any(isinstance(line, Adjoint) for line, _ in _walk(self.statements))
 
     @property
     def slices(self) -> int:
@@ -181,6 +225,10 @@ def _shown(line: Statement, names: Sequence[str]) -> str:
             return f"free {value}"
         case Contract(target, operands, accumulate):
             return f"{target} {'+' * accumulate}= {' * '.join(map(str, operands))}"
+        case Load(target, source):
+            return f"load {target} from {source}"
+        case Store(target, source, accumulate):
+            return f"{'add' if accumulate else 'store'} {source} to {target}"
         case Adjoint(_, operands, gradient, gradients):
             wanted = [
                 f"{mine} from {gradient} through {operand}"
@@ -192,7 +240,14 @@ def _shown(line: Statement, names: Sequence[str]) -> str:
             return f"for {label_text((label,))} in blocks of {block}:"
 
 
-_KINDS: dict[str, Any] = {"allocate": Allocate, "free": Free, "contract": Contract, "adjoint": Adjoint}
+_KINDS: dict[str, Any] = {
+    "allocate": Allocate,
+    "free": Free,
+    "contract": Contract,
+    "adjoint": Adjoint,
+    "load": Load,
+    "store": Store,
+}
 
 
 def _as_data(line: Statement) -> list[Any]:

@@ -1,0 +1,275 @@
+"""Moving blocks of tensors between where they lie and where they are computed with, in the background.
+
+There is one interface, :class:`Transfers`: a thread that copies one block after the other, in the order in
+which it was told to. What differs between a GPU and a CPU is how a piece is moved and how computing waits for
+it. On a CPU, torch's copies let other threads run meanwhile, page faults of mapped files included. On a GPU,
+pieces go through two small buffers of pinned memory, on a stream of their own.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["Transfer", "Transfers", "pieces"]
+
+Addition = Callable[[Tensor, Tensor], Tensor]
+
+PIECE_BYTES = 8 << 20
+"""How much is moved at once: between two pieces a transfer can be stopped."""
+
+
+class Transfer:
+    """One copy under way.
+
+    Attributes:
+        moved: how a GPU's stream of computations waits for it, once the thread has started it.
+    """
+
+    def __init__(self, target: Tensor, source: Tensor, after: Any, add: Addition | None) -> None:
+        self.target, self.source, self.after, self.add = target, source, after, add
+        self.done = threading.Event()
+        self.moved: Any = None
+
+
+class Transfers:
+    """Copies blocks of tensors in the background, one after the other.
+
+    Args:
+        device: where is computed; the other end of every copy is host memory.
+
+    Example:
+        >>> source, target = torch.arange(6.0).view(2, 3), torch.zeros(3)
+        >>> with Transfers(torch.device("cpu")) as transfers:
+        ...     started = transfers.copy(target, source[1])
+        ...     transfers.wait(started)
+        ...     target
+        tensor([3., 4., 5.])
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._mover: _Mover = _Cuda(device) if device.type == "cuda" else _Host()
+        self._waiting: SimpleQueue[Transfer | None] = SimpleQueue()
+        self._error: BaseException | None = None
+        self._stopped = False
+        self._inference = torch.is_inference_mode_enabled()
+        self._thread = threading.Thread(target=self._work, name="einfx transfers", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Transfers:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+    def copy(
+        self, target: Tensor, source: Tensor, *, after: Any = None, add: Addition | None = None
+    ) -> Transfer:
+        """Begin to copy.
+
+        Args:
+            target: where to; one of both is dense, see :func:`pieces`. Its dtype is the one it gets.
+            source: what, of the same shape.
+            after: a moment, by :meth:`mark`, that has to have passed before.
+            add: how the source is added to what the target holds, which is replaced where None.
+        """
+        started = Transfer(target, source, after, add)
+        self._waiting.put(started)
+        return started
+
+    def mark(self) -> Any:
+        """The moment at which everything has been computed that was begun until now."""
+        return self._mover.mark()
+
+    def wait(self, transfer: Transfer) -> None:
+        """Let what is computed from now on see what was copied.
+
+        Raises:
+            Exception: what went wrong with this copy or an earlier one.
+        """
+        transfer.done.wait()
+        if self._error is not None:
+            raise self._error
+        self._mover.wait(transfer.moved)
+
+    def close(self) -> None:
+        """Stop at once, whatever is under way; nothing is copied any more when this returns."""
+        self._stopped = True
+        self._waiting.put(None)
+        self._thread.join()
+        self._mover.close()
+        self._error = None
+
+    def _work(self) -> None:
+        # Which mode torch is in is a matter of the thread.
+        with torch.inference_mode(self._inference), torch.no_grad():
+            while (transfer := self._waiting.get()) is not None:
+                try:
+                    if self._error is None and not self._stopped:
+                        self._move(transfer)
+                except BaseException as error:
+                    self._error = error
+                transfer.done.set()
+
+    def _move(self, transfer: Transfer) -> None:
+        mover = self._mover
+        with mover.moving(transfer.after):
+            for target, source in pieces(transfer.target, transfer.source, mover.piece_bytes):
+                if self._stopped:
+                    return
+                mover.move(target, source, transfer.add)
+            transfer.moved = mover.moved()
+
+
+def pieces(target: Tensor, source: Tensor, most_bytes: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The parts in which a tensor is copied, each of so many bytes at most.
+
+    Args:
+        target: where to.
+        source: what, of the same shape. Where one of both is dense, so are its parts.
+        most_bytes: of a part; a single element may take more.
+
+    Example:
+        >>> whole = torch.zeros(6, 100)
+        >>> [part.shape for part, _ in pieces(whole, whole, 1000)]
+        [torch.Size([2, 100]), torch.Size([2, 100]), torch.Size([2, 100])]
+    """
+    count = target.numel()
+    if count == 0:
+        return
+    if count == 1 or count * target.itemsize <= most_bytes:
+        yield target, source
+        return
+    dense = target if _is_dense(target) else source
+    strides = dense.stride()
+    dim = max((d for d in range(target.dim()) if target.shape[d] > 1), key=lambda d: strides[d])
+    size = target.shape[dim]
+    step = max(1, most_bytes // (count // size * target.itemsize))
+    for start in range(0, size, step):
+        length = min(step, size - start)
+        yield from pieces(target.narrow(dim, start, length), source.narrow(dim, start, length), most_bytes)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether its elements fill a stretch of memory, in whatever order of its dimensions."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
+class _Mover(Protocol):
+    """How pieces are moved; all but ``mark``, ``wait`` and ``close`` run in the thread."""
+
+    piece_bytes: int
+
+    def mark(self) -> Any: ...
+
+    def wait(self, moved: Any) -> None: ...
+
+    def moving(self, after: Any) -> Any: ...
+
+    def move(self, target: Tensor, source: Tensor, add: Addition | None) -> None: ...
+
+    def moved(self) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+class _Host:
+    """Moves within host memory, where what was begun is done."""
+
+    piece_bytes = PIECE_BYTES
+
+    def mark(self) -> None:
+        return None
+
+    def wait(self, moved: Any) -> None:
+        pass
+
+    def moving(self, after: Any) -> Any:
+        return torch.no_grad()
+
+    def move(self, target: Tensor, source: Tensor, add: Addition | None) -> None:
+        target.copy_(source if add is None else add(target, source))
+
+    def moved(self) -> None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+class _Cuda:
+    """Moves between host memory and a GPU, on a stream of its own.
+
+    A piece that isn't pinned, isn't dense or has another dtype is gathered in pinned memory first, in one of
+    two buffers, while the other one is on its way.
+    """
+
+    piece_bytes = PIECE_BYTES
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
+        self.staging: list[tuple[Tensor, torch.cuda.Event]] = []
+        self.turn = 0
+
+    def mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def wait(self, moved: Any) -> None:
+        if moved is not None:
+            torch.cuda.current_stream(self.device).wait_event(moved)
+
+    def moving(self, after: Any) -> Any:
+        if after is not None:
+            self.stream.wait_event(after)
+        # The current stream and device are a matter of the thread too.
+        return torch.cuda.stream(self.stream)
+
+    def move(self, target: Tensor, source: Tensor, add: Addition | None) -> None:
+        if target.device.type == "cuda":
+            if source.is_pinned() and source.stride() == target.stride() and source.dtype == target.dtype:
+                target.copy_(source, non_blocking=True)
+                return
+            staged, free = self._staged(target)
+            staged.copy_(source)
+            target.copy_(staged, non_blocking=True)
+            free.record(self.stream)
+            return
+        staged, free = self._staged(source)
+        staged.copy_(source, non_blocking=True)
+        free.record(self.stream)
+        free.synchronize()
+        target.copy_(staged if add is None else add(target, staged))
+
+    def moved(self) -> torch.cuda.Event:
+        event = torch.cuda.Event()
+        event.record(self.stream)
+        return event
+
+    def close(self) -> None:
+        # Memory that a copy reads or writes goes back to its allocator after this.
+        self.stream.synchronize()
+
+    def _staged(self, like: Tensor) -> tuple[Tensor, torch.cuda.Event]:
+        """A part of pinned memory laid out like a dense tensor, and the event after which it's free again."""
+        if len(self.staging) < 2:
+            memory = torch.empty(self.piece_bytes, dtype=torch.uint8, pin_memory=True)
+            self.staging.append((memory, torch.cuda.Event()))
+        memory, free = self.staging[self.turn % 2]
+        self.turn += 1
+        free.synchronize()
+        elements = memory[: like.numel() * like.itemsize].view(like.dtype)
+        return elements.as_strided(like.shape, like.stride()), free
