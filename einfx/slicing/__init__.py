@@ -7,6 +7,7 @@ file                holds
 ``tree.py``         a contraction tree with cuts, and the schedule that it comes to
 ``adjoint.py``      the schedule of gradients, derived from that of the contraction
 ``liveness.py``     which lines are needed, and where buffers are freed
+``loads.py``        where blocks of what lies elsewhere are loaded and stored
 ``into.py``         one contraction written into a part of a buffer
 ``memory.py``       what a schedule takes, and where its buffers lie
 ``search.py``       which path with which loops stays within a limit, and is fastest

@@ -155,8 +155,7 @@ class _Walk:
                 shape = self.schedule.shape(line.value, blocks)
                 places[line.value] = Place(shape, contiguous_strides(shape))
                 if line.value not in self.doubled:
-                    here = line.value not in self.stored
-                    self.alive[line.value] = here * self.item * prod(shape)
+                    self.alive[line.value] = 0 if line.value in self.stored else self.item * prod(shape)
                     self.started[line.value] = len(self.found.moments)
                 if line.filled or line.gradient:
                     self.found.seconds += times * machine_for(self.device).stream(self.item * prod(shape))
