@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.overrides import handle_torch_function, has_torch_function
 
-from . import compiled, compiled_patterns
+from . import compiled, compiled_patterns, stripped
 from .algebra import Semiring
 from .dispatch import contract
 from .errors import OperandError, UsageError
@@ -31,6 +31,7 @@ def einsum(
     block_size: int | None = None,
     memory_limit: int | str | None = None,
     return_argmax: bool = False,
+    strip_exponent: bool = False,
     **unknown: Any,
 ) -> Any:
     """Contract tensors as an equation says, over real numbers or any other commutative semiring.
@@ -57,6 +58,9 @@ def einsum(
             ``"512MiB"``. By default temporaries over a semiring may take 1 GiB.
         return_argmax: for semirings whose sums are one of their terms, such as ``"max_plus"``: whether to
             return the indices of these too.
+        strip_exponent: over real numbers: whether to return a mantissa and an exponent to base 10, the result
+            being mantissa * 10**exponent. Every step is scaled, so that neither the result nor what leads to
+            it has to be in the range of the dtype.
         unknown: keywords of opt_einsum that mean something else here are refused with a hint.
 
     Returns:
@@ -66,6 +70,8 @@ def einsum(
         terms, of equal ones in each pairwise step to the first.
         With ``return_argmax`` also int64 indices of shape (*output, S), for the S summed labels in the order
         of their first appearance.
+        With ``strip_exponent`` the mantissa, whose largest magnitude is 1, and the exponent, 0-dimensional in
+        float64; both are 0 where the result is. Both are differentiable.
 
     Raises:
         EquationError: the equation can't be read.
@@ -147,11 +153,20 @@ def einsum(
         [[[0, 0], [0, 1]], [[0, 0], [0, 1]]]
         >>> einsum("i,ij,jk->", start, *step, semiring="max_plus", return_argmax=True)[1]
         tensor([1, 1, 1])
+
+        Numbers beyond any float, such as partition functions: mantissa and exponent apart.
+
+        >>> huge = torch.full((2, 2), 1e30)
+        >>> mantissa, exponent = einsum("ij,jk,kl->il", huge, huge, huge, strip_exponent=True)
+        >>> mantissa[0], round(exponent.item(), 4)  # 4e90
+        (tensor([1., 1.]), 90.6021)
     """
     if unknown:
         _refuse(unknown)
     token, tensors = read_call(equation, operands)
     words = semiring, linear_operands, zero_annihilates, grad_of_neg_inf, block_size, memory_limit
+    if strip_exponent and not has_torch_function([x for x in tensors if type(x) is not IndexPattern]):
+        return stripped.einsum(token, tensors, optimize, words, return_argmax)
     if torch.compiler.is_dynamo_compiling() and any(type(x) is IndexPattern for x in tensors):
         return compiled_patterns.contract(token, tensors, optimize, return_argmax, *words)
     if torch.compiler.is_compiling() and not has_torch_function(tensors):
@@ -168,6 +183,8 @@ def einsum(
         keywords |= options.keywords()
         if return_argmax:
             keywords["return_argmax"] = True
+        if strip_exponent:
+            keywords["strip_exponent"] = True
         return handle_torch_function(einsum, tensors, equation, *operands, **keywords)
     if isinstance(optimize, list):
         optimize = tuple(map(tuple, optimize))

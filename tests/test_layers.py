@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors", "layout", "modes", "sources"),
     ("machine",),
-    ("accumulators", "domains"),
+    ("accumulators", "domains", "exponents"),
     ("algebra",),
     ("equation", "padding", "pattern", "recognition", "semiring"),
     ("options",),
@@ -37,6 +37,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "expression",
         "semiring_dispatch",
         "shifted_log",
+        "stripped",
         "tensordot",
     ),
     (
