@@ -6,6 +6,7 @@ file                holds
 ``schedule.py``     a contraction as a program of loops over blocks of labels: data
 ``tree.py``         a contraction tree with cuts, and the schedule that it comes to
 ``adjoint.py``      the schedule of gradients, derived from that of the contraction
+``gradients.py``    what one line of it does: gradients passed on from a contraction to its operands
 ``liveness.py``     which lines are needed, and where buffers are freed
 ``loads.py``        where blocks of what lies elsewhere are loaded and stored
 ``into.py``         one contraction written into a part of a buffer

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..equation import Equation
-from ..kernels.steps import contract_step
 from ..options import REAL, Options
+from .gradients import pass_on
 from .into import Place, into
-from .memory import ALIGNMENT, Arena, Demand, arena, shares
+from .memory import ALIGNMENT, Arena, Demand, arena
 from .schedule import Adjoint, Allocate, Contract, Free, Loop, Schedule, Statement
 
 __all__ = ["run"]
@@ -64,7 +64,11 @@ class _Running:
 
     def outputs(self) -> tuple[Tensor, ...]:
         self._run(self.schedule.statements, dict(enumerate(self.operands)), {})
-        return tuple(self.made[value] for value in self.schedule.outputs)
+        made = tuple(self.made[value] for value in self.schedule.outputs)
+        if self.dtype.is_complex and self.schedule.is_adjoint:
+            for gradient in made:
+                gradient.conj_physical_()
+        return made
 
     def _run(
         self, statements: Sequence[Statement], values: dict[int, Tensor], blocks: Mapping[int, int]
@@ -78,7 +82,7 @@ class _Running:
             elif isinstance(line, Contract):
                 self._contract(line, values)
             elif isinstance(line, Adjoint):
-                self._adjoint(line, values)
+                pass_on(line, self.schedule, values, self.options, self)
             elif isinstance(line, Free):
                 del values[line.value]
             self.moment += 1
@@ -113,7 +117,7 @@ class _Running:
         start = offset // self.dtype.itemsize
         return self.memory[start : start + prod(shape)].view(tuple(shape))
 
-    def _scratch(self, shape: Sequence[int]) -> Tensor:
+    def scratch(self, shape: Sequence[int]) -> Tensor:
         """Memory out of the workspace of the line that runs, one piece behind the other.
 
         A last block that is shorter may be computed in another way, with a workspace of its own.
@@ -127,11 +131,12 @@ class _Running:
     def _contract(self, line: Contract, values: Mapping[int, Tensor]) -> None:
         labels = self.schedule.labels
         equation = Equation(tuple(labels[x] for x in line.operands), labels[line.target])
-        self._write(equation, [values[x] for x in line.operands], values[line.target], line.accumulate)
+        self.write(equation, [values[x] for x in line.operands], values[line.target], line.accumulate)
 
-    def _write(
-        self, equation: Equation, operands: Sequence[Tensor], target: Tensor, accumulate: bool
+    def write(
+        self, equation: Equation, operands: Sequence[Tensor], target: Tensor, accumulate: bool, used: int = 0
     ) -> None:
+        """Contract into a tensor, with so many bytes of the workspace of the line in use already."""
         how = into(
             equation,
             [_place(x) for x in operands],
@@ -141,50 +146,8 @@ class _Running:
             self.device.type,
             self.options,
         )
-        self.used = 0
-        how.run(operands, target, self._scratch)
-
-    def _adjoint(self, line: Adjoint, values: Mapping[int, Tensor]) -> None:
-        if self.options.semiring.name != "real":
-            self._local_gradients(line, values)
-            return
-        for share in shares(self.schedule, line):
-            first, *others = [values[x] for x in share.operands]
-            operands = [first, *(x.conj().resolve_conj() if x.is_complex() else x for x in others)]
-            target, labels = values[share.gradient], self.schedule.labels[share.gradient]
-            if len(share.labels) == len(labels):
-                self._write(share.equation, operands, target, True)
-                continue
-            own = [label not in share.labels for label in labels]
-            shape = [size for size, alone in zip(target.shape, own, strict=True) if not alone]
-            apart = torch.empty(shape, dtype=self.dtype, device=self.device)
-            self._write(share.equation, operands, apart, False)
-            target.add_(apart.view([1 if alone else n for n, alone in zip(target.shape, own, strict=True)]))
-
-    def _local_gradients(self, line: Adjoint, values: Mapping[int, Tensor]) -> None:
-        """The gradients of one block, from its own sum and the whole one."""
-        labels = self.schedule.labels
-        equation = Equation(tuple(labels[x] for x in line.operands), labels[line.gradient])
-        total, gradient = values[line.target], values[line.gradient]
-        operands = [
-            values[x].data.requires_grad_(mine >= 0)
-            for x, mine in zip(line.operands, line.gradients, strict=True)
-        ]
-        with torch.enable_grad():
-            part = contract_step(equation, operands, self.options.unlimited())
-        if self.options.semiring.selective:
-            chosen = ((part == total) | (part.isnan() & total.isnan())).detach()
-            share = torch.where(chosen, gradient, 0)
-            # The first block that has the largest term gets it all.
-            gradient.masked_fill_(chosen, 0)
-        else:
-            # Where the whole sum is the semiring's zero, so is every part, whose own rule then holds.
-            whole = torch.exp(part.detach() - total).masked_fill_(total == self.zero, 1)
-            share = gradient * whole
-        found = torch.autograd.grad(part, [x for x in operands if x.requires_grad], share)
-        wanted = [x for x in line.gradients if x >= 0]
-        for mine, made in zip(wanted, found, strict=True):
-            values[mine].add_(made)
+        self.used = used
+        how.run(operands, target, self.scratch)
 
 
 def _place(tensor: Tensor) -> Place:

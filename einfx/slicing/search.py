@@ -79,15 +79,34 @@ class _Problem:
 
     def judge(self, tree: ContractionTree, cuts: Sequence[Cut]) -> _Candidate:
         made = schedule(tree, cuts)
+        given = None if self.strides is None else list(self.strides[: tree.count])
         if any(self.wanted):
-            made = adjoint(made, self.wanted, self.options.semiring.name != "real")
-        strides = None
-        if self.strides is not None:
-            extra = [contiguous_strides(made.shape(value)) for value in range(tree.count, made.count)]
-            strides = [*self.strides, *extra]
-        found = demand(made, self.dtype, self.device, self.options, strides)
+            made, incoming = self._gradients(made)
+            if given is not None:
+                given += incoming
+        found = demand(made, self.dtype, self.device, self.options, given)
         over = sum(log(moment.bytes / self.limit) for moment in found.moments if moment.bytes > self.limit)
         return _Candidate(Sliced(made, found, tree, tuple(cuts)), over)
+
+    def _gradients(self, forward: Schedule) -> tuple[Schedule, list[Sizes]]:
+        """The schedule of gradients, and the strides of the result's gradient and of the result."""
+        shape, linear = forward.shape(forward.outputs[0]), self.options.semiring.name == "real"
+        dense = contiguous_strides(shape)
+        incoming = dense
+        if self.strides is not None and len(self.strides) > forward.count:
+            incoming = self.strides[forward.count]
+        # Over real numbers a gradient that was expanded is contracted as what it was expanded from.
+        expanded = [linear and step == 0 and size > 1 for step, size in zip(incoming, shape, strict=True)]
+        labels = forward.labels[forward.outputs[0]]
+        made = adjoint(
+            forward,
+            self.wanted,
+            not linear,
+            constant=[label for label, repeated in zip(labels, expanded, strict=True) if repeated],
+            consumed=self.options.semiring.selective,
+        )
+        own = tuple(step for step, repeated in zip(incoming, expanded, strict=True) if not repeated)
+        return made, [own] if linear else [own, dense]
 
 
 class _Candidate(NamedTuple):
@@ -118,7 +137,8 @@ def find_schedule(
         device: where they are.
         options: over which semiring.
         wanted: for each operand whether its gradient is computed; empty for the contraction itself.
-        strides: of the operands, in elements; contiguous where None.
+        strides: of the operands, in elements, then of the gradient of the result if this isn't contiguous;
+            all are contiguous where None.
 
     Raises:
         MemoryLimitError: there's none; it says which limit the smallest one found would need.
