@@ -22,7 +22,7 @@ from .into import Place, into
 from .loads import Buffered, buffered, dense_strides
 from .schedule import Adjoint, Allocate, Contract, Free, Load, Loop, Schedule, Statement, Store
 
-__all__ = ["Arena", "Demand", "Moment", "arena", "demand"]
+__all__ = ["Arena", "Demand", "Moment", "arena", "demand", "work_of"]
 
 ALIGNMENT = 64
 """Buffers start at multiples of so many bytes, as vector instructions like it."""
@@ -166,7 +166,7 @@ class _Walk:
             elif isinstance(line, Store):
                 self._transfer(line.source, places, times)
             elif isinstance(line, (Contract, Adjoint)):
-                work = self._work(line, places)
+                work = work_of(line, self.schedule, places, self.dtype, self.device, self.options)
                 self.found.seconds += times * work.seconds
                 self.found.flops += times * work.flops
             beside = work.inside + work.apart
@@ -192,7 +192,9 @@ class _Walk:
                 inside[value] = Place(shape, place.strides)
         twice = self.twice.get(id(line), ())
         for buffer in twice:
-            aligned = -(-self.item * prod(self.schedule.shape(buffer.value, buffer.blocks)) // ALIGNMENT)
+            sizes = self.schedule.sizes
+            lengths = {outer.label: min(outer.block, sizes[outer.label]) for outer in buffer.around}
+            aligned = -(-self.item * prod(self.schedule.shape(buffer.value, lengths)) // ALIGNMENT)
             self.alive[buffer.value] = 2 * ALIGNMENT * aligned
             self.started[buffer.value] = len(self.found.moments)
         self.run(
@@ -216,15 +218,32 @@ class _Walk:
             self.found.intervals.append(Interval(value, self.started[value], last, self.alive[value]))
         del self.alive[value]
 
-    def _work(self, line: Contract | Adjoint, places: Mapping[int, Place]) -> Work:
-        if isinstance(line, Adjoint):
-            return gradient_work(line, self.schedule, places, self.dtype, self.device, self.options)
-        labels = self.schedule.labels
-        equation = Equation(tuple(labels[x] for x in line.operands), labels[line.target])
-        operands = [places[x] for x in line.operands]
-        target = places[line.target]
-        how = into(equation, operands, target, line.accumulate, self.dtype, self.device, self.options)
-        return Work.of(how)
+
+def work_of(
+    line: Contract | Adjoint,
+    schedule: Schedule,
+    places: Mapping[int, Place],
+    dtype: torch.dtype,
+    device: str,
+    options: Options,
+) -> Work:
+    """What a line takes beside buffers.
+
+    Args:
+        line: one that contracts.
+        schedule: that the line is part of.
+        places: of the values that it reads and writes.
+        dtype: of its values.
+        device: where it runs.
+        options: over which semiring.
+    """
+    if isinstance(line, Adjoint):
+        return gradient_work(line, schedule, places, dtype, device, options)
+    labels = schedule.labels
+    equation = Equation(tuple(labels[x] for x in line.operands), labels[line.target])
+    operands = [places[x] for x in line.operands]
+    how = into(equation, operands, places[line.target], line.accumulate, dtype, device, options)
+    return Work.of(how)
 
 
 class Arena(NamedTuple):
