@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from .conv.network import Network, Operand
 from .conv.planning import plan_network
-from .conv.views import View
+from .conv.symbolic.network import Network, Operand
+from .conv.symbolic.views import View
 from .nodes import as_contraction, in_any_order
 from .pattern import IndexPattern
 

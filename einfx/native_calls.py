@@ -1,7 +1,7 @@
 """Which native convolution a contraction of a graph is, for inputs of every size.
 
-Where :mod:`einfx.conv.lowering` knows the sizes of every tensor, a graph is called with others: only what
-holds for all that the patterns allow counts here. :mod:`einfx.native_writing` writes the call.
+Where :mod:`einfx.conv.steps.lowering` knows the sizes of every tensor, a graph is called with others: only
+what holds for all that the patterns allow counts here. :mod:`einfx.native_writing` writes the call.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from torch import fx
 
-from .conv.lowering import roles_of
+from .conv.steps.lowering import roles_of
 from .equation import Equation
 from .nodes import Contraction, pattern_of, value_of
 from .pattern import IndexPattern

@@ -6,9 +6,9 @@ from functools import lru_cache
 
 import torch
 
-from .conv.network import Network, Operand
 from .conv.planning import ConvPlan, plan_network
-from .conv.views import View
+from .conv.symbolic.network import Network, Operand
+from .conv.symbolic.views import View
 from .errors import OperandError
 from .nodes import Contraction, pattern_of, value_of
 

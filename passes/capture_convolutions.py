@@ -10,14 +10,14 @@ from typing import ClassVar
 
 from torch import fx
 
-from ..conv.averages import averages_of, pooling_seconds
-from ..conv.forms import Leaf, Slide
+from ..conv.capture.averages import averages_of, pooling_seconds
+from ..conv.capture.forms import Leaf, Slide
+from ..conv.capture.pieces import Piece, pieces_of
+from ..conv.capture.readings import Reading
+from ..conv.capture.regions import Region, form_of, only_for, region_of
+from ..conv.capture.spellings import native_call
+from ..conv.capture.writing import FormWriter, form_seconds, shape_of
 from ..conv.functional import unfoldNd
-from ..conv.pieces import Piece, pieces_of
-from ..conv.readings import Reading
-from ..conv.regions import Region, form_of, only_for, region_of
-from ..conv.spellings import native_call
-from ..conv.writing import FormWriter, form_seconds, shape_of
 from ..errors import EinfxError
 from ..folding import attribute
 from ..legality import Effects

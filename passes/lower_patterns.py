@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from ..conv.lowering import Native
+from ..conv.steps.lowering import Native
 from ..emission import emitter
 from ..estimate import LOWERED, Lowered, flops_of
 from ..kernels import helpers

@@ -11,12 +11,12 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import fx
 
-from ..conv import rules
-from ..conv.draft import Draft
 from ..conv.guards import fixed_sizes
-from ..conv.lowering import Native
-from ..conv.network import Constant, Network
-from ..conv.views import Flip, Merge, Slice, Split, Squeeze, Step, View, Window
+from ..conv.steps.lowering import Native
+from ..conv.symbolic import rules
+from ..conv.symbolic.draft import Draft
+from ..conv.symbolic.network import Constant, Network
+from ..conv.symbolic.views import Flip, Merge, Slice, Split, Squeeze, Step, View, Window
 from ..emission import emitter
 from ..equation import Equation
 from ..legality import Effects, same_floating_dtype

@@ -17,59 +17,46 @@ Example:
     >>> torch.allclose(averaged.flatten(1), mean[:, 0], atol=1e-6)
     True
 
-How a contraction with patterns comes to its result, in the order in which a call goes through these files:
+How a contraction with patterns comes to its result, in the order in which a call goes through it:
 
-==========================  ==========================================================================
-file                        holds
-==========================  ==========================================================================
-``contraction.py``          from tensors and patterns to the result; calls are planned once and kept
-``planned.py``              contractions that are planned ahead, to be printed or called often
-``network.py``              a contraction as data: an equation with views, patterns and numbers
-``views.py``                what a simplified contraction does to an operand first, as data
-``simplify.py``             simplification by the structure of patterns; its rules in ``rules.py``,
-                            which rewrite a ``draft.py``
-``composition.py``          two patterns in a row as one
-``planning.py``             the search for a tree of steps; the plan is in ``conv_plan.py``
-``steps.py``                one step of a plan, and the ways to compute it
-``lowering.py``             which native convolution a step is
-``window_builder.py``       a step as operations on windows, which ``window_program.py`` runs
-``operations.py``           these operations; ``windows.py``, ``window_sums.py``, ``pooling.py`` and
-                            ``second_moment.py`` do the work
-``cost.py``                 what each of these is predicted to cost
-``limits.py``               the search for blocks within a memory limit: ``cut_plan.py`` runs them,
-                            ``blocks.py`` is one of them
-``limited.py``              gradients within a memory limit
-``symbolic_sizes.py``       contractions whose sizes are symbols
-==========================  ==========================================================================
+========================  ==========================================================================
+where                     what is there
+========================  ==========================================================================
+``contraction.py``        from tensors and patterns to the result; calls are planned once and kept
+``planned.py``            contractions that are planned ahead, to be printed or called often
+``symbolic/``             contractions as data, and their simplification by the structure of patterns
+``planning/``             the search for a tree of steps, and for blocks within a memory limit
+``steps/``                one step: which native convolution it is, or which operations on windows
+``windows/``              what does the work: windows, their sums, their moments
+``limited.py``            gradients within a memory limit
+``symbolic_sizes.py``     contractions whose sizes are symbols
+========================  ==========================================================================
 
 Beside these:
 
-==========================  ==========================================================================
-files                       hold
-==========================  ==========================================================================
-``functional.py``           functionals, with ``native.py``, ``parameters.py``, ``checks.py`` and
-                            ``margins.py``; as operators of torch in ``operators.py``
-``expressions/``            common operations as contractions
-``modules/``                modules; in ``convert.py`` a model's convolutions are turned into them
-``semiring_*.py``           contractions over other semirings, with ``boxes.py``, ``joins.py`` and
-                            ``assembly.py``
-``regions.py``              convolutions of a graph that become one contraction, with ``forms.py``,
-                            ``pieces.py``, ``readings.py``, ``spellings.py``, ``averages.py``
-                            and ``writing.py``
-``gradients.py``            what lowered graphs call, with ``guards.py`` and ``scriptable.py``
-==========================  ==========================================================================
+========================  ==========================================================================
+where                     what is there
+========================  ==========================================================================
+``functional.py``         functionals, with ``native.py``, ``parameters.py`` and ``checks.py``; as
+                          operators of torch in ``operators.py``
+``expressions/``          common operations as contractions
+``modules/``              modules; in ``convert.py`` a model's convolutions are turned into them
+``semirings/``            contractions over other semirings
+``capture/``              convolutions of a graph that become one contraction
+``gradients.py``          what lowered graphs call, with ``guards.py`` and ``scriptable.py``
+========================  ==========================================================================
 """
 
 from ..pattern import IndexPattern
 from ..recognition import index_pattern, recognise
 from . import expressions
 from .contraction import contract
-from .conv_plan import ConvPlan
 from .convert import Conversion, convert
 from .functional import conv_transposeNd, convNd, foldNd, kfac_reduceNd, kfcNd, unfoldNd
 from .modules import ConvNd, ConvTransposeNd, FoldNd, UnfoldNd
 from .planned import PatternExpression
-from .simplify import simplify
+from .planning.plan import ConvPlan
+from .symbolic.simplify import simplify
 
 __all__ = [
     "ConvNd",

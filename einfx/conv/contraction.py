@@ -19,16 +19,16 @@ from ..equation import Equation
 from ..errors import OperandError, UsageError
 from ..options import REAL, Options
 from ..pattern import IndexPattern, taking_patterns
-from .conv_plan import ConvPlan
-from .cut_plan import CutPlan
 from .limited import limited_program, wants_gradients
-from .limits import plan_within
-from .lowering import Native
-from .network import Network, Operand
 from .operators import capturing
-from .planning import plan_network
+from .planning.cut_plan import CutPlan
+from .planning.limits import plan_within
+from .planning.plan import ConvPlan
+from .planning.search import plan_network
+from .steps.lowering import Native
+from .symbolic.network import Network, Operand
+from .symbolic.views import View
 from .symbolic_sizes import contract_symbolic
-from .views import View
 
 __all__ = ["contract", "network_of"]
 
@@ -168,7 +168,7 @@ def _answer(
     if options is REAL and not return_argmax:
         return _contract(token, operands, optimize, None)
     if options.semiring.name != "real" or return_argmax:
-        from .semiring_contraction import contract_semiring
+        from .semirings.contraction import contract_semiring
 
         answer: Tensor = contract_semiring(token, operands, options, optimize, return_argmax)
         return answer

@@ -24,9 +24,9 @@ from .checks import check_blocks, check_groups, check_tensors
 from .native import conv_transposeNd, convNd
 from .operators import captured, capturing, composing, operator
 from .parameters import Numbers, Paddings, conv_patterns, per_dimension, spatial_dimensions, spatial_sizes
-from .second_moment import sum_moments
-from .window_sums import sum_windows
-from .windows import add_windows, copy_windows
+from .windows.copies import add_windows, copy_windows
+from .windows.second_moment import sum_moments
+from .windows.sums import sum_windows
 
 __all__ = ["convNd", "conv_transposeNd", "foldNd", "kfac_reduceNd", "kfcNd", "unfoldNd"]
 

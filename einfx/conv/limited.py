@@ -23,11 +23,11 @@ from ..kernels.batching import has_tangents
 from ..machine import accumulation_dtype, item_bytes
 from ..pattern import IndexPattern
 from ..plans import size_text
-from .conv_plan import ConvPlan
-from .cut_plan import CutPlan
-from .limits import bytes_of, plan_within, within
-from .network import Network, Operand
-from .views import View
+from .planning.cut_plan import CutPlan
+from .planning.limits import bytes_of, plan_within, within
+from .planning.plan import ConvPlan
+from .symbolic.network import Network, Operand
+from .symbolic.views import View
 
 __all__ = ["LimitedContraction", "gradient_network", "limited", "limited_program", "wants_gradients"]
 
@@ -102,7 +102,7 @@ def gradient_network(network: Network, position: int) -> Network:
         itself, and those along which it broadcasts, are not in its output.
 
     Example:
-        >>> from .network import network
+        >>> from .symbolic.network import network
         >>> conv = network(["ni", "koi", "k"], "no", View(0, (2, 8)), IndexPattern(8, 3), View(2, (3,)))
         >>> str(gradient_network(conv, 2).equation)
         'ab,ac,dbc->d'

@@ -17,7 +17,6 @@ from torch import Tensor
 from ..padding import paddings
 from ..pattern import IndexPattern, KernelSlice
 from .checks import check_bias, check_channels, check_groups, check_rank, check_tensors, check_weight
-from .margins import with_margins
 from .operators import captured, capturing, operator
 from .parameters import (
     Numbers,
@@ -28,7 +27,8 @@ from .parameters import (
     spatial_sizes,
     transposed_patterns,
 )
-from .windows import copy_windows
+from .windows.copies import copy_windows
+from .windows.margins import with_margins
 
 __all__ = ["convNd", "conv_transposeNd", "convolve", "convolve_transposed", "plainly_laid_out"]
 

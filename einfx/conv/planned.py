@@ -15,12 +15,12 @@ from ..errors import OperandError, UsageError
 from ..expression import contract_expression
 from ..options import Options
 from ..pattern import IndexPattern, taking_patterns
-from .conv_plan import ConvPlan
-from .cut_plan import CutPlan
-from .limits import plan_within
-from .network import Network, Operand
-from .planning import plan_network
-from .views import View
+from .planning.cut_plan import CutPlan
+from .planning.limits import plan_within
+from .planning.plan import ConvPlan
+from .planning.search import plan_network
+from .symbolic.network import Network, Operand
+from .symbolic.views import View
 
 __all__ = ["PatternExpression"]
 

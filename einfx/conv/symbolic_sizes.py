@@ -18,9 +18,9 @@ from ..dispatch import read_equation
 from ..layout import hint
 from ..options import REAL
 from ..pattern import IndexPattern
-from .lowering import Native, lowered
-from .network import Network
-from .views import View
+from .steps.lowering import Native, lowered
+from .symbolic.network import Network
+from .symbolic.views import View
 
 __all__ = ["contract_symbolic"]
 
@@ -48,7 +48,7 @@ def contract_symbolic(
             if native is not None:
                 return native[0].run(operands).reshape(native[1])  # type: ignore[arg-type]
     # Most programs never come here: they needn't wait for the import.
-    from .semiring_contraction import contract_semiring
+    from .semirings.contraction import contract_semiring
 
     options = REAL if memory_limit is None else replace(REAL, memory_limit=memory_limit)
     answer: Tensor = contract_semiring(

@@ -75,7 +75,7 @@ def adds(windows: Tensor, patterns: Patterns) -> bool:
 
 
 def copy_windows(x: Tensor, patterns: Patterns, channels_first: bool = False) -> Tensor:
-    """Every window of a tensor, as :func:`einfx.conv.windows.copy_windows`, on the CPU.
+    """Every window of a tensor, as :func:`einfx.conv.windows.copies.copy_windows`, on the CPU.
 
     Args:
         x: shape: (batch, channels, *input_sizes), as :func:`takes` wants it; any dtype and strides.
@@ -105,7 +105,7 @@ def copy_windows(x: Tensor, patterns: Patterns, channels_first: bool = False) ->
 
 
 def add_windows(windows: Tensor, patterns: Patterns, channels_first: bool = False) -> Tensor:
-    """The sum of windows, each where it came from, as :func:`einfx.conv.windows.add_windows`, on the CPU.
+    """Sums of windows, each where it came from, as :func:`einfx.conv.windows.copies.add_windows`, on the CPU.
 
     Args:
         windows: shape: as :func:`copy_windows` returns it; as :func:`adds` wants it.

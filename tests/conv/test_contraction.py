@@ -20,13 +20,13 @@ from einfx.conv.expressions import (
     convNd_unfold,
     convNd_weight_vjp,
 )
-from einfx.conv.network import Network
-from einfx.conv.window_sums import sum_along
+from einfx.conv.symbolic.network import Network
+from einfx.conv.windows.sums import sum_along
 from einfx.errors import EquationError, OperandError
 from einfx.pattern import IndexPattern
 from tests.conv.reference import close, conv, draws
 from tests.conv.reference import contract as dense
-from tests.conv.test_simplify import networks, value
+from tests.conv.symbolic.test_simplify import networks, value
 
 
 @settings(max_examples=400, deadline=None)
@@ -98,7 +98,7 @@ def test_windows_of_a_tensor_that_is_given_twice_are_summed_once(monkeypatch: py
         summed.append(pattern)
         return sum_along(x, dim, pattern)
 
-    monkeypatch.setattr("einfx.conv.operations.sum_along", counted)
+    monkeypatch.setattr("einfx.conv.steps.operations.sum_along", counted)
     x = torch.randn(4, 3, 8, dtype=torch.float64)
     equation, operands, shape = convNd_kfac_reduce.einsum_expression(x, 3, simplify=False)
     got = contract(equation, *operands).reshape(shape)

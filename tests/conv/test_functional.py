@@ -12,8 +12,8 @@ from torch import Tensor
 from einfx.conv.expressions import convNd_kfac_reduce, convNd_kfc
 from einfx.conv.functional import foldNd, kfac_reduceNd, kfcNd, unfoldNd
 from einfx.errors import OperandError
+from tests.conv.expressions.test_expressions import COUNTS, unfolded
 from tests.conv.reference import Draw, close, contract, draws
-from tests.conv.test_expressions import COUNTS, unfolded
 
 DIMENSIONS = list(COUNTS)
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128]

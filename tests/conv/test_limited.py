@@ -11,8 +11,8 @@ from einfx.conv.contraction import network_of
 from einfx.conv.limited import gradient_network, limited
 from einfx.errors import MemoryLimitError
 from einfx.pattern import IndexPattern
+from tests.conv.planning.test_limits import CASES, SAME, kfc, measured, tensor
 from tests.conv.reference import close
-from tests.conv.test_limits import CASES, SAME, kfc, measured, tensor
 
 
 def leaves(operands: tuple[Tensor | IndexPattern, ...]) -> list[Tensor]:

@@ -8,10 +8,10 @@ import torch
 from einfx.conv.functional import unfoldNd
 from einfx.conv.native import conv_transposeNd, convNd
 from einfx.errors import OperandError
+from tests.conv.expressions.test_transposed import some as some_transposed
+from tests.conv.expressions.test_transposed import transposed
 from tests.conv.reference import close, conv
 from tests.conv.test_functional import DIMENSIONS, some
-from tests.conv.test_transposed_expressions import some as some_transposed
-from tests.conv.test_transposed_expressions import transposed
 
 
 @pytest.mark.parametrize("n", DIMENSIONS)

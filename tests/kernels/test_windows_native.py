@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from einfx.conv import windows
+from einfx.conv.windows import copies as windows
 from einfx.errors import OperandError
 from einfx.kernels import windows_native
 from einfx.kernels.native import LEVELS

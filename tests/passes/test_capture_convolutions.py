@@ -248,7 +248,7 @@ def test_convolutions_in_a_row_are_one_where_the_first_widens() -> None:
         einsum = einfx_contract_einsum('abcd,efc,ghd,ibeg,jkf,lmh,nijl->ankm', input_1, index_pattern, \
 index_pattern_1, _0_weight, index_pattern_2, index_pattern_3, _1_weight)
         _1_bias = getattr(self, "1").bias
-        present = einfx_conv_writing_present(_1_bias)
+        present = einfx_conv_capture_writing_present(_1_bias)
         reshape = present.reshape(-1, 1, 1)
         add = einsum + reshape
         return add

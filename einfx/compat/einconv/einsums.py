@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ...conv.contraction import contract
-from ...conv.window_sums import sum_windows
+from ...conv.windows.sums import sum_windows
 from ...equation import Equation
 from ...errors import EquationError
 from ...pattern import IndexPattern

@@ -11,10 +11,10 @@ from torch import Tensor
 from ...errors import OperandError
 from ...pattern import IndexPattern
 from ..checks import check_groups, check_rank, check_tensors, shape_of
-from ..network import Constant, Network
 from ..parameters import hashable
-from ..simplify import simplified
-from ..views import Split, View
+from ..symbolic.network import Constant, Network
+from ..symbolic.simplify import simplified
+from ..symbolic.views import Split, View
 
 __all__ = [
     "Expression",

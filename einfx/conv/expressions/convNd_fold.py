@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ...padding import positive
 from ..checks import check_blocks
-from ..network import network
 from ..parameters import Numbers, Paddings, conv_patterns, per_dimension
-from ..views import Split, View
+from ..symbolic.network import network
+from ..symbolic.views import Split, View
 from .common import Expression, Symbolic, batch_names, expression, finish, pattern_names, spatial
 
 __all__ = ["einsum_expression", "symbolic"]

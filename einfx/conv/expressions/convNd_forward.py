@@ -11,9 +11,9 @@ from functools import lru_cache
 from torch import Tensor
 
 from ..checks import check_channels, check_groups, check_weight
-from ..network import network
 from ..parameters import Numbers, Paddings, conv_patterns
-from ..views import Split, View
+from ..symbolic.network import network
+from ..symbolic.views import Split, View
 from .common import Expression, Grouped, Symbolic, batch_names, expression, finish, pattern_names, spatial
 
 __all__ = ["einsum_expression", "symbolic"]

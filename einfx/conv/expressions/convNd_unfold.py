@@ -7,9 +7,9 @@ from math import prod
 
 from torch import Tensor
 
-from ..network import network
 from ..parameters import Numbers, Paddings, conv_patterns, per_dimension, spatial_dimensions
-from ..views import View
+from ..symbolic.network import network
+from ..symbolic.views import View
 from .common import Expression, Grouped, Symbolic, batch_names, expression, finish, pattern_names, spatial
 
 __all__ = ["einsum_expression", "symbolic"]

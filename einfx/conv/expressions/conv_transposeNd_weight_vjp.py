@@ -7,8 +7,8 @@ from functools import lru_cache
 from torch import Tensor
 
 from ..checks import check_batch, check_sizes
-from ..network import network
 from ..parameters import Numbers, Paddings, per_dimension, spatial_dimensions, transposed_patterns
+from ..symbolic.network import network
 from .common import Expression, Grouped, Symbolic, batch_names, expression, finish, pattern_names, spatial
 
 __all__ = ["einsum_expression", "symbolic"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from ...pattern import IndexPattern
-from ..network import Constant, network
+from ..symbolic.network import Constant, network
 from .common import Grouped, Symbolic, batch_names, finish, pattern_names, spatial
 
 __all__ = ["input_factor"]

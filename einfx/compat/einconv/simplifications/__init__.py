@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ....conv.simplify import simplify as simplify_symbols
+from ....conv.symbolic.simplify import simplify as simplify_symbols
 from ....pattern import IndexPattern
 from ....recognition import recognise
 from ..conv_index_pattern import index_pattern

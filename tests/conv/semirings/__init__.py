@@ -1,0 +1,1 @@
+"""Tests of contractions with patterns over other semirings."""

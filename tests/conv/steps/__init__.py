@@ -1,0 +1,1 @@
+"""Tests of single steps, and of what they are predicted to cost."""

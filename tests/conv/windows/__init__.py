@@ -1,0 +1,1 @@
+"""Tests of what tensors go through where patterns are."""
