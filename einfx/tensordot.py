@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .algebra import Semiring
 from .contract import einsum
-from .equation import LETTERS
+from .equation import label_text
 from .errors import OperandError
 
 __all__ = ["tensordot"]
@@ -38,7 +38,7 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2, semiring: str | Semiring = "r
     """
     if isinstance(dims, Tensor):
         dims = dims.tolist()
-    ranks = (a.dim(), b.dim())
+    ranks = (a.ndim, b.ndim)
     if isinstance(dims, int):
         if not 0 <= dims <= min(ranks):
             raise OperandError(
@@ -57,8 +57,8 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2, semiring: str | Semiring = "r
             raise OperandError(
                 f"tensordot: {chosen} are not different dimensions of {name}, which has {rank} dimension(s)"
             )
-    left = list(LETTERS[: ranks[0]])
-    right = list(LETTERS[ranks[0] : sum(ranks)])
+    left = list(label_text(range(ranks[0])))
+    right = list(label_text(range(ranks[0], sum(ranks))))
     output = [x for i, x in enumerate(left) if i not in [j % ranks[0] for j in first]]
     output += [x for i, x in enumerate(right) if i not in [j % ranks[1] for j in second]]
     for i, j in zip(first, second, strict=True):

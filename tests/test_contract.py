@@ -371,6 +371,10 @@ class TestTensordot:
         )
         torch.testing.assert_close(tensordot(a, b, dims), expected)
 
+    def test_it_takes_more_dimensions_than_there_are_letters(self) -> None:
+        a, b = torch.randn(2, *[1] * 30, 3), torch.randn(3, *[1] * 30, 4)
+        torch.testing.assert_close(tensordot(a, b, 1), torch.tensordot(a, b, 1))
+
     @pytest.mark.parametrize("dims", [-1, 4, ([0], [0, 1]), ([0, 0], [0, 1]), ([5], [0])])
     def test_bad_dims_are_refused(self, dims: Any) -> None:
         with pytest.raises(OperandError, match="tensordot"):
