@@ -18,10 +18,9 @@ import torch
 
 from ..equation import Equation
 from ..errors import MemoryLimitError
-from ..layout import contiguous_strides
 from ..options import REAL, Options
 from ..plans import size_text
-from .adjoint import adjoint
+from .derivatives import derivative
 from .memory import Demand, arena, demand
 from .schedule import Schedule
 from .tree import ContractionTree, Cut, schedule
@@ -76,37 +75,14 @@ class _Problem:
     options: Options
     wanted: tuple[bool, ...]
     strides: tuple[tuple[int, ...], ...] | None
+    moving: tuple[bool, ...] = ()
 
     def judge(self, tree: ContractionTree, cuts: Sequence[Cut]) -> _Candidate:
         made = schedule(tree, cuts)
-        given = None if self.strides is None else list(self.strides[: tree.count])
-        if any(self.wanted):
-            made, incoming = self._gradients(made)
-            if given is not None:
-                given += incoming
+        made, given = derivative(made, self.options, self.wanted, self.moving, self.strides)
         found = demand(made, self.dtype, self.device, self.options, given)
         over = sum(log(moment.bytes / self.limit) for moment in found.moments if moment.bytes > self.limit)
         return _Candidate(Sliced(made, found, tree, tuple(cuts)), over)
-
-    def _gradients(self, forward: Schedule) -> tuple[Schedule, list[Sizes]]:
-        """The schedule of gradients, and the strides of the result's gradient and of the result."""
-        shape, linear = forward.shape(forward.outputs[0]), self.options.semiring.name == "real"
-        dense = contiguous_strides(shape)
-        incoming = dense
-        if self.strides is not None and len(self.strides) > forward.count:
-            incoming = self.strides[forward.count]
-        # Over real numbers a gradient that was expanded is contracted as what it was expanded from.
-        expanded = [linear and step == 0 and size > 1 for step, size in zip(incoming, shape, strict=True)]
-        labels = forward.labels[forward.outputs[0]]
-        made = adjoint(
-            forward,
-            self.wanted,
-            not linear,
-            constant=[label for label, repeated in zip(labels, expanded, strict=True) if repeated],
-            consumed=self.options.semiring.selective,
-        )
-        own = tuple(step for step, repeated in zip(incoming, expanded, strict=True) if not repeated)
-        return made, [own] if linear else [own, dense]
 
 
 class _Candidate(NamedTuple):
@@ -124,6 +100,7 @@ def find_schedule(
     *,
     options: Options = REAL,
     wanted: Sequence[bool] = (),
+    moving: Sequence[bool] = (),
     strides: Sequence[Sizes] | None = None,
 ) -> Sliced:
     """The fastest schedule of some paths that stays within a limit.
@@ -137,7 +114,8 @@ def find_schedule(
         device: where they are.
         options: over which semiring.
         wanted: for each operand whether its gradient is computed; empty for the contraction itself.
-        strides: of the operands, in elements, then of the gradient of the result if this isn't contiguous;
+        moving: for each operand whether it has a part in the direction of a derivative; empty for none.
+        strides: of the operands, in elements, and of what :func:`.derivatives.derivative` takes beside them;
             all are contiguous where None.
 
     Raises:
@@ -158,6 +136,7 @@ def find_schedule(
         options,
         tuple(wanted),
         None if strides is None else tuple(map(tuple, strides)),
+        tuple(moving),
     )
     trees = [ContractionTree(equation, by_label, tuple(tuple(step) for step in path)) for path in paths]
     plain = [problem.judge(tree, ()) for tree in dict.fromkeys(trees)]
@@ -180,7 +159,7 @@ def find_schedule(
         if best is None or found.sliced.demand.seconds < best.demand.seconds:
             best = found.sliced
     if best is None:
-        gradients = " with its gradients" if any(wanted) else ""
+        gradients = " with its gradients" * any(wanted) + " with its derivatives" * any(moving)
         raise MemoryLimitError(
             f"einsum {str(equation)!r} of {', '.join(str(tuple(shape)) for shape in shapes)}{gradients}: "
             f"memory_limit={limit} ({size_text(limit)}) is too little; beside its operands it needs "
