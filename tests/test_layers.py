@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the bottom up. A package stands for everything in it; modules of one line may import one another.
 ROOMS: tuple[tuple[str, ...], ...] = (
-    ("errors", "layout", "modes", "sources"),
+    ("errors", "layout", "modes", "progress", "sources"),
     ("machine",),
     ("accumulators", "domains", "exponents"),
     ("algebra",),
@@ -42,12 +42,15 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "algorithms",
+        "bounds",
+        "contraction_bytes",
         "conv",
         "emission",
         "estimate",
         "folding",
         "graph_pickle",
         "legality",
+        "liveness",
         "meta_einsums",
         "model_state",
         "native_calls",
@@ -55,6 +58,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "networks",
         "nodes",
         "regrouping",
+        "reordering",
         "rewrite",
         "scaling",
         "scripting",
@@ -63,6 +67,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "torchscript_convolutions",
         "torchscript_patterns",
         "values",
+        "workspace",
     ),
     ("report", "tracing"),
     ("optimized",),

@@ -43,11 +43,13 @@ class Remote:
         outputs: for each output whether it does.
         overwritten: whether a gradient that is given is overwritten where it has been used up, as over
             semirings that select.
+        partial: whether parts of sums are stored too, which takes less memory and copies more.
     """
 
     operands: tuple[bool, ...]
     outputs: tuple[bool, ...] = (False,)
     overwritten: bool = False
+    partial: bool = False
 
     def __bool__(self) -> bool:
         return any(self.operands) or any(self.outputs)
@@ -69,14 +71,14 @@ def depths(schedule: Schedule, remote: Remote) -> dict[int, tuple[int, ...]]:
         schedule: without loads.
         remote: what lies elsewhere.
     """
-    found = {}
+    found: dict[int, tuple[int, ...]] = {}
     for value, uses in _uses(schedule, remote).items():
         labels = schedule.labels[value]
         if value in schedule.outputs:
             inside = _common(uses)
             complete = _leading(inside, labels)
             useful = [i + 1 for i in range(complete, len(inside)) if inside[i].label in labels]
-            found[value] = (complete, *useful)
+            found[value] = (useful[-1],) if remote.partial and useful else (complete,)
             continue
         if remote.overwritten and any(use.value < 0 for use in uses):
             # What is overwritten has to stay until it's not needed any more.
@@ -110,13 +112,13 @@ class Buffered(NamedTuple):
     Attributes:
         value: whose it is.
         loop: as long as this loop runs.
-        blocks: the lengths of blocks of the labels that are looped around its allocation.
+        around: the loops around its allocation, outer ones first.
         load: whether it's loaded rather than stored.
     """
 
     value: int
     loop: Loop
-    blocks: Mapping[int, int]
+    around: tuple[Loop, ...]
     load: bool
 
 
@@ -126,7 +128,7 @@ def buffered(schedule: Schedule) -> list[Buffered]:
     A load looks ahead within the loop around it, and within the loops around that one as long as these do
     nothing else in a loop: there the first block of the next round is copied during the last one of this.
     """
-    return list(_buffered(schedule, schedule.statements, ()))
+    return list(_buffered(schedule.statements, ()))
 
 
 def dense_strides(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:
@@ -143,19 +145,16 @@ def dense_strides(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ..
     return tuple(made)
 
 
-def _buffered(
-    schedule: Schedule, statements: Sequence[Statement], around: tuple[Loop, ...]
-) -> Iterator[Buffered]:
+def _buffered(statements: Sequence[Statement], around: tuple[Loop, ...]) -> Iterator[Buffered]:
     for line in statements:
         if isinstance(line, Loop):
-            yield from _buffered(schedule, line.body, (*around, line))
+            yield from _buffered(line.body, (*around, line))
         elif isinstance(line, (Load, Store)) and around:
             outer = len(around) - 1
             while outer > 0 and sum(isinstance(x, Loop) for x in around[outer - 1].body) == 1:
                 outer -= 1
-            blocks = {loop.label: min(loop.block, schedule.sizes[loop.label]) for loop in around}
             value = line.target if isinstance(line, Load) else line.source
-            yield Buffered(value, around[outer], blocks, isinstance(line, Load))
+            yield Buffered(value, around[outer], around, isinstance(line, Load))
 
 
 def _uses(schedule: Schedule, remote: Remote) -> dict[int, list[_Use]]:

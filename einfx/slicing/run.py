@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from math import prod
 
 import torch
@@ -10,27 +11,41 @@ from torch import Tensor
 
 from ..equation import Equation
 from ..options import REAL, Options
+from ..progress import Choice, Progress
+from ..streaming import Transfers
 from .gradients import pass_on
 from .into import Place, into
-from .memory import ALIGNMENT, Arena, Demand, arena
-from .schedule import Adjoint, Allocate, Contract, Free, Loop, Schedule, Statement
+from .memory import ALIGNMENT, Demand, arena
+from .moving import Moving
+from .schedule import Adjoint, Allocate, Contract, Free, Load, Loop, Schedule, Statement, Store
 
 __all__ = ["run"]
 
 
 def run(
-    schedule: Schedule, operands: Sequence[Tensor], found: Demand, options: Options = REAL
+    schedule: Schedule,
+    operands: Sequence[Tensor],
+    found: Demand,
+    options: Options = REAL,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    progress: Choice = False,
 ) -> tuple[Tensor, ...]:
     """Run a schedule.
 
     Args:
         schedule: the program.
-        operands: of one dtype, on one device, of the shapes of the program.
+        operands: of one dtype, on one device, of the shapes of the program; those that it loads in host
+            memory and of any dtype.
         found: what the program takes, by :func:`.memory.demand`.
         options: over which semiring.
+        device: where is computed; by default where the first operand is.
+        dtype: in which is computed; by default that of the first operand.
+        progress: who is told how far it is; see :class:`einfx.progress.Progress`.
 
     Returns:
-        The outputs, new contiguous tensors.
+        The outputs, new contiguous tensors, those that are stored elsewhere in host memory.
 
     Example:
         >>> from .memory import demand
@@ -42,16 +57,33 @@ def run(
         >>> run(cut, (a, b), demand(cut, a.dtype, "cpu"))[0][0]
         tensor([600., 600., 600., 600., 600.])
     """
-    with torch.no_grad():
-        return _Running(schedule, operands, arena(found.intervals), options).outputs()
+    first = operands[0]
+    with torch.no_grad(), ExitStack() as stack:
+        shown = stack.enter_context(Progress.of(progress, _slices(schedule), round(found.moved_bytes)))
+        running = _Running(schedule, operands, found, options, device or first.device, dtype or first.dtype)
+        running.progress = shown
+        if schedule.loaded or schedule.stored:
+            running.move(stack.enter_context(Transfers(running.device)))
+        return running.outputs()
 
 
 class _Running:
+    progress: Progress
+    moving: Moving | None = None
+
     def __init__(
-        self, schedule: Schedule, operands: Sequence[Tensor], where: Arena, options: Options
+        self,
+        schedule: Schedule,
+        operands: Sequence[Tensor],
+        found: Demand,
+        options: Options,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
-        self.schedule, self.options, self.where = schedule, options, where
-        self.dtype, self.device = operands[0].dtype, operands[0].device
+        self.schedule, self.options = schedule, options
+        self.where = where = arena(found.intervals)
+        self.taken = {interval.value: interval.bytes for interval in found.intervals}
+        self.dtype, self.device = dtype, device
         self.zero = options.semiring.zero_of(self.dtype)
         self.operands = operands
         self.moment = self.used = 0
@@ -62,8 +94,22 @@ class _Running:
         skip = -memory.data_ptr() % ALIGNMENT // self.dtype.itemsize if self.device.type == "cpu" else 0
         self.memory = memory[skip : skip + size]
 
+    def move(self, transfers: Transfers) -> None:
+        """Load and store by these from now on."""
+        gradients = {
+            line.value for line in self.schedule.statements if isinstance(line, Allocate) and line.gradient
+        }
+        additions = {
+            value: torch.add if value in gradients else self.options.semiring.add
+            for value in self.schedule.stored
+        }
+        sources = {value: self.operands[value] for value in self.schedule.loaded}
+        self.moving = Moving(self.schedule, sources, transfers, self._slot, additions)
+
     def outputs(self) -> tuple[Tensor, ...]:
         self._run(self.schedule.statements, dict(enumerate(self.operands)), {})
+        if not self.schedule.loops:
+            self.progress.computed()
         made = tuple(self.made[value] for value in self.schedule.outputs)
         if self.dtype.is_complex and self.schedule.is_adjoint:
             for gradient in made:
@@ -78,13 +124,18 @@ class _Running:
                 self._loop(line, values, blocks)
                 continue
             if isinstance(line, Allocate):
-                values[line.value] = self._allocated(line, blocks)
+                if self.moving is None or line.value not in self.moving.loading:
+                    values[line.value] = self._allocated(line, blocks)
+            elif isinstance(line, (Load, Store)):
+                self._transfer(line, values)
             elif isinstance(line, Contract):
                 self._contract(line, values)
             elif isinstance(line, Adjoint):
                 pass_on(line, self.schedule, values, self.options, self)
             elif isinstance(line, Free):
                 del values[line.value]
+                if self.moving is not None:
+                    self.moving.free(line.value)
             self.moment += 1
 
     def _loop(self, line: Loop, values: Mapping[int, Tensor], blocks: Mapping[int, int]) -> None:
@@ -94,6 +145,9 @@ class _Running:
             for value in values
             if line.label in self.schedule.labels[value]
         }
+        moving, leaf = self.moving, not any(isinstance(inner, Loop) for inner in line.body)
+        if moving is not None:
+            moving.enter(line)
         for start in range(0, size, line.block):
             length = min(line.block, size - start)
             inside = {
@@ -102,11 +156,33 @@ class _Running:
             }
             self.moment = first
             self._run(line.body, inside, {**blocks, line.label: length})
+            if leaf:
+                self.progress.computed()
+        if moving is not None:
+            moving.leave(line)
+
+    def _transfer(self, line: Load | Store, values: dict[int, Tensor]) -> None:
+        assert self.moving is not None
+        if isinstance(line, Load):
+            block = values[line.target] = self.moving.load(line)
+        else:
+            block = values[line.source]
+            self.moving.store(line, values[line.target], block)
+        self.progress.moved(block.numel() * block.itemsize)
+
+    def _slot(self, value: int, slot: int, shape: Sequence[int], strides: Sequence[int] | None) -> Tensor:
+        """One of the two buffers of a value that is loaded or stored; outside of loops it has but one."""
+        start = (self.where.offsets[value] + slot * self.taken[value] // 2) // self.dtype.itemsize
+        part = self.memory[start : start + prod(shape)]
+        return part.view(tuple(shape)) if strides is None else part.as_strided(tuple(shape), tuple(strides))
 
     def _allocated(self, line: Allocate, blocks: Mapping[int, int]) -> Tensor:
         shape = self.schedule.shape(line.value, blocks)
         if line.value in self.schedule.outputs:
-            made = self.made[line.value] = torch.empty(shape, dtype=self.dtype, device=self.device)
+            device = "cpu" if line.value in self.schedule.stored else self.device
+            made = self.made[line.value] = torch.empty(shape, dtype=self.dtype, device=device)
+        elif self.moving is not None and line.value in self.moving.storing:
+            made = self.moving.allocate(line.value, shape)
         else:
             made = self._placed(self.where.offsets[line.value], shape)
         if line.gradient:
@@ -148,6 +224,16 @@ class _Running:
         )
         self.used = used
         how.run(operands, target, self.scratch)
+
+
+def _slices(schedule: Schedule) -> int:
+    """How many blocks the innermost loops go through."""
+
+    def count(statements: Sequence[Statement]) -> int:
+        inner = [line for line in statements if isinstance(line, Loop)]
+        return sum(-(-schedule.sizes[x.label] // x.block) * count(x.body) for x in inner) if inner else 1
+
+    return count(schedule.statements)
 
 
 def _place(tensor: Tensor) -> Place:
