@@ -155,7 +155,7 @@ def pass_on(
 
 def _conjugated(line: Adjoint, schedule: Schedule, dtype: torch.dtype) -> bool:
     """Whether the gradient of a line comes from the caller, as it is, and has to be conjugated."""
-    return dtype.is_complex and line.gradient < schedule.count
+    return dtype.is_complex and line.gradient in schedule.given
 
 
 class Share(NamedTuple):

@@ -27,9 +27,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from .liveness import read, written
 from .schedule import Adjoint, Allocate, Contract, Free, Load, Loop, Schedule, Statement, Store
 
-__all__ = ["Buffered", "Remote", "buffered", "dense_strides", "depths", "place"]
+__all__ = ["HERE", "Buffered", "Remote", "buffered", "dense_strides", "depths", "place"]
 
 Path = tuple[int, ...]
 
@@ -41,14 +42,11 @@ class Remote:
     Args:
         operands: for each operand of a schedule whether it does.
         outputs: for each output whether it does.
-        overwritten: whether a gradient that is given is overwritten where it has been used up, as over
-            semirings that select.
         partial: whether parts of sums are stored too, which takes less memory and copies more.
     """
 
     operands: tuple[bool, ...]
     outputs: tuple[bool, ...] = (False,)
-    overwritten: bool = False
     partial: bool = False
 
     def __bool__(self) -> bool:
@@ -58,10 +56,13 @@ class Remote:
 class _Use(NamedTuple):
     """A line that reads an operand or writes an output: the loops that it's in, as positions, and itself."""
 
-    value: int
     path: Path
     loops: tuple[Loop, ...]
     position: int
+
+
+HERE = Remote(())
+"""Nothing lies elsewhere."""
 
 
 def depths(schedule: Schedule, remote: Remote) -> dict[int, tuple[int, ...]]:
@@ -79,10 +80,6 @@ def depths(schedule: Schedule, remote: Remote) -> dict[int, tuple[int, ...]]:
             complete = _leading(inside, labels)
             useful = [i + 1 for i in range(complete, len(inside)) if inside[i].label in labels]
             found[value] = (useful[-1],) if remote.partial and useful else (complete,)
-            continue
-        if remote.overwritten and any(use.value < 0 for use in uses):
-            # What is overwritten has to stay until it's not needed any more.
-            found[value] = (min(_leading(use.loops, labels) for use in uses),)
             continue
         deepest = max(_innermost(use.loops, labels) for use in uses)
         cutting = {
@@ -158,10 +155,7 @@ def _buffered(statements: Sequence[Statement], around: tuple[Loop, ...]) -> Iter
 
 
 def _uses(schedule: Schedule, remote: Remote) -> dict[int, list[_Use]]:
-    """The lines that read each operand, or write each output, that lies elsewhere.
-
-    A use of a gradient that is given has -1 for its value.
-    """
+    """The lines that read each operand, or write each output, that lies elsewhere."""
     apart = {value for value, there in enumerate(remote.operands) if there}
     apart.update(value for value, there in zip(schedule.outputs, remote.outputs, strict=True) if there)
     found: dict[int, list[_Use]] = {value: [] for value in sorted(apart)}
@@ -171,18 +165,11 @@ def _uses(schedule: Schedule, remote: Remote) -> dict[int, list[_Use]]:
             if isinstance(line, Loop):
                 walk(line.body, (*path, position), (*loops, line))
             elif isinstance(line, (Contract, Adjoint)):
-                for value in apart.intersection(_touched(line)):
-                    given = isinstance(line, Adjoint) and line.gradient == value
-                    found[value].append(_Use(-1 if given else value, path, loops, position))
+                for value in apart & (read(line) | written((line,))):
+                    found[value].append(_Use(path, loops, position))
 
     walk(schedule.statements, (), ())
     return {value: uses for value, uses in found.items() if uses}
-
-
-def _touched(line: Contract | Adjoint) -> tuple[int, ...]:
-    if isinstance(line, Contract):
-        return (line.target, *line.operands)
-    return (line.target, line.gradient, *line.operands, *line.gradients)
 
 
 def _common(uses: Sequence[_Use]) -> tuple[Loop, ...]:

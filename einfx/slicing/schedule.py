@@ -166,6 +166,12 @@ class Schedule:
         return frozenset(line.source for line, _ in _walk(self.statements) if isinstance(line, Load))
 
     @cached_property
+    def given(self) -> frozenset[int]:
+        """The operands, and the values that blocks of them are loaded into."""
+        loads = [line.target for line, _ in _walk(self.statements) if isinstance(line, Load)]
+        return frozenset((*range(self.count), *loads))
+
+    @cached_property
     def stored(self) -> frozenset[int]:
         """The outputs that lie elsewhere."""
         return frozenset(line.target for line, _ in _walk(self.statements) if isinstance(line, Store))

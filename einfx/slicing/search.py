@@ -21,6 +21,8 @@ from ..errors import MemoryLimitError
 from ..options import REAL, Options
 from ..plans import size_text
 from .derivatives import derivative
+from .hoisting import place_within
+from .loads import HERE, Remote
 from .memory import Demand, arena, demand
 from .schedule import Schedule
 from .tree import ContractionTree, Cut, schedule
@@ -76,13 +78,20 @@ class _Problem:
     wanted: tuple[bool, ...]
     strides: tuple[tuple[int, ...], ...] | None
     moving: tuple[bool, ...] = ()
+    remote: Remote = HERE
 
     def judge(self, tree: ContractionTree, cuts: Sequence[Cut]) -> _Candidate:
         made = schedule(tree, cuts)
         made, given = derivative(made, self.options, self.wanted, self.moving, self.strides)
-        found = demand(made, self.dtype, self.device, self.options, given)
+        if self.remote:
+            made, found = place_within(made, self.remote, self.limit, partial(self.measure, given))
+        else:
+            found = self.measure(given, made)
         over = sum(log(moment.bytes / self.limit) for moment in found.moments if moment.bytes > self.limit)
         return _Candidate(Sliced(made, found, tree, tuple(cuts)), over)
+
+    def measure(self, strides: Sequence[Sizes] | None, made: Schedule) -> Demand:
+        return demand(made, self.dtype, self.device, self.options, strides)
 
 
 class _Candidate(NamedTuple):
@@ -102,6 +111,7 @@ def find_schedule(
     wanted: Sequence[bool] = (),
     moving: Sequence[bool] = (),
     strides: Sequence[Sizes] | None = None,
+    remote: Remote = HERE,
 ) -> Sliced:
     """The fastest schedule of some paths that stays within a limit.
 
@@ -117,6 +127,7 @@ def find_schedule(
         moving: for each operand whether it has a part in the direction of a derivative; empty for none.
         strides: of the operands, in elements, and of what :func:`.derivatives.derivative` takes beside them;
             all are contiguous where None.
+        remote: what lies elsewhere, of the operands and outputs of the schedule that is computed.
 
     Raises:
         MemoryLimitError: there's none; it says which limit the smallest one found would need.
@@ -137,6 +148,7 @@ def find_schedule(
         tuple(wanted),
         None if strides is None else tuple(map(tuple, strides)),
         tuple(moving),
+        remote,
     )
     trees = [ContractionTree(equation, by_label, tuple(tuple(step) for step in path)) for path in paths]
     plain = [problem.judge(tree, ()) for tree in dict.fromkeys(trees)]
@@ -158,6 +170,11 @@ def find_schedule(
         found = _coarsened(problem, found)
         if best is None or found.sliced.demand.seconds < best.demand.seconds:
             best = found.sliced
+    if best is None and any(remote.outputs) and not remote.partial:
+        # Where results don't fit one by one, parts of them are added up where they are kept.
+        rest = {"options": options, "wanted": wanted, "moving": moving, "strides": strides}
+        parts = replace(remote, partial=True)
+        return find_schedule(equation, shapes, paths, limit, dtype, device, **rest, remote=parts)  # type: ignore[arg-type]
     if best is None:
         gradients = " with its gradients" * any(wanted) + " with its derivatives" * any(moving)
         raise MemoryLimitError(

@@ -19,15 +19,14 @@ from einfx.slicing.schedule import Schedule
 from einfx.slicing.tree import schedule
 from tests.slicing.networks import network
 
-SEMIRINGS = ("real", "log", "max_plus", "min_plus")
+SEMIRINGS = ("real", "log", "max_plus")
 
 
-def _anywhere(pick: random.Random, made: Schedule, overwritten: bool = False) -> Schedule:
+def _anywhere(pick: random.Random, made: Schedule) -> Schedule:
     """The schedule with some of its operands and outputs elsewhere, loaded and stored at some depth."""
     remote = Remote(
         tuple(pick.random() < 0.6 for _ in range(made.count)),
         tuple(pick.random() < 0.5 for _ in made.outputs),
-        overwritten,
         pick.random() < 0.5,
     )
     chosen = {value: pick.choice(others) for value, others in depths(made, remote).items()}
@@ -42,7 +41,7 @@ def _ran(
 
 
 @pytest.mark.parametrize("name", SEMIRINGS)
-@pytest.mark.parametrize("seed", range(120))
+@pytest.mark.parametrize("seed", range(50))
 def test_loads_and_stores_change_no_number(seed: int, name: str) -> None:
     _, tree, cuts, operands = network(seed)
     pick, options = random.Random(seed), Options.read(name)
@@ -55,7 +54,7 @@ def test_loads_and_stores_change_no_number(seed: int, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SEMIRINGS)
-@pytest.mark.parametrize("seed", range(120))
+@pytest.mark.parametrize("seed", range(50))
 def test_gradients_are_loaded_and_stored_too(seed: int, name: str) -> None:
     _, tree, cuts, operands = network(seed)
     pick, options = random.Random(seed), Options.read(name)
@@ -63,16 +62,17 @@ def test_gradients_are_loaded_and_stored_too(seed: int, name: str) -> None:
     (result,), _ = _ran(forward, operands, options)
     gradient = torch.randn_like(result)
     real = name == "real"
-    back = adjoint(forward, [True] * len(operands), needs_results=not real)
+    consumed = options.semiring.selective
+    back = adjoint(forward, [True] * len(operands), needs_results=not real, consumed=consumed)
     given = [*operands, gradient.clone(), *([] if real else [result])]
     expected, _ = _ran(back, given, options)
-    made = _anywhere(pick, back, options.semiring.selective)
+    made = _anywhere(pick, back)
     given[len(operands)] = gradient
     found, _ = _ran(made, given, options)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("seed", range(0, 120, 4))
+@pytest.mark.parametrize("seed", range(0, 48, 4))
 def test_buffers_take_what_was_predicted(seed: int) -> None:
     _, tree, cuts, operands = network(seed)
     made = _anywhere(random.Random(seed), schedule(tree, cuts))
@@ -110,7 +110,7 @@ class _Moody:
         self.late.clear()
 
 
-@pytest.mark.parametrize("seed", range(120))
+@pytest.mark.parametrize("seed", range(50))
 def test_no_buffer_is_written_while_it_is_in_use(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     _, tree, cuts, operands = network(seed)
     forward = schedule(tree, cuts)
@@ -120,8 +120,22 @@ def test_no_buffer_is_written_while_it_is_in_use(seed: int, monkeypatch: pytest.
     gradients, _ = _ran(back, [*operands, gradient])
     monkeypatch.setattr("einfx.slicing.run.Transfers", _Moody)
     pick = random.Random(seed)
-    for _ in range(3):
+    for _ in range(2):
         (result,), _ = _ran(_anywhere(pick, forward), operands)
         torch.testing.assert_close(result, expected, rtol=1e-11, atol=1e-11)
         found, _ = _ran(_anywhere(pick, back), [*operands, gradient])
         torch.testing.assert_close(found, gradients, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(6, 16))
+def test_complex_gradients_that_are_loaded_are_conjugated(seed: int) -> None:
+    _, tree, cuts, operands = network(seed)
+    numbers = [torch.complex(x, x.flip(0)) for x in operands]
+    forward = schedule(tree, cuts)
+    (result,), _ = _ran(forward, numbers)
+    back = adjoint(forward, [True] * len(operands))
+    given = [*numbers, torch.randn_like(result)]
+    expected, _ = _ran(back, given)
+    everything = Remote((True,) * back.count, (True,) * len(back.outputs))
+    found, _ = _ran(place(back, everything), given)
+    torch.testing.assert_close(found, expected)
