@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the bottom up. A package stands for everything in it; modules of one line may import one another.
 ROOMS: tuple[tuple[str, ...], ...] = (
-    ("errors", "layout", "modes", "progress", "sources"),
+    ("errors", "layout", "modes", "operands", "progress", "sources"),
     ("machine",),
     ("accumulators", "domains", "exponents"),
     ("algebra",),
@@ -69,10 +69,10 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "values",
         "workspace",
     ),
-    ("report", "tracing"),
+    ("memory_report", "report", "sized_programs", "tracing"),
     ("optimized",),
     ("passes",),
-    ("capture", "optimize"),
+    ("capture", "limiting", "optimize"),
     ("explain",),
     ("draw",),
     ("compat",),
