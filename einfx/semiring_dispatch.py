@@ -18,7 +18,7 @@ from .options import Options
 from .planning import plan
 from .semiring_program import SemiringProgram
 from .shifted_log import ShiftedLog
-from .slicing import contract_within, is_sliceable
+from .slicing import contract_within, is_linear, is_sliceable
 
 __all__ = ["contract_over", "prepared"]
 
@@ -57,8 +57,7 @@ def contract_over(
             "torch.func.jvp outside of the compiled function, or take gradients (torch.func.vjp, autograd)"
         )
     try:
-        sliceable = is_sliceable(operands, options) and not has_tangents(operands)
-        if sliceable and not return_argmax and _sees_numbers(operands):
+        if not return_argmax and is_sliceable(operands, options) and _is_followed(operands, options):
             equation = read_equation(token, [x.dim() for x in operands])
             return contract_within(equation, operands, optimize, options)
         program, shifted = _program(token, operands, optimize, options)
@@ -75,6 +74,13 @@ def contract_over(
         if result is not None:
             return result
     return program(operands)
+
+
+def _is_followed(operands: Sequence[Tensor], options: Options) -> bool:
+    """Whether contractions within a limit have what a transform asks of them: over real numbers all of it."""
+    if is_captured() or torch._C._get_tracing_state() is not None:
+        return False
+    return is_linear(options) or not (torch._C._are_functorch_transforms_active() or has_tangents(operands))
 
 
 def _sees_numbers(operands: Sequence[Tensor]) -> bool:

@@ -6,6 +6,8 @@ file                holds
 ``schedule.py``     a contraction as a program of loops over blocks of labels: data
 ``tree.py``         a contraction tree with cuts, and the schedule that it comes to
 ``adjoint.py``      the schedule of gradients, derived from that of the contraction
+``tangent.py``      the schedule of derivatives in a direction
+``derivatives.py``  which derivative of a contraction is computed
 ``gradients.py``    what one line of it does: gradients passed on from a contraction to its operands
 ``liveness.py``     which lines are needed, and where buffers are freed
 ``loads.py``        where blocks of what lies elsewhere are loaded and stored
@@ -14,10 +16,15 @@ file                holds
 ``search.py``       which path with which loops stays within a limit, and is fastest
 ``run.py``          running a schedule
 ``plain.py``        every label once in an operand, nothing that broadcasts
-``contraction.py``  from tensors and a limit to the result, and to gradients
+``contraction.py``  which contractions are cut into blocks, and their schedules remembered
+``problem.py``      a contraction within a limit, and what is computed of it
+``within.py``       the same under autograd and torch.func
+``third.py``        derivatives beyond the second
 ==================  ==================================================================================
 """
 
-from .contraction import contract_within, is_sliceable
+from .contraction import is_sliceable
+from .derivatives import is_linear
+from .within import contract_within
 
-__all__ = ["contract_within", "is_sliceable"]
+__all__ = ["contract_within", "is_linear", "is_sliceable"]

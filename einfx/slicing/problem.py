@@ -1,0 +1,182 @@
+"""A contraction within a limit as one value, and what is computed of it: itself and its derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..equation import Equation
+from ..errors import UsageError
+from ..options import Options
+from .contraction import sliced_plan
+from .derivatives import is_linear
+from .run import run
+from .search import Sliced
+from .tree import ContractionTree
+
+__all__ = ["Problem"]
+
+Flags = tuple[bool, ...]
+
+
+class Problem(NamedTuple):
+    """A contraction within a limit.
+
+    Attributes:
+        equation: no label twice in an operand.
+        optimize: as in :func:`einfx.planning.plan`, or a tree.
+        options: over which semiring, and within which limit.
+    """
+
+    equation: Equation
+    optimize: Any
+    options: Options
+
+    @classmethod
+    def of(cls, equation: Equation, optimize: Any, options: Options) -> Problem:
+        """The problem of a call."""
+        return cls(equation, _frozen(optimize), options)
+
+    def differentiable(self, operands: Sequence[Tensor], wanted: Flags) -> Problem:
+        """The same where gradients are going to be asked for.
+
+        Raises:
+            MemoryLimitError: these don't stay within the limit.
+        """
+        backward = self._sliced(operands, wanted)
+        if self.options.semiring.selective and not self._is_planned:
+            # What was selected is told by equal numbers, which another order of products would not give.
+            return self._replace(optimize=backward.tree)
+        return self
+
+    def batched(self, mapped: Sequence[bool]) -> Problem:
+        """The same for every element of a batch, which operands that are mapped have in front."""
+        equation = self.equation
+        label = 1 + max(equation.labels, default=-1)
+        inputs = [(label, *own) if has else own for own, has in zip(equation.inputs, mapped, strict=True)]
+        optimize = self.optimize
+        if self._is_planned:
+            optimize = ContractionTree(equation, (), optimize.steps)
+        return self._replace(equation=Equation(tuple(inputs), (label, *equation.output)), optimize=optimize)
+
+    def value(self, operands: Sequence[Tensor]) -> Tensor:
+        """The contraction."""
+        (made,) = self._run(self._sliced(operands), operands)
+        return made
+
+    def gradients(self, wanted: Flags, gradient: Tensor, saved: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The gradients of operands.
+
+        Args:
+            wanted: of which.
+            gradient: of the result.
+            saved: the operands, and where gradients aren't linear the result.
+        """
+        count = len(wanted)
+        operands, result = saved[:count], saved[count:]
+        sliced, gradient = self._with_gradient(operands, [], gradient, wanted)
+        return self._run(sliced, [*operands, gradient, *result])
+
+    def tangent(self, moving: Flags, direction: Sequence[Tensor], saved: Sequence[Tensor]) -> Tensor:
+        """The derivative in a direction.
+
+        Args:
+            moving: for each operand whether it has a part in the direction.
+            direction: the tangents of those.
+            saved: as in :meth:`gradients`.
+
+        Raises:
+            UsageError: over another semiring than the real numbers.
+        """
+        self._require_linear()
+        operands = saved[: len(moving)]
+        sliced = self._sliced(operands, (), moving, direction)
+        (made,) = self._run(sliced, [*operands, *direction])
+        return made
+
+    def second(
+        self,
+        wanted: Flags,
+        moving: Flags,
+        gradient: Tensor,
+        direction: Sequence[Tensor],
+        saved: Sequence[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """The gradients of the derivative in a direction; arguments as of the other two."""
+        self._require_linear()
+        operands = saved[: len(moving)]
+        sliced, gradient = self._with_gradient(operands, direction, gradient, wanted, moving)
+        return self._run(sliced, [*operands, *direction, gradient])
+
+    @property
+    def _is_planned(self) -> bool:
+        """Whether ``optimize`` is a plan of blocks, made before, for just these operands."""
+        return hasattr(self.optimize, "sliced")
+
+    def _require_linear(self) -> None:
+        if not is_linear(self.options):
+            raise UsageError(
+                f"einsum {str(self.equation)!r} over {self.options.semiring.name!r} with a memory_limit: "
+                "there are gradients within the limit, but no second or forward-mode derivatives; leave out "
+                "memory_limit for these, or give block_size instead"
+            )
+
+    def _with_gradient(
+        self,
+        operands: Sequence[Tensor],
+        direction: Sequence[Tensor],
+        gradient: Tensor,
+        wanted: Flags,
+        moving: Flags = (),
+    ) -> tuple[Sliced, Tensor]:
+        """The schedule for an incoming gradient, and this as the schedule takes it."""
+        repeated = [
+            step == 0 and size > 1 for step, size in zip(gradient.stride(), gradient.shape, strict=True)
+        ]
+        copied = gradient.numel() * gradient.element_size()
+        limit = self.options.memory_limit
+        if gradient.is_contiguous() or self._is_planned:
+            return self._sliced(operands, wanted, moving, direction), gradient.contiguous()
+        linear = is_linear(self.options)
+        if not (linear and any(repeated)):
+            sliced = self._sliced(operands, wanted, moving, direction)
+            if limit is not None and sliced.bytes + copied <= limit:
+                return sliced, gradient.contiguous()
+        sliced = self._sliced(operands, wanted, moving, [*direction, gradient])
+        for dim in reversed(range(gradient.dim())):
+            if linear and repeated[dim]:
+                gradient = gradient.select(dim, 0)
+        return sliced, gradient
+
+    def _sliced(
+        self,
+        operands: Sequence[Tensor],
+        wanted: Flags = (),
+        moving: Flags = (),
+        beside: Sequence[Tensor] = (),
+    ) -> Sliced:
+        first, limit = operands[0], self.options.memory_limit
+        assert limit is not None
+        return sliced_plan(
+            self.equation,
+            tuple(tuple(x.shape) for x in operands),
+            tuple(x.stride() for x in (*operands, *beside)),
+            self.optimize,
+            limit,
+            first.dtype,
+            first.device.type,
+            self.options.unlimited(),
+            wanted,
+            torch.get_num_threads(),
+            moving,
+        )
+
+    def _run(self, sliced: Sliced, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return run(sliced.schedule, operands, sliced.demand, self.options.unlimited())
+
+
+def _frozen(optimize: Any) -> Any:
+    return tuple(tuple(x) for x in optimize) if isinstance(optimize, (list, tuple)) else optimize

@@ -1,0 +1,106 @@
+"""Derivatives as functions that autograd follows, where no sweep of a schedule is the next one.
+
+One sweep gives all second derivatives over real numbers at once (:mod:`.derivatives`), but is no function
+that autograd could follow. Contractions are, each within the limit; for every two operands there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..equation import Equation
+from ..planning import plan
+from ..semiring_program import SemiringProgram
+from .problem import Problem
+
+__all__ = ["recorded_gradients", "second_by_contractions"]
+
+
+def second_by_contractions(
+    problem: Problem,
+    wanted: Sequence[bool],
+    moving: Sequence[bool],
+    tensors: Sequence[Tensor],
+    contract: Callable[..., Tensor],
+) -> tuple[Tensor, ...]:
+    """The gradients of the derivative in a direction.
+
+    Args:
+        problem: over real numbers.
+        wanted: for each operand whether a gradient is.
+        moving: for each operand whether it has a part in the direction.
+        tensors: the gradient of the derivative, the direction, and the operands.
+        contract: contracts within the limit, as a function that can be differentiated.
+
+    Returns:
+        A gradient for each operand of which it's wanted.
+    """
+    gradient, *rest = tensors
+    count = sum(moving)
+    given, operands = iter(rest[:count]), rest[count:]
+    direction = [next(given) if moves else None for moves in moving]
+    found = []
+    for position, want in enumerate(wanted):
+        if not want:
+            continue
+        total = torch.zeros_like(operands[position])
+        for other, tangent in enumerate(direction):
+            if other != position and tangent is not None:
+                changed = [tangent if i == other else x for i, x in enumerate(operands)]
+                total = total + _gradient(problem, changed, gradient, position, contract)
+        found.append(total)
+    return tuple(found)
+
+
+def _gradient(
+    problem: Problem,
+    operands: Sequence[Tensor],
+    gradient: Tensor,
+    position: int,
+    contract: Callable[..., Any],
+) -> Tensor:
+    """The gradient of one operand: a contraction of the others."""
+    equation = problem.equation
+    others = [i for i in range(len(operands)) if i != position]
+    inputs = (equation.output, *(equation.inputs[i] for i in others))
+    there = {label for labels in inputs for label in labels}
+    mine, whole = equation.inputs[position], operands[position].shape
+    part: Tensor = contract(
+        Equation(inputs, tuple(label for label in mine if label in there)),
+        [gradient, *(operands[i].conj() for i in others)],
+        "auto",
+        problem.options,
+    )
+    # Along what the operand has for itself alone its gradient is the same.
+    shape = [size if label in there else 1 for label, size in zip(mine, whole, strict=True)]
+    return part.reshape(shape).expand(whole)
+
+
+def recorded_gradients(
+    problem: Problem, wanted: Sequence[bool], gradient: Tensor, saved: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Gradients over any semiring, by a program without a limit that autograd records.
+
+    Args:
+        problem: which contraction.
+        wanted: for each operand whether its gradient is.
+        gradient: of the result.
+        saved: the operands first.
+    """
+    operands = saved[: len(wanted)]
+    first = operands[0]
+    chosen = plan(
+        problem.equation,
+        [tuple(x.shape) for x in operands],
+        dtype=first.dtype,
+        device=first.device,
+        optimize="auto",
+        options=problem.options.unlimited(),
+    )
+    whole = SemiringProgram(chosen)(operands)
+    needed = [x for x, want in zip(operands, wanted, strict=True) if want]
+    return torch.autograd.grad(whole, needed, gradient, create_graph=True)
