@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from einfx.cost import MAX_UNROLLED, Kernel, choose_kernel, step_cost
+from einfx.candidates import MAX_UNROLLED
+from einfx.cost import Kernel, choose_kernel, step_cost
 from einfx.equation import Equation
 from einfx.kernels.real import lower
 from einfx.layout import Layout, Loops, contiguous_strides, iteration_order

@@ -22,7 +22,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("algebra",),
     ("equation", "padding", "pattern", "recognition", "semiring"),
     ("options",),
-    ("annealing", "cost", "network", "paths", "search", "semiring_cost"),
+    ("annealing", "candidates", "cost", "network", "paths", "search", "semiring_cost", "step_kernel"),
     ("plans",),
     ("planning", "semiring_planning"),
     ("kernels",),
