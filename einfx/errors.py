@@ -45,7 +45,15 @@ class PlanError(EinfxError, ValueError):
 
 
 class MemoryLimitError(EinfxError, MemoryError):
-    """No plan fits the memory limit; the message says which limit would be enough."""
+    """No plan fits the memory limit; the message says which limit would be enough.
+
+    Attributes:
+        needed_bytes: that limit, where it is known as a number.
+    """
+
+    def __init__(self, message: str = "", needed_bytes: int | None = None) -> None:
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
 
 
 class CaptureError(EinfxError, RuntimeError):

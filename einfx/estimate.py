@@ -10,7 +10,8 @@ import torch
 from torch import fx
 
 from .equation import Equation
-from .legality import OUTSIDE, Effects
+from .kernels import helpers
+from .legality import Effects
 from .networks import plan_of
 from .nodes import Contraction, pattern_of, value_of
 from .pattern import IndexPattern
@@ -158,7 +159,8 @@ def _peak_bytes(graph: fx.Graph, effects: Effects) -> int:
     for node in nodes:
         value = value_of(node)
         memory = effects.memory_of(node)
-        if value is not None and memory == {node} and OUTSIDE not in memory:
+        fresh = memory == {node} or getattr(node.target, "__module__", "") == helpers.__name__
+        if value is not None and fresh:
             held[node] = value.bytes
             now += value.bytes
             peak = max(peak, now)

@@ -15,13 +15,18 @@ from .capture import bind_arguments, capture
 from .errors import OperandError, UsageError
 from .estimate import estimate
 from .folding import attribute
+from .limiting import optimized_within, planned_again, takes_less_when_smaller
+from .memory_report import MemoryReport
 from .optimized import OptimizedModule, deferred_compilation
+from .options import bytes_of
 from .passes import DEFAULT
 from .passes.choose_paths import ChoosePaths
 from .passes.fold_constants import FoldConstants, folded_constants
+from .passes.limit_memory import LimitMemory
 from .report import Report, contraction_rows
 from .rewrite import Pass, PassResult, Pipeline, copied_graph, readable_code, readable_source
 from .shapes import propagate
+from .sized_programs import Program, SizedPrograms
 
 __all__ = ["optimize"]
 
@@ -34,6 +39,7 @@ def optimize(
     passes: Sequence[Pass] = DEFAULT,
     path: Any = "auto",
     constants: Sequence[str] = (),
+    memory_limit: int | str | None = None,
     tracer: Callable[[], fx.Tracer] = fx.Tracer,
     verbose: bool = False,
 ) -> OptimizedModule:
@@ -51,6 +57,13 @@ def optimize(
         path: how contraction paths are chosen, as ``optimize`` of :func:`einfx.contract_path`.
         constants: names of buffers (and of parameters that don't require gradients) that may be folded
             into others ahead of the call; they are folded again when they change. Other state never is.
+        memory_limit: the most bytes that a call may take beside its inputs, parameters and buffers, what it
+            returns included, as a number or as text such as ``"512MiB"``. Values in between stay alive as
+            long as they are needed, in an order in which that is little; contractions for which too little is
+            left are computed in blocks. Inputs of other sizes get a program of their own when they first
+            come, as they all do where there are no example inputs. Where gradients are recorded, every
+            contraction and its gradients stay within the limit by themselves; what torch saves between
+            operations comes on top.
         tracer: the class of the tracer, for models with leaf modules of their own.
         verbose: print the report.
 
@@ -60,7 +73,9 @@ def optimize(
     Raises:
         CaptureError: symbolic tracing can't follow the model.
         OperandError: the example inputs don't fit it.
-        UsageError: a name in ``constants`` isn't one of the model's.
+        UsageError: a name in ``constants`` isn't one of the model's; the limit can't be read.
+        MemoryLimitError: some operation takes more than the limit allows; the message says where, and which
+            limit would be enough. Calls with inputs that take more raise it too.
 
     Example:
         >>> import torch, einfx
@@ -73,29 +88,48 @@ def optimize(
         >>> optimized = einfx.optimize(Bilinear(), (torch.ones(8, 3), torch.ones(8, 4)))
         >>> optimized(torch.ones(2, 3), torch.ones(2, 4))
         tensor([6., 6.], grad_fn=<MulBackward0>)
+
+        Triangles of a graph, without a product of its adjacency matrix with itself, which takes 360 kB:
+
+        >>> def triangles(adjacent):
+        ...     return torch.einsum("ij,jk,ki->", adjacent, adjacent, adjacent) / 6
+        >>> complete = torch.ones(300, 300) - torch.eye(300)
+        >>> limited = einfx.optimize(triangles, (complete,), memory_limit="64KiB")
+        >>> limited(complete).int()
+        tensor(4455100, dtype=torch.int32)
+        >>> (cut,) = limited.report.memory.cuts
+        >>> cut.bytes <= 65536, cut.blocks > 1
+        (True, True)
     """
     if isinstance(example_inputs, torch.Tensor):
         raise UsageError("example_inputs is a tuple of arguments; for one tensor write (tensor,)")
+    limit = None if memory_limit is None else bytes_of(memory_limit)
+    if limit is not None and not any(isinstance(step, LimitMemory) for step in passes):
+        raise UsageError("memory_limit is kept by einfx.passes.LimitMemory, which passes doesn't have")
+    steps = tuple(_with_options(step, path, tuple(constants)) for step in passes)
     with _without_autocast():
-        return _optimized(
-            model, example_inputs, dict(example_kwargs or {}), passes, path, constants, tracer, verbose
+        result = _optimized(
+            model, example_inputs, dict(example_kwargs or {}), steps, constants, limit, tracer
         )
+    if verbose:
+        print(result.report)
+    return result
 
 
 def _optimized(
     model: Any,
     example_inputs: Sequence[Any],
     keywords: dict[str, Any],
-    passes: Sequence[Pass],
-    path: Any,
+    steps: tuple[Pass, ...],
     constants: Sequence[str],
+    limit: int | None,
     tracer: Callable[[], fx.Tracer],
-    verbose: bool,
 ) -> OptimizedModule:
     with deferred_compilation():
-        result = capture(model, example_inputs, keywords, tracer)
+        result = capture(model, example_inputs, keywords, tracer, record_stacks=limit is not None)
     _check_constants(result, constants)
     unknown: list[str] = []
+    arguments: tuple[Any, ...] | None = None
     if example_inputs or keywords or not _needs_arguments(result.graph):
         arguments = bind_arguments(result.graph, tuple(example_inputs), keywords)
         try:
@@ -104,12 +138,21 @@ def _optimized(
             propagate(capture(model, example_inputs, keywords, tracer, record_stacks=True), arguments)
             raise
     original = copied_graph(result.graph)
-    steps = tuple(_with_options(step, path, tuple(constants)) for step in passes)
-    results = Pipeline(steps).run(result, original)
-    result._finish(original, folded_constants(result), partial(_report, results, unknown))
+    memory: MemoryReport | None = None
+    if limit is not None and arguments is not None:
+        limited = optimized_within(result, arguments, steps, limit, gradients=False)
+        result, results, memory = limited.module, limited.results, limited.memory
+    else:
+        results = Pipeline(steps).run(result, original)
+    sized = None if limit is None else SizedPrograms(partial(planned_again, steps, limit))
+    report = partial(_report, results, unknown, memory)
+    result._finish(original, folded_constants(result), report, sized)
     result.refresh_constants()
-    if verbose:
-        print(result.report)
+    if sized is not None and arguments is not None:
+        with torch.no_grad():
+            sized.learn(
+                result, example_inputs, keywords, Program(None, takes_less_when_smaller(result.graph))
+            )
     return result
 
 
@@ -126,7 +169,12 @@ def _without_autocast() -> Iterator[None]:
             torch.set_autocast_enabled(device, True)
 
 
-def _report(results: Sequence[PassResult], unknown: Sequence[str], module: OptimizedModule) -> Report:
+def _report(
+    results: Sequence[PassResult],
+    unknown: Sequence[str],
+    memory: MemoryReport | None,
+    module: OptimizedModule,
+) -> Report:
     original = module.original_graph
     return Report(
         name=type(module).__name__,
@@ -138,6 +186,7 @@ def _report(results: Sequence[PassResult], unknown: Sequence[str], module: Optim
         contractions_before=contraction_rows(original),
         contractions_after=contraction_rows(module.graph),
         unknown=tuple(unknown),
+        memory=memory,
     )
 
 

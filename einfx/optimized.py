@@ -14,11 +14,12 @@ from torch import fx
 from .errors import UsageError
 from .folding import PLAIN_TENSORS, FoldedConstant
 from .graph_pickle import GraphData, read_graph, write_graph
+from .sized_programs import SizedPrograms
 
 if TYPE_CHECKING:
     from .report import Report
 
-__all__ = ["OptimizedModule"]
+__all__ = ["OptimizedModule", "compiled", "deferred_compilation"]
 
 
 class OptimizedModule(fx.GraphModule):
@@ -26,6 +27,10 @@ class OptimizedModule(fx.GraphModule):
 
     Parameters, buffers and submodules are those of the original, under their original names. Under
     autocast the original program runs, since autocast casts by operation and would see other operations.
+
+    With a memory limit, a call whose inputs take more than those that the program was planned for runs a
+    program that is planned for them, and remembered. ``forward``, and what is compiled, scripted or exported,
+    is the program for the example inputs.
 
     Attributes:
         original_graph: the program before it was optimised.
@@ -41,7 +46,7 @@ class OptimizedModule(fx.GraphModule):
     original_graph: fx.Graph
 
     # TorchScript compiles the forward pass alone.
-    __jit_ignored_attributes__ = ("original_graph", "_report", "_folded", "_original_forward")
+    __jit_ignored_attributes__ = ("original_graph", "_report", "_folded", "_original_forward", "_sized")
     __jit_unused_properties__ = [  # noqa: RUF012
         *fx.GraphModule.__jit_unused_properties__,
         "original_code",
@@ -64,11 +69,13 @@ class OptimizedModule(fx.GraphModule):
         original_graph: fx.Graph,
         folded: Sequence[FoldedConstant],
         report: Report | Callable[[OptimizedModule], Report] | None,
+        sized: SizedPrograms | None = None,
     ) -> None:
         object.__setattr__(self, "original_graph", original_graph)
         object.__setattr__(self, "_folded", tuple(folded))
         object.__setattr__(self, "_original_forward", None)
         object.__setattr__(self, "_report", report)
+        object.__setattr__(self, "_sized", sized)
 
     @property
     def report(self) -> Report:
@@ -96,21 +103,51 @@ class OptimizedModule(fx.GraphModule):
             folded.refresh(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the optimised program, or under autocast the original one."""
+        """Run the optimised program, or under autocast the original one.
+
+        Raises:
+            MemoryLimitError: inputs of these sizes can't stay within the limit.
+        """
+        sized = None if torch.compiler.is_compiling() else self.__dict__["_sized"]
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+            if sized is not None:
+                sized.program(self, args, kwargs)
             return self._run_original(*args, **kwargs)
         if self.__dict__["_folded"] and not torch.compiler.is_compiling():
             self.refresh_constants()
+        if sized is not None:
+            forward = sized.program(self, args, kwargs)
+            if forward is not None:
+                return self._run_other(forward, *args, **kwargs)
         return super().__call__(*args, **kwargs)
+
+    def _run_other(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run another program over the state of this module, with its hooks."""
+        if not (self._forward_hooks or self._forward_pre_hooks or self._backward_hooks):
+            return forward(self, *args, **kwargs)
+        like: OptimizedModule = object.__new__(
+            type(type(self).__name__, (OptimizedModule,), {"forward": forward})
+        )
+        object.__setattr__(like, "__dict__", self.__dict__)
+        return torch.nn.Module.__call__(like, *args, **kwargs)
 
     def _run_original(self, *args: Any, **kwargs: Any) -> Any:
         if self.__dict__["_original_forward"] is None:
-            object.__setattr__(self, "_original_forward", _compiled(self.__dict__["original_graph"]))
+            object.__setattr__(self, "_original_forward", compiled(self.__dict__["original_graph"]))
         return self.__dict__["_original_forward"](self, *args, **kwargs)
+
+    def _adopt_constants(self, folded: Sequence[FoldedConstant], owner: torch.nn.Module) -> None:
+        """Take over constants that another program over this module's state folded."""
+        known = self.__dict__["_folded"]
+        for constant in folded[len(known) :]:
+            self.register_buffer(constant.name, getattr(owner, constant.name), persistent=False)
+        object.__setattr__(self, "_folded", tuple(folded))
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> OptimizedModule:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.refresh_constants()
+        if self.__dict__["_sized"] is not None:
+            self.__dict__["_sized"].forget()
         return self
 
     def _deepcopy_init(self) -> Callable[..., None]:
@@ -127,6 +164,7 @@ class OptimizedModule(fx.GraphModule):
             copy.deepcopy(self.__dict__["original_graph"], memo),
             copy.deepcopy(self.__dict__["_folded"], memo),
             copy.deepcopy(self._written_report(), memo),
+            copy.deepcopy(self.__dict__["_sized"], memo),
         )
         return result
 
@@ -135,7 +173,8 @@ class OptimizedModule(fx.GraphModule):
 
     def __copy__(self) -> OptimizedModule:
         result = OptimizedModule(self, self.graph, type(self).__name__)
-        result._finish(self.__dict__["original_graph"], self.__dict__["_folded"], self._written_report())
+        rest = self._written_report(), copy.copy(self.__dict__["_sized"])
+        result._finish(self.__dict__["original_graph"], self.__dict__["_folded"], *rest)
         return result
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -146,6 +185,7 @@ class OptimizedModule(fx.GraphModule):
             write_graph(self.__dict__["original_graph"]),
             self.__dict__["_folded"],
             self._written_report(),
+            self.__dict__["_sized"],
             state,
         )
 
@@ -170,6 +210,7 @@ _REBUILT = {
     "_folded",
     "_original_forward",
     "_report",
+    "_sized",
     "_lineno_map",
     "_prologue_start",
 }
@@ -181,6 +222,7 @@ def _rebuild(
     original: GraphData,
     folded: Sequence[FoldedConstant],
     report: Report | None,
+    sized: SizedPrograms | None,
     state: dict[str, Any],
 ) -> OptimizedModule:
     root = torch.nn.Module()
@@ -190,11 +232,12 @@ def _rebuild(
         if key not in result.__dict__:
             object.__setattr__(result, key, value)
     result.training = state["training"]
-    result._finish(read_graph(original), folded, report)
+    result._finish(read_graph(original), folded, report, sized)
     return result
 
 
-def _compiled(graph: fx.Graph) -> Callable[..., Any]:
+def compiled(graph: fx.Graph) -> Callable[..., Any]:
+    """The code of a graph as a function of the module that owns its state, and of the inputs."""
     code = graph.python_code("self")
     namespace = dict(code.globals)
     exec(compile(code.src, "<original program>", "exec"), namespace)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import fx
 
 from .estimate import LOWERED, Estimate, flops_of
+from .memory_report import MemoryReport
 from .nodes import Contraction, value_of
 from .rewrite import PassResult
 from .spellings import read_with_bias
@@ -54,6 +55,8 @@ class Report:
     contractions_before: tuple[ContractionRow, ...]
     contractions_after: tuple[ContractionRow, ...]
     unknown: tuple[str, ...] = ()
+    memory: MemoryReport | None = None
+    """What is known of its memory, where it has a limit."""
 
     @property
     def flops_before(self) -> int:
@@ -97,6 +100,7 @@ class Report:
             "contractions_before": [row._asdict() for row in self.contractions_before],
             "contractions_after": [row._asdict() for row in self.contractions_after],
             "unknown": list(self.unknown),
+            "memory": None if self.memory is None else self.memory.to_dict(),
             "code_before": self.code_before,
             "code_after": self.code_after,
         }
@@ -125,6 +129,9 @@ class Report:
             for result in self.passes
         ]
         lines += table(("pass", "rewrites", "ms", "FLOPs after"), rows, markdown)
+        if self.memory is not None:
+            bullet = "- " if markdown else "  "
+            lines += ["", f"{head}Memory", "", *(f"{bullet}{line}" for line in self.memory.lines())]
         declined = [(result.name, entry) for result in self.passes for entry in result.declined]
         if declined or self.unknown:
             lines += ["", f"{head}Left as it was", ""]

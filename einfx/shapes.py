@@ -27,7 +27,7 @@ from .nodes import VALUE, Value, as_contraction, forget_value, is_einsum, is_pat
 from .pattern import IndexPattern
 from .sources import source_line
 
-__all__ = ["propagate"]
+__all__ = ["ShapeInterpreter", "propagate"]
 
 
 class _Unknown:
@@ -76,7 +76,7 @@ def propagate(graph_module: fx.GraphModule, arguments: Sequence[Any]) -> list[st
         forget_value(node)
     if _propagate_on_meta(graph_module, arguments):
         return _forget_unstable_ranks(graph_module.graph)
-    interpreter = _ShapeInterpreter(graph_module)
+    interpreter = ShapeInterpreter(graph_module)
     with interpreter.mode:
         fakes = pytree.tree_map_only(torch.Tensor, interpreter.fake, tuple(arguments))
     interpreter.run(*fakes)
@@ -287,7 +287,9 @@ def _elementwise(arguments: Sequence[Any]) -> torch.Tensor | None:
     return torch.empty_strided(shape, strides, dtype=tensors[0].dtype, device="meta")
 
 
-class _ShapeInterpreter(_BoundInterpreter):
+class ShapeInterpreter(_BoundInterpreter):
+    """Runs a graph on fakes, and records what every node returns."""
+
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__(graph_module)
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -301,6 +303,7 @@ class _ShapeInterpreter(_BoundInterpreter):
         )
 
     def fake(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The fake of a tensor, the same at every call."""
         if id(tensor) not in self._memo:
             self._memo[id(tensor)] = self.mode.from_tensor(tensor)
             self._alive.append(tensor)
@@ -308,10 +311,12 @@ class _ShapeInterpreter(_BoundInterpreter):
         return result
 
     def fetch_attr(self, target: str) -> Any:
+        """The fake of an attribute."""
         value = super().fetch_attr(target)
         return self.fake(value) if isinstance(value, torch.Tensor) else value
 
-    def _fake_module(self, module: torch.nn.Module) -> torch.nn.Module:
+    def fake_module(self, module: torch.nn.Module) -> torch.nn.Module:
+        """A copy of a leaf module over fakes, the same at every call."""
         if id(module) not in self._fake_modules:
             for tensor in [*module.parameters(), *module.buffers()]:
                 self.fake(tensor)
@@ -319,18 +324,21 @@ class _ShapeInterpreter(_BoundInterpreter):
         return self._fake_modules[id(module)]
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Run a leaf module over fakes."""
         for module in self.fetch_module(target).modules():
             if module._forward_hooks or module._forward_pre_hooks:
                 raise NotImplementedError("its hooks may change what it returns")
-        return self._fake_module(self.fetch_module(target))(*args, **kwargs)
+        return self.fake_module(self.fetch_module(target))(*args, **kwargs)
 
     def fetch_module(self, target: str) -> torch.nn.Module:
+        """The leaf module that a dotted path names."""
         module = self.module
         for name in target.split("."):
             module = getattr(module, name)
         return module
 
     def run_node(self, n: fx.Node) -> Any:
+        """Run a node where all that it reads is known."""
         if any(self.env.get(x) is _UNKNOWN for x in n.all_input_nodes):
             return _UNKNOWN
         try:

@@ -12,6 +12,7 @@ from .fold_constants import FoldConstants
 from .fold_scalars import FoldScalars
 from .fuse_einsums import FuseEinsums
 from .jitable import Jitable
+from .limit_memory import LimitMemory
 from .lower_kernels import LowerKernels
 from .lower_patterns import LowerPatterns
 from .normalize_einsums import NormalizeEinsums
@@ -32,6 +33,7 @@ __all__ = [
     "FoldScalars",
     "FuseEinsums",
     "Jitable",
+    "LimitMemory",
     "LowerKernels",
     "LowerPatterns",
     "NormalizeEinsums",
@@ -52,6 +54,7 @@ DEFAULT: tuple[Pass, ...] = (
     SimplifyPatterns(),  # a convolution that is a matrix product fuses as one
     FuseEinsums(),  # the more a contraction holds, the freer its path
     ShareContractions(),  # equal contractions, before each gets a path of its own
+    LimitMemory(),  # whole contractions, which can be cut, and aren't split into steps that can't
     ChoosePaths(),  # from here on, every contraction has one or two operands
     SimplifyPatterns(),  # steps of a path that are matrix products of views
     FoldConstants(),  # steps of a path that join constants alone

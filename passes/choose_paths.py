@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
+from ..bounds import ORIGIN
 from ..conv.planning import ConvPlan
 from ..equation import Equation
 from ..folding import is_constant
@@ -183,7 +184,7 @@ def _write(graph: fx.Graph, node: fx.Node, operands: Sequence[fx.Node], steps: _
     with graph.inserting_before(node):
         for numbers, equation, options in steps:
             new = insert_contraction(graph, equation, [values[x] for x in numbers], options)
-            for key in ("stack_trace", "nn_module_stack", "source_fn_stack"):
+            for key in ("stack_trace", "nn_module_stack", "source_fn_stack", ORIGIN):
                 if key in node.meta:
                     new.meta[key] = node.meta[key]
             values.append(new)

@@ -29,6 +29,8 @@ class FuseEinsums(Pass):
     with index patterns meets another one only where the whole is predicted to be clearly faster.
 
     Args:
+        compute_again_bytes: contractions whose result takes at least so many bytes are computed again for
+            each use, whatever that costs.
         assume_same_dtype: fuse where the dtypes aren't known, taking all operands to be of one. Without
             it such contractions are left alone.
 
@@ -52,6 +54,7 @@ class FuseEinsums(Pass):
     name: ClassVar[str] = "fuse-einsums"
 
     assume_same_dtype: bool = False
+    compute_again_bytes: int | None = None
 
     def apply(self, graph_module: fx.GraphModule) -> int:
         """Fuse in place; one rewrite is one producer that went into its users."""
@@ -71,13 +74,23 @@ class FuseEinsums(Pass):
                 continue
             if _meets_patterns(producer, users) and not _together_is_faster(producer, node, users):
                 continue
-            if use_count(node) > 1 and not _recomputing_is_faster(producer, node, users):
+            if use_count(node) > 1 and not (
+                self._is_too_large(node) or _recomputing_is_faster(producer, node, users)
+            ):
                 continue
             for user in users:
                 _inline(graph, effects, user, node, producer)
             graph.erase_node(node)
             rewrites += 1
         return rewrites
+
+    def _is_too_large(self, node: fx.Node) -> bool:
+        value = value_of(node)
+        return (
+            self.compute_again_bytes is not None
+            and value is not None
+            and value.bytes >= self.compute_again_bytes
+        )
 
     def _may_fuse(self, effects: Effects, node: fx.Node, producer: Contraction, users: list[fx.Node]) -> bool:
         involved = list(producer.operands)

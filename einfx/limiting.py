@@ -1,0 +1,243 @@
+"""Optimising a graph within a memory limit: passes, a look at what the result takes, and again if need be.
+
+What is alive beside a contraction is known before it is split and lowered; afterwards it may be a little
+more, since a factor was placed or a result is copied into its order. What then is over the limit is limited
+further. Where the limit is too small for values that are kept for several uses, they are computed again for
+each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import fx
+
+from .bounds import EXAMPLE, ORIGIN, REORDERED
+from .capture import bind_arguments
+from .errors import MemoryLimitError
+from .folding import PLAIN_TENSORS
+from .kernels import helpers
+from .legality import FRESH, function_name
+from .liveness import Liveness, liveness
+from .memory_report import MemoryReport, memory_report, moment_text
+from .nodes import as_contraction, size_read
+from .optimized import OptimizedModule, compiled, deferred_compilation
+from .passes import FuseEinsums, LimitMemory, ShareContractions
+from .passes.fold_constants import folded_constants
+from .plans import size_text
+from .rewrite import Pass, PassResult, Pipeline, copied_graph
+from .shapes import propagate
+from .sized_programs import Program
+
+__all__ = ["Limited", "optimized_within", "planned_again", "takes_less_when_smaller"]
+
+_ROUNDS = 6
+"""How often what is over the limit after all is limited further."""
+
+
+@dataclass(frozen=True)
+class Limited:
+    """A graph that stays within a limit.
+
+    Attributes:
+        module: the optimised module.
+        results: what every pass did.
+        memory: what it takes; None where gradients are recorded.
+    """
+
+    module: OptimizedModule
+    results: list[PassResult]
+    memory: MemoryReport | None
+
+
+def optimized_within(
+    captured: OptimizedModule, arguments: Sequence[Any], passes: Sequence[Pass], limit: int, gradients: bool
+) -> Limited:
+    """Apply passes so that what the graph takes stays within a limit.
+
+    Args:
+        captured: the module, with the values of its nodes; it doesn't change.
+        arguments: for which the values are, one for each placeholder.
+        passes: in order; :class:`einfx.passes.LimitMemory` among them.
+        limit: in bytes.
+        gradients: whether gradients are recorded: then contractions stay within the limit each by itself.
+
+    Raises:
+        MemoryLimitError: there is no way that is known.
+    """
+    first: MemoryLimitError | None = None
+    for steps in _ways(passes, limit):
+        try:
+            return _limited(captured, arguments, steps, limit, gradients)
+        except MemoryLimitError as error:
+            if first is None or (error.needed_bytes or limit) < (first.needed_bytes or limit):
+                first = error
+    assert first is not None
+    raise first
+
+
+def _ways(passes: Sequence[Pass], limit: int) -> Iterator[tuple[Pass, ...]]:
+    """As wanted; then with less and less kept for several uses that can be computed again."""
+    yield _computing_again(passes, limit)
+    apart = [step for step in passes if not isinstance(step, ShareContractions)]
+    yield _computing_again(apart, limit // 4)
+    yield _computing_again(apart, limit // 64)
+
+
+def _computing_again(passes: Sequence[Pass], least: int) -> tuple[Pass, ...]:
+    """With contractions of at least so many bytes computed again for each use."""
+    return tuple(
+        replace(step, compute_again_bytes=least) if isinstance(step, FuseEinsums) else step for step in passes
+    )
+
+
+def _limited(
+    captured: OptimizedModule, arguments: Sequence[Any], passes: Sequence[Pass], limit: int, gradients: bool
+) -> Limited:
+    before = None if gradients else liveness(captured, arguments)
+    beside: dict[str, int] = {}
+    for _ in range(_ROUNDS):
+        chosen = LimitMemory(limit, gradients, tuple(beside.items()))
+        steps = tuple(chosen if isinstance(step, LimitMemory) else step for step in passes)
+        module = _copied(captured)
+        module.meta[EXAMPLE] = arguments
+        with deferred_compilation():
+            results = Pipeline(steps).run(module)
+        del module.meta[EXAMPLE]
+        if before is None:
+            module.recompile()
+            return Limited(module, results, None)
+        after = liveness(module, arguments)
+        if after.peak_bytes <= limit:
+            module.recompile()
+            reordered = bool(module.meta.pop(REORDERED, False))
+            return Limited(module, results, memory_report(limit, before, after, module.graph, reordered))
+        further = _further(module.graph, after, limit, beside)
+        if further == beside:
+            break
+        beside = further
+    peak = after.peak
+    assert peak is not None
+    raise MemoryLimitError(
+        f"memory_limit={limit} ({size_text(limit)}) is too little for the model: {moment_text(peak)}; it "
+        f"needs {peak.bytes} bytes ({size_text(peak.bytes)}), as far as was found",
+        peak.bytes,
+    )
+
+
+def _copied(captured: OptimizedModule) -> OptimizedModule:
+    with deferred_compilation():
+        module = OptimizedModule(captured, copied_graph(captured.graph), type(captured).__name__)
+    folded_constants(module).extend(folded_constants(captured))
+    if PLAIN_TENSORS in captured.meta:
+        module.meta[PLAIN_TENSORS] = captured.meta[PLAIN_TENSORS]
+    return module
+
+
+def _further(graph: fx.Graph, after: Liveness, limit: int, beside: dict[str, int]) -> dict[str, int]:
+    """Contractions to limit, or to limit further, with what is to be left beside each."""
+    nodes = {node.name: node for node in graph.nodes}
+    result = dict(beside)
+    for moment in after.moments:
+        if moment.bytes <= limit:
+            continue
+        for name in (moment.node, *(held.node for held in moment.before)):
+            origin = nodes[name].meta.get(ORIGIN)
+            if origin is None:
+                continue
+            excess = moment.bytes - limit if name == moment.node and origin in beside else 0
+            result[origin] = max(result.get(origin, 0), beside.get(origin, 0) + excess)
+            if name == moment.node:
+                break
+    return result
+
+
+def planned_again(
+    passes: Sequence[Pass],
+    limit: int,
+    module: OptimizedModule,
+    arguments: Sequence[Any],
+    keywords: Mapping[str, Any],
+    gradients: bool,
+) -> Program:
+    """A program of a module within its limit, for other inputs than those that it was optimised for.
+
+    Args:
+        passes: what it was optimised with.
+        limit: in bytes.
+        module: the module; constants that the program has folded are added to its buffers.
+        arguments: positional arguments of a call.
+        keywords: its keyword arguments.
+        gradients: whether gradients are recorded.
+
+    Raises:
+        MemoryLimitError: there is no way that is known.
+    """
+    original = module.original_graph
+    bound = bind_arguments(original, tuple(arguments), dict(keywords))
+    if torch._C._is_any_autocast_enabled():
+        return _under_autocast(module, bound, limit)
+    if not gradients and liveness(module, bound).peak_bytes <= limit:
+        return Program(None, takes_less_when_smaller(module.graph))
+    with deferred_compilation():
+        captured = OptimizedModule(module, copied_graph(original), type(module).__name__)
+    folded_constants(captured).extend(module.__dict__["_folded"])
+    if PLAIN_TENSORS in module.meta:
+        captured.meta[PLAIN_TENSORS] = module.meta[PLAIN_TENSORS]
+    propagate(captured, bound)
+    limited = optimized_within(captured, bound, passes, limit, gradients)
+    found = limited.module
+    module._adopt_constants(folded_constants(found), found)
+    return Program(compiled(found.graph), takes_less_when_smaller(found.graph))
+
+
+def _under_autocast(module: OptimizedModule, arguments: Sequence[Any], limit: int) -> Program:
+    """The original program, if it stays within the limit as it is."""
+    alive = liveness(fx.GraphModule(module, module.original_graph), arguments)
+    if alive.peak_bytes > limit:
+        assert alive.peak is not None
+        raise MemoryLimitError(
+            f"memory_limit={limit} ({size_text(limit)}) is too little under autocast, where the original "
+            f"program runs: {moment_text(alive.peak)}; it needs {alive.peak_bytes} bytes. Leave autocast, "
+            "and convert the model and its inputs instead",
+            alive.peak_bytes,
+        )
+    return Program(None, False)
+
+
+_MONOTONE = (FRESH - {"bilinear", "conv1d", "conv2d", "conv3d", "einsum", "tensordot"}) | frozenset(
+    "permute transpose t unsqueeze squeeze flatten reshape view expand narrow select diagonal contiguous "
+    "movedim swapaxes getitem".split()
+)
+"""Operations that make no more of smaller inputs, and take no more inside."""
+
+
+def takes_less_when_smaller(graph: fx.Graph) -> bool:
+    """Whether a graph is known to take no more memory for inputs of which none is larger.
+
+    Sizes that the program computes with might grow where those of its inputs shrink.
+
+    Example:
+        >>> takes_less_when_smaller(fx.symbolic_trace(lambda x: torch.relu(x).sum(0)).graph)
+        True
+        >>> takes_less_when_smaller(fx.symbolic_trace(lambda x: torch.zeros(9 - x.size(0)) + x).graph)
+        False
+    """
+    return all(_is_monotone(node) for node in graph.nodes)
+
+
+def _is_monotone(node: fx.Node) -> bool:
+    if node.op in ("placeholder", "get_attr", "output"):
+        return True
+    contraction = as_contraction(node)
+    if contraction is not None:
+        return not contraction.has_patterns
+    if node.op not in ("call_function", "call_method") or size_read(node)[0] is not None:
+        return False
+    if getattr(node.target, "__module__", "") == helpers.__name__:
+        # A product that is made in blocks may be made as a whole where it is smaller.
+        return node.target is not helpers.multiply_sum
+    return function_name(node) in _MONOTONE

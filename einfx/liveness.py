@@ -1,0 +1,262 @@
+"""What is alive in a graph while each node runs: bytes, and whose they are.
+
+The graph runs on tensors without data, and every piece of memory is counted from the operation that
+allocates it until the last tensor that holds it goes, as it does in generated code: after the last use. So
+views, writes in place and what composed functions make on their way count as they do in a call. What
+operations allocate inside is added by :mod:`einfx.workspace`; contractions of einfx are counted as they are
+planned.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .contraction_bytes import needed_bytes, planned_bytes
+from .errors import MemoryLimitError
+from .nodes import in_any_order
+from .rewrite import copied_graph
+from .shapes import ShapeInterpreter
+from .sources import source_line
+from .workspace import workspace_bytes
+
+__all__ = ["Held", "Liveness", "Moment", "liveness"]
+
+
+class Held(NamedTuple):
+    """Memory that is in use: who allocated it, and how much it is."""
+
+    node: str
+    bytes: int
+
+
+class Moment(NamedTuple):
+    """What is in use while a node runs.
+
+    Attributes:
+        node: its name.
+        line: where in the program it comes from.
+        bytes: the most that is in use at a time, the caller's tensors left out.
+        before: what is in use when it starts, in the order in which it was allocated.
+        made: the numbers of the pieces of memory that it allocated and that are still in use after it.
+        holds: the numbers of those that its result lies in.
+        random: whether it draws random numbers.
+    """
+
+    node: str
+    line: str
+    bytes: int
+    before: tuple[Held, ...]
+    made: tuple[int, ...]
+    holds: tuple[int, ...]
+    random: bool
+
+    @property
+    def bytes_before(self) -> int:
+        """What is in use when the node starts."""
+        return sum(held.bytes for held in self.before)
+
+
+@dataclass(frozen=True)
+class Liveness:
+    """What is in use at every node of a graph.
+
+    Attributes:
+        moments: in the order of computation; inputs and attributes have none.
+        uncovered: nodes of which it isn't known what they take, each with the reason.
+        sizes: the bytes of every piece of memory, by its number.
+    """
+
+    moments: tuple[Moment, ...]
+    uncovered: tuple[tuple[str, str], ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def peak(self) -> Moment | None:
+        """Where most is in use; the first such place."""
+        return max(self.moments, key=lambda moment: moment.bytes, default=None)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that is in use at a time."""
+        return self.peak.bytes if self.peak is not None else 0
+
+
+def liveness(graph_module: fx.GraphModule, arguments: Sequence[Any]) -> Liveness:
+    """What is in use while each node of a graph runs, without gradients.
+
+    Args:
+        graph_module: the graph and its state; neither changes.
+        arguments: an example for each placeholder, as :func:`einfx.shapes.propagate` takes them.
+
+    Raises:
+        OperandError: the arguments don't fit the program.
+
+    Example:
+        >>> traced = fx.symbolic_trace(lambda x, w: torch.relu(x @ w).sum(0))
+        >>> found = liveness(traced, (torch.ones(2, 3), torch.ones(3, 4)))
+        >>> [(moment.node, moment.bytes) for moment in found.moments]
+        [('matmul', 32), ('relu', 64), ('sum_1', 48)]
+    """
+    copied = fx.GraphModule(graph_module, copied_graph(graph_module.graph))
+    interpreter = _Interpreter(copied)
+    with torch.no_grad(), interpreter.mode:
+        fakes = pytree.tree_map_only(torch.Tensor, interpreter.fake, tuple(arguments))
+    with torch.no_grad():
+        interpreter.run(*fakes)
+    tracker = interpreter.tracker
+    return Liveness(tuple(interpreter.moments), tuple(interpreter.uncovered.items()), tuple(tracker.sizes))
+
+
+class _Interpreter(ShapeInterpreter):
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.tracker = _Tracker()
+        self.moments: list[Moment] = []
+        self.uncovered: dict[str, str] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        known = {key: n.meta[key] for key in ("val",) if key in n.meta}
+        outside = n.op in ("placeholder", "get_attr", "output")
+        if not outside:
+            self.tracker.start(n.name)
+        value = super().run_node(n)
+        n.meta.pop("val", None)
+        n.meta.update(known)
+        if outside:
+            if n.op != "output":
+                self.tracker.leave_out(value)
+            return value
+        self.tracker.see(value)
+        self._add_planned(n)
+        line = self.unknown[-1] if self.unknown and self.unknown[-1].startswith(f"{n.name}: ") else ""
+        if line:
+            self.uncovered[n.name] = line.partition(": ")[2]
+        elif self.tracker.strange:
+            names = ", ".join(dict.fromkeys(self.tracker.strange))
+            self.uncovered[n.name] = f"what {names} allocates inside isn't known"
+        self.moments.append(self.tracker.moment(source_line(n), value))
+        return value
+
+    def _add_planned(self, node: fx.Node) -> None:
+        """Count what a contraction of einfx takes that didn't run."""
+        contraction = in_any_order(node)
+        if contraction is None or contraction.options.is_plain:
+            return
+        operands = [self.env[x] for x in contraction.operands]
+        if not all(isinstance(x, Tensor) for x in operands):
+            return
+        try:
+            taken = planned_bytes(
+                contraction.equation, operands, contraction.options, str(operands[0].device)
+            )
+        except MemoryLimitError as error:
+            taken = needed_bytes(error) or 2 * sum(x.numel() * x.dtype.itemsize for x in operands)
+        self.tracker.take(taken)
+
+    def fetch_attr(self, target: str) -> Any:
+        value = super().fetch_attr(target)
+        self.tracker.leave_out(value)
+        return value
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        with self.tracker:
+            return super().call_function(target, args, kwargs)
+
+    def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
+        with self.tracker:
+            return super().call_method(target, args, kwargs)
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        module = self.fake_module(self.fetch_module(target))
+        self.tracker.leave_out([*module.parameters(), *module.buffers()])
+        with self.tracker:
+            return super().call_module(target, args, kwargs)
+
+    def _snapshot(self, value: Any) -> Any:
+        return value
+
+
+class _Tracker(TorchDispatchMode):
+    """Counts the memory of tensors from when it is allocated until nothing holds it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.held: dict[int, Held] = {}
+        self.sizes: list[int] = []
+        self.now = self.peak = 0
+        self.strange: list[str] = []
+        self._node = ""
+        self._before: tuple[Held, ...] = ()
+        self._bytes_before = self._first = 0
+        self._random = False
+        self._numbers: dict[int, int] = {}
+        self._outside: dict[int, Any] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.namespace == "prim":
+            return result
+        self.see(result)
+        self._random |= torch.Tag.nondeterministic_seeded in func.tags
+        inside = workspace_bytes(func, (*args, *(kwargs or {}).values()), result)
+        if inside is None:
+            self.strange.append(func.overloadpacket.__name__)
+        else:
+            self.peak = max(self.peak, self.now + inside)
+        return result
+
+    def start(self, node: str) -> None:
+        """A node begins."""
+        self._node, self._before, self._bytes_before = node, tuple(self.held.values()), self.now
+        self._first, self._random = len(self.sizes), False
+        self.peak = self.now
+        self.strange = []
+
+    def moment(self, line: str, result: Any) -> Moment:
+        """What was in use since the node began, which returns ``result``."""
+        numbers = [self._numbers[key] for key in self.held if self._numbers[key] >= self._first]
+        keys = dict.fromkeys(tensor.untyped_storage()._cdata for tensor in _tensors(result))
+        holds = tuple(self._numbers[key] for key in keys if key in self.held)
+        return Moment(self._node, line, self.peak, self._before, tuple(numbers), holds, self._random)
+
+    def take(self, count: int) -> None:
+        """The node takes so many bytes beside what was there before it."""
+        self.peak = max(self.peak, self._bytes_before + count)
+
+    def leave_out(self, values: Any) -> None:
+        """Memory that is the caller's."""
+        for tensor in _tensors(values):
+            storage = tensor.untyped_storage()
+            self._outside[storage._cdata] = storage
+
+    def see(self, values: Any) -> None:
+        """Count memory that wasn't there before."""
+        for tensor in _tensors(values):
+            storage = tensor.untyped_storage()
+            key = storage._cdata
+            if key in self.held or key in self._outside:
+                continue
+            self.held[key] = Held(self._node, storage.nbytes())
+            self._numbers[key] = len(self.sizes)
+            self.sizes.append(storage.nbytes())
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._free, key)
+
+    def _free(self, key: int) -> None:
+        self.now -= self.held.pop(key).bytes
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    leaves = pytree.tree_leaves(values)
+    return [x for x in leaves if isinstance(x, Tensor) and x.layout is torch.strided]
