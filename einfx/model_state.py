@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .legality import IN_PLACE_OPERATORS
+from .writes import IN_PLACE_OPERATORS
 
 __all__ = ["ModelState"]
 

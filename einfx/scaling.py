@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
-from .legality import function_name, is_known_function, scalar_factor
+from .legality import scalar_factor
 from .nodes import Contraction, set_value, value_of
+from .writes import function_name, is_known_function
 
 __all__ = [
     "Scale",

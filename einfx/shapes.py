@@ -21,11 +21,12 @@ from torch.utils import _pytree as pytree
 from .errors import EinfxError, OperandError
 from .folding import attribute
 from .kernels.results import Dense, result_of
-from .legality import FRESH, Effects, function_name, is_known_function, writes_in_place
+from .legality import Effects
 from .meta_einsums import over_semiring, with_patterns
 from .nodes import VALUE, Value, as_contraction, forget_value, is_einsum, is_pattern
 from .pattern import IndexPattern
 from .sources import source_line
+from .writes import FRESH, function_name, is_known_function, writes_in_place
 
 __all__ = ["ShapeInterpreter", "propagate"]
 

@@ -13,8 +13,8 @@ from typing import Any
 from torch import fx
 
 from .equation import Equation
-from .legality import function_name, is_known_function
 from .nodes import Contraction, as_contraction, value_of
+from .writes import function_name, is_known_function
 
 __all__ = ["PRODUCTS", "REDUCTIONS", "VIEWS", "broadcast_product", "read", "read_with_bias"]
 

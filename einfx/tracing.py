@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import fx
 
-from .legality import function_name
+from .writes import function_name
 
 __all__ = ["record_writes", "restore_arithmetic"]
 

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 
 from torch import fx
 
-from ..legality import Effects, function_name, is_known_function, same_floating_dtype, use_count
+from ..legality import Effects, same_floating_dtype, use_count
 from ..nodes import Contraction, as_contraction, inherit, insert_contraction, is_einsum, value_of
 from ..rewrite import Pass, decline
 from ..scaling import as_scaled
 from ..spellings import PRODUCTS, VIEWS, broadcast_product, read, read_with_bias
+from ..writes import function_name, is_known_function
 
 _ALONE = {"tensordot", "bilinear", "inner"}
 """Products that gain by being lowered even with no contraction beside them."""

@@ -11,11 +11,12 @@ from typing import Any, ClassVar, NamedTuple
 from torch import fx
 
 from ..equation import Equation
-from ..legality import Effects, function_name, is_known_function, same_floating_dtype, use_count
+from ..legality import Effects, same_floating_dtype, use_count
 from ..nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
 from ..options import Options
 from ..rewrite import Pass, decline
 from ..spellings import read
+from ..writes import function_name, is_known_function
 
 _SUMS = {"add", "__add__", "__radd__"}
 _FIRST: dict[Any, Any] = {operator.getitem: 0, getattr: "values"}

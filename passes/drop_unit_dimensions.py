@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 from torch import fx
 
 from ..equation import Equation
-from ..legality import Effects, function_name, is_known_function
+from ..legality import Effects
 from ..nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
 from ..rewrite import Pass, decline
+from ..writes import function_name, is_known_function
 
 _VIEWS = {"unsqueeze", "getitem", "broadcast_tensors"}
 

@@ -8,10 +8,11 @@ from typing import ClassVar
 from torch import fx
 
 from ..folding import FoldedConstant, is_constant
-from ..legality import Effects, function_name, is_known_function
+from ..legality import Effects
 from ..nodes import inherit, is_pattern, value_of
 from ..rewrite import Pass, decline
 from ..spellings import read
+from ..writes import function_name, is_known_function
 
 _POINTWISE = {"add", "sub", "mul", "multiply", "div", "truediv", "true_divide", "neg", "sqrt", "exp", "pow"}
 _RESHAPES = {"reshape", "unsqueeze", "squeeze", "flatten", "contiguous"}

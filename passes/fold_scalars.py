@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
-from ..legality import Effects, function_name, is_known_function, same_floating_dtype, use_count
+from ..legality import Effects, same_floating_dtype, use_count
 from ..nodes import inherit, value_of
 from ..rewrite import Pass, decline
 from ..scaling import (
@@ -23,6 +23,7 @@ from ..scaling import (
     why_not_through,
 )
 from ..spellings import read
+from ..writes import function_name, is_known_function
 
 _RESHAPES = {"reshape", "unsqueeze", "squeeze", "flatten"}
 _SUMS = {"add", "sub", "subtract"}

@@ -68,6 +68,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "torchscript_patterns",
         "values",
         "workspace",
+        "writes",
     ),
     ("memory_report", "report", "sized_programs", "tracing"),
     ("optimized",),

@@ -11,15 +11,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 import einfx
-from einfx.legality import (
-    OUTSIDE,
-    Effects,
-    is_layout_free,
-    same_floating_dtype,
-    scalar_factor,
-    use_count,
-    written_arguments,
-)
+from einfx.legality import OUTSIDE, Effects, is_layout_free, same_floating_dtype, scalar_factor, use_count
 from einfx.passes import FuseEinsums
 from einfx.shapes import propagate
 
@@ -113,24 +105,17 @@ def test_pythons_sum_of_one_tensor_may_be_that_tensor() -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "written"),
+    "program",
     [
-        (lambda a, b: a.add_(b), "a"),
-        (lambda a, b: torch.relu_(a), "a"),
-        (lambda a, b: torch.add(b, 1, out=a), "a"),
-        (lambda a, b: F.relu(a, inplace=True), "a"),
-        (lambda a, b: F.dropout(a, 0.5, True, True), "a"),
-        (lambda a, b: a.index_add_(0, b, b), "a"),
-        (lambda a, b: torch.ops.aten.add_.Tensor(a, b), "a"),
-        (lambda a, b: F.batch_norm(b, a, a, training=True), "a"),
-        (lambda a, b: F.embedding(b, a, max_norm=1.0), "ba"),
+        lambda a, b: a.add_(b),
+        lambda a, b: torch.add(b, 1, out=a),
+        lambda a, b: F.dropout(a, 0.5, True, True),
+        lambda a, b: torch.ops.aten.add_.Tensor(a, b),
+        lambda a, b: F.batch_norm(b, a, a, training=True),
     ],
 )
-def test_writes_are_seen_in_every_form(program: Program, written: str) -> None:
-    analysed = Analysed(program)
-    last = list(analysed.nodes.values())[-2]
-    assert {node.name for node in written_arguments(last)} == set(written)
-    assert not analysed.effects.pure
+def test_a_program_with_a_write_is_not_pure(program: Program) -> None:
+    assert not Analysed(program).effects.pure
 
 
 @pytest.mark.parametrize(
