@@ -18,20 +18,20 @@ __all__ = ["workspace_bytes"]
 
 _NOTHING = frozenset(
     """
-    _adaptive_avg_pool2d _cdist_forward _conj _fused_dropout _local_scalar_dense _reshape_alias _to_copy
-    _unsafe_view adaptive_max_pool2d alias amax amin any all arange argmax argmin as_strided avg_pool1d
-    avg_pool2d avg_pool3d bernoulli bernoulli_ bucketize cat clone constant_pad_nd copy_ count_nonzero cummax
-    cummin cumprod cumsum detach diag_embed diagonal diagonal_copy dot embedding empty empty_like
-    empty_strided exponential_ expand eye fill_ flip full full_like gather glu histc index index_add
-    index_copy index_fill index_put index_put_ index_select lift lift_fresh lift_fresh_copy
-    linalg_vector_norm linspace masked_fill max max_pool2d_with_indices max_pool3d_with_indices mean median min mse_loss mul_ multinomial
-    narrow native_dropout new_empty new_empty_strided new_full new_ones new_zeros nll_loss_forward norm
-    normal_ ones ones_like permute pixel_shuffle prod rand rand_like randint randint_like randn randn_like
-    randperm reflection_pad1d reflection_pad2d repeat repeat_interleave replication_pad1d replication_pad2d
-    resize_ roll scalar_tensor scatter scatter_ scatter_add scatter_add_ scatter_reduce searchsorted select
-    set_ slice split split_with_sizes squeeze stack std std_mean sum t trace transpose tril triu unbind unfold
-    uniform_ unsafe_split unsqueeze upsample_bilinear2d upsample_nearest1d upsample_nearest2d var var_mean
-    view view_as_complex view_as_real view_copy zero_ zeros zeros_like
+    _adaptive_avg_pool2d _conj _fused_dropout _local_scalar_dense _reshape_alias _to_copy _unsafe_view
+    adaptive_max_pool2d alias amax amin any all arange argmax argmin as_strided avg_pool1d avg_pool2d
+    avg_pool3d bernoulli bernoulli_ bucketize clone constant_pad_nd copy_ count_nonzero cummax cummin
+    cumprod cumsum detach diag_embed diagonal diagonal_copy dot embedding empty empty_like empty_strided
+    exponential_ expand eye fill_ flip full full_like gather glu histc index index_add index_copy
+    index_fill index_put index_put_ index_select lift lift_fresh lift_fresh_copy linalg_vector_norm
+    linspace masked_fill max max_pool2d_with_indices max_pool3d_with_indices min mul_ multinomial narrow
+    native_dropout new_empty new_empty_strided new_full new_ones new_zeros nll_loss_forward norm normal_
+    ones ones_like permute pixel_shuffle rand rand_like randint randint_like randn randn_like randperm
+    reflection_pad1d reflection_pad2d repeat repeat_interleave replication_pad1d replication_pad2d
+    resize_ roll scalar_tensor scatter scatter_ scatter_add scatter_add_ scatter_reduce searchsorted
+    select set_ slice split split_with_sizes squeeze stack std std_mean t topk trace transpose tril triu
+    unbind unfold uniform_ unsafe_split unsqueeze upsample_bilinear2d upsample_nearest1d
+    upsample_nearest2d var var_mean view view_as_complex view_as_real view_copy zero_ zeros zeros_like
     """.split()
 )
 """Operations that allocate nothing but their results."""
@@ -45,6 +45,8 @@ _CONTIGUOUS = frozenset(
 """Those that copy an operand that isn't contiguous."""
 
 _PRODUCTS = frozenset("addbmm addmm addmv addr baddbmm bmm ger mm mv vdot".split())
+
+_HALF = (torch.float16, torch.bfloat16)
 
 _ATTENTION_BYTES = 1 << 20
 """What a thread takes of torch's attention in blocks."""
@@ -76,14 +78,16 @@ def workspace_bytes(operator: Any, arguments: Sequence[Any], result: Any) -> int
         return 0
     if operator.namespace != "aten":
         return None
-    if torch.Tag.pointwise in operator.tags:
-        return _converted(name, tensors)
+    if torch.Tag.pointwise in operator.tags or name == "cat":
+        return _converted(name, tensors, result)
     if name in _NOTHING or operator.is_view:
         return 0
     if name in _CONTIGUOUS:
         return sum(_bytes(x) for x in tensors if x.dim() > 1 and not x.is_contiguous())
     if name in _PRODUCTS:
-        return sum(_bytes(x) for x in tensors if x.dim() > 1 and not _is_matrix(x))
+        half = [x for x in (*tensors, result) if x.dtype in _HALF]
+        copied = [x for x in tensors if x.dim() > 1 and not _is_matrix(x)]
+        return 4 * sum(x.numel() for x in half) + sum(_bytes(x) for x in copied)
     rule = _RULES.get(name)
     return None if rule is None else rule(arguments, tensors, result)
 
@@ -92,16 +96,20 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.dtype.itemsize
 
 
-def _converted(name: str, tensors: Sequence[Tensor]) -> int:
+def _converted(name: str, tensors: Sequence[Tensor], result: Any) -> int:
     """Operands of an elementwise operation in the dtype in which it is computed."""
+    if name == "abs" and tensors[0].is_complex():
+        return _bytes(tensors[0])
     kinds = [x for x in tensors if not (name == "where" and x.dtype == torch.bool)]
     if name in ("clone", "copy", "copy_") or len({x.dtype for x in kinds}) < 2:
         return 0
-    common = kinds[0]
-    dtype = common.dtype
+    dtype = kinds[0].dtype
     for other in kinds[1:]:
         dtype = torch.promote_types(dtype, other.dtype)
-    return sum(x.numel() * dtype.itemsize for x in kinds if x.dim() and x.dtype != dtype)
+    made = [x for x in kinds if x.dim() and x.dtype != dtype]
+    if name.endswith("_") and result.dtype != dtype:
+        made.append(result)
+    return sum(x.numel() * dtype.itemsize for x in made)
 
 
 def _is_matrix(tensor: Tensor) -> bool:
@@ -138,10 +146,30 @@ def _attention(arguments: Sequence[Any], tensors: Sequence[Tensor], result: Any)
     return torch.get_num_threads() * _ATTENTION_BYTES + sum(_bytes(x) for x in tensors if x.stride(-1) != 1)
 
 
+def _total(arguments: Sequence[Any], tensors: Sequence[Tensor], result: Any) -> int:
+    """The operand in the dtype in which it is added up."""
+    before, after = tensors[0].dtype, result.dtype
+    whole = not (before.is_floating_point or before.is_complex)
+    return tensors[0].numel() * after.itemsize if whole and before != after else 0
+
+
+def _mean(arguments: Sequence[Any], tensors: Sequence[Tensor], result: Any) -> int:
+    """The operand in single precision, where it is of half."""
+    return 4 * tensors[0].numel() if tensors[0].dtype in _HALF else 0
+
+
+def _loss(arguments: Sequence[Any], tensors: Sequence[Tensor], result: Any) -> int:
+    return 2 * _bytes(tensors[0])
+
+
 _RULES: dict[str, Callable[[Sequence[Any], Sequence[Tensor], Any], int]] = {
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
     "convolution": _convolution,
     "logsumexp": _logsumexp,
+    "mean": _mean,
+    "median": _sorted,
+    "mse_loss": _loss,
+    "prod": _total,
     "sort": _sorted,
-    "topk": _sorted,
+    "sum": _total,
 }

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.profiler import ProfilerActivity, profile
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from einfx.rewrite import readable_code
 
-__all__ = ["Executed", "code_of", "elements_of", "executed", "multiplications"]
+__all__ = ["Executed", "allocated_bytes", "code_of", "elements_of", "executed", "multiplications"]
 
 SCALING = ("mul", "div", "neg", "reciprocal", "rsub", "mul_", "div_", "neg_")
 
@@ -64,6 +65,19 @@ def elements_of(model: Callable[..., Any], *arguments: torch.Tensor) -> int:
         if name in SCALING and len(tensors) == 1:
             total += tensors[0].numel()
     return total
+
+
+def allocated_bytes(model: Callable[..., Any], *arguments: torch.Tensor) -> int:
+    """The most bytes that the allocator has given away at a time while ``model`` runs, without gradients."""
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        result = model(*arguments)
+    del result
+    events: list[Any] = [x for x in record.profiler.kineto_results.events() if x.name() == "[memory]"]  # type: ignore[union-attr]
+    now = most = 0
+    for event in sorted(events, key=lambda x: x.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
 
 
 def code_of(module: fx.GraphModule) -> str:
