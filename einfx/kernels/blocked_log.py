@@ -22,7 +22,7 @@ from .batching import apply, tracked
 from .blocked_loops import Block, Kernel, walk
 from .blocked_sums import LOG, MINUS_LOG, WEIGHT, Spec, exponents, jvp, to_front, vjp
 
-__all__ = ["log_contraction"]
+__all__ = ["log_contraction", "log_gradients"]
 
 
 def log_contraction(spec: Spec, *tensors: Tensor) -> Tensor:
@@ -54,8 +54,18 @@ def _shares(spec: Spec) -> Spec:
     return spec._replace(subscripts=subscripts._replace(inputs=inputs), kinds=spec.kinds + MINUS_LOG)
 
 
-def _vjp(spec: Spec, saved: Sequence[Tensor], grad: Tensor, needs: Sequence[bool]) -> Any:
-    """The gradients of the operands; a sum that is -inf, and that nothing depends on, has no part in them."""
+def log_gradients(spec: Spec, saved: Sequence[Tensor], grad: Tensor, needs: Sequence[bool]) -> Any:
+    """The gradients of the operands; a sum that is -inf, and that nothing depends on, has no part in them.
+
+    Args:
+        spec: what was summed.
+        saved: the operands, and the logarithms of the sums: of these terms, or of more that they are part of.
+        grad: of the logarithms.
+        needs: which gradients are asked for.
+
+    Returns:
+        A gradient or None for each operand.
+    """
     *operands, total = saved
     if math.isnan(float(spec.empty)) and _may_be_empty(total):
         # Shares in +inf are 0, where 0 times the nan of an empty sum would be nan.
@@ -83,7 +93,7 @@ class _LogContraction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return None, *_vjp(ctx.spec, ctx.saved_tensors, grad, ctx.needs_input_grad[1:])
+        return None, *log_gradients(ctx.spec, ctx.saved_tensors, grad, ctx.needs_input_grad[1:])
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor | None:
@@ -153,7 +163,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> Any:
-    return _vjp(Spec.from_text(ctx.spec), ctx.saved_tensors, grad, ctx.needs_input_grad[0]), None
+    return log_gradients(Spec.from_text(ctx.spec), ctx.saved_tensors, grad, ctx.needs_input_grad[0]), None
 
 
 _operator.register_autograd(_backward, setup_context=_save)

@@ -1,9 +1,7 @@
 """What a line of a schedule of gradients does: a contraction passes its gradient on to its operands.
 
-Over real numbers, every gradient is a contraction of the result's gradient with the other operands. Over
-other semirings a block's part of a sum is computed again, and its gradient is that of the sum times the
-derivative of the sum with respect to that part: exp(part - sum) over logarithms, 1 for the part that was
-selected.
+Over real numbers, every gradient is a contraction of the result's gradient with the other operands; over
+other semirings, see :mod:`.local_gradients`.
 
 Over complex numbers, gradients are conjugates while a schedule runs: what is passed on is then a contraction
 of the operands as they are, and no operand is conjugated, which would be to copy it.
@@ -18,46 +16,18 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..algebra import Semiring
 from ..equation import Equation
-from ..kernels.steps import contract_step
 from ..layout import contiguous_strides
 from ..machine import item_bytes
 from ..options import Options
-from .into import Into, Place, into
+from .into import Place, into, is_real
+from .local_gradients import LocalGradients
 from .schedule import Adjoint, Schedule
+from .work import Work
 
 __all__ = ["Memory", "Work", "gradient_work", "pass_on", "shares"]
 
 Labels = tuple[int, ...]
-
-
-class Work(NamedTuple):
-    """What a line takes beside buffers.
-
-    Attributes:
-        inside: bytes of the arena.
-        apart: bytes that torch allocates.
-        seconds: predicted time.
-        flops: multiplications and additions.
-    """
-
-    inside: int = 0
-    apart: int = 0
-    seconds: float = 0.0
-    flops: float = 0.0
-
-    @classmethod
-    def of(cls, how: Into) -> Work:
-        """What writing a contraction into a buffer takes."""
-        flops = how.kernel.cost.flops if how.kernel is not None else 0.0
-        inside, apart = (how.workspace_bytes, 0) if how.matrices else (0, how.workspace_bytes)
-        return cls(inside, apart, how.seconds, flops)
-
-    def then(self, other: Work) -> Work:
-        """One after the other."""
-        most = max(self.inside, other.inside), max(self.apart, other.apart)
-        return Work(*most, self.seconds + other.seconds, self.flops + other.flops)
 
 
 class Memory(Protocol):
@@ -96,8 +66,11 @@ def gradient_work(
         device: where it runs.
         options: over which semiring.
     """
-    if options.semiring.name != "real":
-        return _local_work(line, schedule, places, dtype, device, options)
+    if not is_real(options, dtype):
+        shapes = [places[x].shape for x in line.operands]
+        local = LocalGradients.of(line, schedule, shapes, dtype, device, options)
+        needs = [x >= 0 for x in line.gradients]
+        return local.work([*map(prod, shapes)], needs, prod(places[line.gradient].shape), dtype)
     total = Work()
     kept = 0
     if _conjugated(line, schedule, dtype):
@@ -130,7 +103,7 @@ def pass_on(
         options: over which semiring.
         memory: what runs the line.
     """
-    if options.semiring.name != "real":
+    if not is_real(options, values[line.gradient].dtype):
         _pass_on_locally(line, schedule, values, options)
         return
     incoming, kept, memory.used = values[line.gradient], 0, 0
@@ -198,53 +171,16 @@ def shares(schedule: Schedule, line: Adjoint) -> list[Share]:
     return made
 
 
-def _local_work(
-    line: Adjoint,
-    schedule: Schedule,
-    places: Mapping[int, Place],
-    dtype: torch.dtype,
-    device: str,
-    options: Options,
-) -> Work:
-    labels = schedule.labels
-    target = places[line.gradient]
-    equation = Equation(tuple(labels[x] for x in line.operands), labels[line.gradient])
-    how = into(equation, [places[x] for x in line.operands], target, True, dtype, device, options)
-    # The step is computed again, with its gradients apart.
-    item = item_bytes(dtype)
-    wanted = [x for x, mine in zip(line.operands, line.gradients, strict=True) if mine >= 0]
-    gradients = item * sum(prod(places[x].shape) for x in wanted)
-    apart = how.workspace_bytes + 3 * item * prod(target.shape) + 2 * gradients
-    return Work(0, apart, 3 * how.seconds)
-
-
 def _pass_on_locally(
     line: Adjoint, schedule: Schedule, values: Mapping[int, Tensor], options: Options
 ) -> None:
-    """The gradients of one block, from its own sum and the whole one."""
-    labels = schedule.labels
-    equation = Equation(tuple(labels[x] for x in line.operands), labels[line.gradient])
-    total, gradient = values[line.target], values[line.gradient]
-    operands = [
-        values[x].data.requires_grad_(mine >= 0)
-        for x, mine in zip(line.operands, line.gradients, strict=True)
-    ]
-    with torch.enable_grad():
-        part = contract_step(equation, operands, options.unlimited())
-    share = _of_part(part.detach(), total, gradient, options.semiring)
-    if options.semiring.selective and line.gradient >= schedule.count:
-        # The first block that has the largest term gets it all.
-        gradient.masked_fill_(share != 0, 0)
-    found = torch.autograd.grad(part, [x for x in operands if x.requires_grad], share)
-    wanted = [x for x in line.gradients if x >= 0]
-    for mine, made in zip(wanted, found, strict=True):
-        values[mine].add_(made)
-
-
-def _of_part(part: Tensor, total: Tensor, gradient: Tensor, semiring: Semiring) -> Tensor:
-    """The gradient of a part of a sum."""
-    if semiring.selective:
-        return torch.where((part == total) | (part.isnan() & total.isnan()), gradient, 0)
-    # Where the whole sum is the semiring's zero, so is every part, whose own rule then holds.
-    whole = torch.exp(part - total).masked_fill_(total == semiring.zero_of(total.dtype), 1)
-    return whole.mul_(gradient)
+    """The same over a semiring."""
+    operands, gradient = [values[x] for x in line.operands], values[line.gradient]
+    shapes = [tuple(x.shape) for x in operands]
+    local = LocalGradients.of(line, schedule, shapes, gradient.dtype, gradient.device.type, options)
+    consumed = options.semiring.selective and line.gradient >= schedule.count
+    needs = [x >= 0 for x in line.gradients]
+    made = local.gradients(operands, needs, values[line.target], gradient, consumed=consumed)
+    for mine, part in zip(line.gradients, made, strict=True):
+        if part is not None:
+            values[mine].add_(part)

@@ -24,7 +24,7 @@ from ..options import REAL, Options
 from ..program import call
 from ..semiring_cost import SemiringKernel, choose_step
 
-__all__ = ["Into", "Place", "Scratch", "into"]
+__all__ = ["Into", "Place", "Scratch", "into", "is_real"]
 
 Sizes = tuple[int, ...]
 
@@ -53,7 +53,7 @@ class Into:
         accumulate: whether it is added to what the buffer holds.
         kernel: what computes it over real numbers; None over another semiring.
         matrices: whether it is one product of matrices that BLAS writes into the buffer.
-        elementwise: whether it is one product of elements that is written there.
+        elementwise: whether it is one product of elements, or a copy, that is written there.
         workspace_bytes: what it takes meanwhile: of products of matrices what ``scratch`` gives, of all
             others what torch allocates.
         seconds: predicted time.
@@ -80,12 +80,7 @@ class Into:
             self._multiply(operands, target, scratch)
             return
         if self.elementwise:
-            labels, output = self.equation.inputs, self.equation.output
-            first, second = (_aligned(x, own, output) for x, own in zip(operands, labels, strict=True))
-            if self.accumulate:
-                target.addcmul_(first, second)
-            else:
-                torch.mul(first, second, out=target)
+            self._multiply_elements(operands, target)
             return
         if self.kernel is None:
             result = contract_step(
@@ -101,6 +96,16 @@ class Into:
             target.add_(result)
         else:
             target.copy_(result)
+
+    def _multiply_elements(self, operands: Sequence[Tensor], target: Tensor) -> None:
+        labels, output = self.equation.inputs, self.equation.output
+        first, *rest = (_aligned(x, own, output) for x, own in zip(operands, labels, strict=True))
+        if not rest:
+            target.add_(first) if self.accumulate else target.copy_(first)
+        elif self.accumulate:
+            target.addcmul_(first, rest[0])
+        else:
+            torch.mul(first, rest[0], out=target)
 
     def _multiply(self, operands: Sequence[Tensor], target: Tensor, scratch: Scratch) -> None:
         kernel = self.kernel
@@ -169,9 +174,12 @@ def _into(
     written = item_bytes(dtype) * prod(target.shape)
     # The result apart, then once more through memory.
     finish = machine_for(device).stream((2 + accumulate) * written)
-    if options.semiring.name != "real":
+    copies = len(operands) == 1 and not equation.summed and not options.linear_operands
+    if copies and (not accumulate or is_real(options, dtype)):
+        return Into(equation, options, accumulate, None, False, True, 0, finish)
+    if not is_real(options, dtype):
         step = choose_step(equation, shapes, dtype, device, options)
-        workspace = min(step.cost.workspace_bytes, _SEMIRING_WORKSPACE) + (1 + accumulate) * written
+        workspace = _semiring_workspace(step, options) + (1 + accumulate) * written
         workspace += item_bytes(dtype) * _arranged(step, equation, operands)
         seconds = step.cost.seconds + finish
         return Into(equation, options, accumulate, None, False, False, workspace, seconds)
@@ -181,16 +189,25 @@ def _into(
     if copied is not None:
         workspace = item_bytes(dtype) * copied
         return Into(equation, options, accumulate, kernel, True, False, workspace, kernel.cost.seconds)
-    if _is_product(equation):
+    if len(operands) == 2 and not equation.summed:
         return Into(equation, options, accumulate, kernel, False, True, 0, kernel.cost.seconds)
     workspace = kernel.cost.workspace_bytes + written
     seconds = kernel.cost.seconds + finish
     return Into(equation, options, accumulate, kernel, False, False, workspace, seconds)
 
 
-def _is_product(equation: Equation) -> bool:
-    """Whether nothing is summed, of two operands."""
-    return len(equation.inputs) == 2 and not equation.summed
+def is_real(options: Options, dtype: torch.dtype) -> bool:
+    """Whether it is the contraction that torch's products of matrices compute."""
+    usual = options.semiring.name == "real" and not options.semiring.zero_annihilates
+    return usual and (dtype.is_floating_point or dtype.is_complex)
+
+
+def _semiring_workspace(step: SemiringKernel, options: Options) -> int:
+    """What a kernel over a semiring takes beside its result and what it arranges."""
+    if step.name == "matmul" and options.semiring.name == "boolean":
+        # Operands and result as float32.
+        return 4 * step.cost.workspace_bytes
+    return min(step.cost.workspace_bytes, _SEMIRING_WORKSPACE)
 
 
 def _aligned(tensor: Tensor, labels: Sequence[int], output: Sequence[int]) -> Tensor:

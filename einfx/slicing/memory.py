@@ -17,10 +17,11 @@ from ..equation import Equation
 from ..layout import contiguous_strides
 from ..machine import item_bytes, machine_for
 from ..options import REAL, Options
-from .gradients import Work, gradient_work
+from .gradients import gradient_work
 from .into import Place, into
 from .loads import Buffered, buffered, dense_strides
 from .schedule import Adjoint, Allocate, Contract, Free, Load, Loop, Schedule, Statement, Store
+from .work import Work, line_options
 
 __all__ = ["Arena", "Demand", "Moment", "arena", "demand", "work_of"]
 
@@ -242,7 +243,8 @@ def work_of(
     labels = schedule.labels
     equation = Equation(tuple(labels[x] for x in line.operands), labels[line.target])
     operands = [places[x] for x in line.operands]
-    how = into(equation, operands, places[line.target], line.accumulate, dtype, device, options)
+    own = line_options(options, line.operands)
+    how = into(equation, operands, places[line.target], line.accumulate, dtype, device, own)
     return Work.of(how)
 
 

@@ -18,6 +18,7 @@ from .into import Place, into
 from .memory import ALIGNMENT, Demand, arena
 from .moving import Moving
 from .schedule import Adjoint, Allocate, Contract, Free, Load, Loop, Schedule, Statement, Store
+from .work import line_options
 
 __all__ = ["run"]
 
@@ -207,10 +208,17 @@ class _Running:
     def _contract(self, line: Contract, values: Mapping[int, Tensor]) -> None:
         labels = self.schedule.labels
         equation = Equation(tuple(labels[x] for x in line.operands), labels[line.target])
-        self.write(equation, [values[x] for x in line.operands], values[line.target], line.accumulate)
+        operands, own = [values[x] for x in line.operands], line_options(self.options, line.operands)
+        self.write(equation, operands, values[line.target], line.accumulate, options=own)
 
     def write(
-        self, equation: Equation, operands: Sequence[Tensor], target: Tensor, accumulate: bool, used: int = 0
+        self,
+        equation: Equation,
+        operands: Sequence[Tensor],
+        target: Tensor,
+        accumulate: bool,
+        used: int = 0,
+        options: Options | None = None,
     ) -> None:
         """Contract into a tensor, with so many bytes of the workspace of the line in use already."""
         how = into(
@@ -220,7 +228,7 @@ class _Running:
             accumulate,
             self.dtype,
             self.device.type,
-            self.options,
+            options or self.options,
         )
         self.used = used
         how.run(operands, target, self.scratch)
