@@ -22,7 +22,7 @@ from ..options import REAL, Options
 from ..plans import size_text
 from .derivatives import derivative
 from .hoisting import place_within
-from .loads import HERE, Remote
+from .loads import HERE, Remote, place
 from .memory import Demand, arena, demand
 from .schedule import Schedule
 from .tree import ContractionTree, Cut, schedule
@@ -84,11 +84,19 @@ class _Problem:
         made = schedule(tree, cuts)
         made, given = derivative(made, self.options, self.wanted, self.moving, self.strides)
         if self.remote:
-            made, found = place_within(made, self.remote, self.limit, partial(self.measure, given))
-        else:
-            found = self.measure(given, made)
+            made = place(made, self.remote)
+        found = self.measure(given, made)
         over = sum(log(moment.bytes / self.limit) for moment in found.moments if moment.bytes > self.limit)
         return _Candidate(Sliced(made, found, tree, tuple(cuts)), over)
+
+    def settled(self, found: Sliced) -> Sliced:
+        """The same with loads further out, where what is copied is then copied less often."""
+        if not self.remote:
+            return found
+        forward = schedule(found.tree, found.cuts)
+        made, given = derivative(forward, self.options, self.wanted, self.moving, self.strides)
+        made, taken = place_within(made, self.remote, self.limit, partial(self.measure, given))
+        return found._replace(schedule=made, demand=taken)
 
     def measure(self, strides: Sequence[Sizes] | None, made: Schedule) -> Demand:
         return demand(made, self.dtype, self.device, self.options, strides)
@@ -182,7 +190,7 @@ def find_schedule(
             f"memory_limit={limit} ({size_text(limit)}) is too little; beside its operands it needs "
             f"{int(least)} bytes ({size_text(least)}), as far as was found"
         )
-    return best
+    return problem.settled(best)
 
 
 def _fitted(problem: _Problem, start: _Candidate) -> _Candidate:
