@@ -162,7 +162,9 @@ def _is_fused(chosen: Plan) -> bool:
     if len(chosen.steps) < 2 or chosen.peak_bytes < LARGE_BYTES:
         return False
     at_once = choose_step(chosen.equation, chosen.shapes, chosen.dtype, chosen.device, REAL)
-    return at_once.name == "blocked" and at_once.cost.seconds < 1.3 * chosen.seconds
+    # The gradient of each operand is again a product of all others, where pairs share what they made.
+    sharing = max(1.0, (len(chosen.shapes) - 1) / 2)
+    return at_once.name == "blocked" and sharing * at_once.cost.seconds < 1.3 * chosen.seconds
 
 
 def _plan(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Plan:

@@ -193,7 +193,9 @@ def multiply_sum(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
     if _rounds_products(a):
         return _einsum_aligned(a, b, dims)
     if not torch.compiler.is_compiling() and a.is_cpu and a.numel() * b.numel() > (1 << 21):
-        return _blocked_multiply_sum(a, b, dims)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return _blocked_multiply_sum(a, b, dims)
+        return _recorded_multiply_sum(a, b, dims)
     return torch.mul(a, b).sum(dims)
 
 
@@ -236,6 +238,16 @@ def _rounds_products(a: Tensor) -> bool:
     return a.device.type != "meta" and torch.is_autocast_enabled(a.device.type)
 
 
+def _recorded_multiply_sum(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
+    """:func:`_blocked_multiply_sum`, with gradients of its own where autograd alone records it."""
+    plain = torch._C._functorch.maybe_current_level() is None and torch._C._get_tracing_state() is None
+    if not (plain and torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)):
+        return _blocked_multiply_sum(a, b, dims)
+    from .product_sum import product_sum  # which lowers gradients to these helpers
+
+    return product_sum(_blocked_multiply_sum, a, b, dims)
+
+
 def _may_accumulate() -> bool:
     """Whether sums may be accumulated in place: torch.func.vmap is slow at it, compilers undo it."""
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
@@ -257,25 +269,79 @@ def _einsum_aligned(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
 
 
 def _blocked_multiply_sum(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
-    """:func:`multiply_sum` in blocks of one dimension, which never make a large product."""
+    """:func:`multiply_sum` in blocks, which never make a large product.
+
+    Blocks lie next to one another in memory, and so do those that gradients are put together from.
+    """
     a, b = torch.broadcast_tensors(a, b)
     blocks = a.numel() // 131072
     if blocks < 16:
         return torch.mul(a, b).sum(dims)
-    dim = 0
-    for i in range(1, a.dim()):
-        if a.shape[dim] < blocks and a.shape[i] > a.shape[dim]:
-            dim = i
-    size = max(1, a.shape[dim] // blocks)
-    parts = a.split(size, dim)
-    others = b.split(size, dim)
-    if dim - a.dim() in dims:
-        result = torch.mul(parts[0], others[0]).sum(dims)
-        for i in range(1, len(parts)):
-            result = result + torch.mul(parts[i], others[i]).sum(dims)
-        return result
-    position = 0
-    for i in range(dim):
-        if i - a.dim() not in dims:
-            position = position + 1
-    return torch.cat([torch.mul(parts[i], others[i]).sum(dims) for i in range(len(parts))], position)
+    order = _block_order(a, b, dims)
+    a = a.permute(order)
+    b = b.permute(order)
+    rank = a.dim()
+    summed: list[int] = []
+    kept: list[int] = []
+    for dim in order:
+        if dim - rank not in dims:
+            kept.append(dim)
+    for position in range(rank):
+        if order[position] - rank in dims:
+            summed.append(position)
+    result = _over_blocks(a, b, summed, blocks)
+    back: list[int] = []
+    for dim in range(rank):
+        if dim - rank not in dims:
+            back.append(kept.index(dim))
+    return result.permute(back)
+
+
+def _block_order(a: Tensor, b: Tensor, dims: list[int]) -> list[int]:
+    """The dimensions of two tensors of one shape in the order in which they're cut into blocks.
+
+    Those along which neighbours lie far apart come first, of these the ones that stay: sums are then made
+    within a block.
+    """
+    order: list[int] = []
+    ranks: list[int] = []
+    for dim in range(a.dim()):
+        reach = a.stride(dim) + b.stride(dim) if a.shape[dim] > 1 else 0
+        if reach >= 16 and dim - a.dim() not in dims:
+            reach = reach + (1 << 60)
+        place = 0
+        for rank in ranks:
+            if rank >= reach:
+                place = place + 1
+        order.insert(place, dim)
+        ranks.insert(place, reach)
+    return order
+
+
+def _over_blocks(a: Tensor, b: Tensor, dims: list[int], blocks: int) -> Tensor:
+    """The sum over ``dims`` of a product, in about so many blocks of the first one or two dimensions."""
+    inner = 1
+    if a.shape[0] < blocks and a.dim() > 1:
+        inner = min(blocks // a.shape[0], a.shape[1])
+    totals: list[Tensor] = []
+    size = max(1, a.shape[0] // blocks)
+    for rows, other_rows in zip(a.split(size, 0), b.split(size, 0)):  # noqa: B905  TorchScript has no strict
+        parts: list[Tensor] = []
+        if inner == 1:
+            parts.append(torch.mul(rows, other_rows).sum(dims))
+        else:
+            width = max(1, a.shape[1] // inner)
+            for part, other in zip(rows.split(width, 1), other_rows.split(width, 1)):  # noqa: B905
+                _gather(parts, torch.mul(part, other).sum(dims), 1 in dims)
+        if len(parts) > 1:
+            parts = [torch.cat(parts, 0 if 0 in dims else 1)]
+        _gather(totals, parts[0], 0 in dims)
+    return totals[0] if len(totals) == 1 else torch.cat(totals, 0)
+
+
+def _gather(parts: list[Tensor], part: Tensor, added: bool) -> None:
+    """Put a part beside the others, or add it to the one that is there."""
+    if added and len(parts) > 0:
+        parts[0] = parts[0] + part
+    else:
+        parts.append(part)
