@@ -33,7 +33,7 @@ def largest(x: Tensor) -> Tensor:
     """
     x = x.detach()
     if x.is_complex():
-        x = torch.view_as_real(x.resolve_conj())
+        x = torch.view_as_real(x.conj() if x.is_conj() else x)
     if x.numel() == 0:
         return x.new_zeros(())
     low, high = x.aminmax()

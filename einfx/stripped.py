@@ -7,19 +7,26 @@ powers of ten. Only products and sums inside of one step have to be in range of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .dispatch import as_written, contract, read_equation
-from .errors import OperandError, UsageError
+from .equation import Equation
+from .errors import MemoryLimitError, OperandError, UsageError
 from .exponents import decimal, normalised
+from .kernels.batching import has_tangents
 from .layout import hint
+from .modes import is_captured
 from .options import Options, read_keywords
 from .pattern import IndexPattern
 from .planning import plan
+from .plans import size_text
 from .semiring_dispatch import contract_over, prepared
+from .slicing import is_sliceable
+from .slicing.stripped import contract_stripped_within
 
 __all__ = ["contract_stripped", "einsum"]
 
@@ -100,16 +107,40 @@ def contract_stripped(
         )
     try:
         equation = read_equation(token, [x.dim() for x in operands])
-        mantissa, exponent = _contract(
-            [x.to(_WIDER.get(dtype, dtype)) for x in operands], equation, optimize, options
-        )
+        wide = [x.to(_WIDER.get(dtype, dtype)) for x in operands]
+        if is_sliceable(wide, options) and _sees_numbers(wide):
+            options = _without_copies(equation, operands, wide, options)
+            mantissa, exponent = contract_stripped_within(equation, wide, optimize, options)
+        else:
+            mantissa, exponent = _contract(wide, equation, optimize, options)
     except OperandError as error:
         raise as_written(token, error) from None
     return mantissa.to(dtype), exponent
 
 
+def _sees_numbers(operands: Sequence[Tensor]) -> bool:
+    """Whether numbers can be looked at: nothing compiles, traces, maps or has forward derivatives."""
+    captured = is_captured() or torch._C._get_tracing_state() is not None
+    return not (captured or torch._C._are_functorch_transforms_active() or has_tangents(operands))
+
+
+def _without_copies(
+    equation: Equation, operands: Sequence[Tensor], wide: Sequence[Tensor], options: Options
+) -> Options:
+    """The limit that is left beside wider copies of operands."""
+    copies = sum(x.nbytes for x, operand in zip(wide, operands, strict=True) if x is not operand)
+    if not copies or options.memory_limit is None:
+        return options
+    if copies >= options.memory_limit:
+        raise MemoryLimitError(
+            f"einsum {str(equation)!r}: strip_exponent=True computes in {wide[0].dtype}, in which the "
+            f"operands take {copies} bytes ({size_text(copies)}); memory_limit={options.memory_limit} is less"
+        )
+    return replace(options, memory_limit=options.memory_limit - copies)
+
+
 def _contract(
-    operands: Sequence[Tensor], equation: Any, optimize: Any, options: Options
+    operands: Sequence[Tensor], equation: Equation, optimize: Any, options: Options
 ) -> tuple[Tensor, Tensor]:
     """One step of the plan after the other."""
     chosen = plan(
