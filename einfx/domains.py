@@ -12,6 +12,9 @@ from .modes import is_captured
 
 __all__ = ["kind_of", "require_non_negative"]
 
+PART = 1 << 16
+"""How many elements are looked at together."""
+
 _NEGATIVE = (
     "max_times is a semiring on non-negative numbers only (its zero is 0, which has to be the smallest), "
     "but an operand has negative ones; max_plus of their logarithms, or max_min, may be what you want"
@@ -55,12 +58,21 @@ def require_non_negative(x: Tensor) -> None:
         cast(Any, _NonNegative).apply(x.detach())
 
 
+def _has_negative(x: Tensor) -> bool:
+    """Whether an element is negative, looked for in parts, so that a memory limit holds."""
+    if x.numel() <= PART:
+        return bool((x < 0).any())
+    dim = max(range(x.dim()), key=lambda dim: x.shape[dim])
+    length = max(1, PART * x.shape[dim] // x.numel())
+    return any(_has_negative(part) for part in x.split(length, dim))
+
+
 class _NonNegative(torch.autograd.Function):
     """The check as a function of its own: vmap and jvp hand it plain tensors, whose numbers can be read."""
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        if bool((x < 0).any()):
+        if _has_negative(x):
             raise OperandError(_NEGATIVE)
         return x.new_empty(0)
 

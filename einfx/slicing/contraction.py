@@ -10,26 +10,28 @@ import torch
 from torch import Tensor
 
 from ..equation import Equation
+from ..kernels.batching import tracked
 from ..options import Options
 from ..paths import find_paths, paths_from
+from .local_gradients import sums_in_blocks
 from .search import Sliced, find_schedule
 from .tree import ContractionTree
 
 __all__ = ["is_sliceable", "sliced_plan"]
 
-_SEMIRINGS = ("real", "log", "max_plus", "min_plus", "max_times", "max_min")
+_DTYPES = frozenset(
+    {
+        *(torch.float32, torch.float64, torch.complex64, torch.complex128),
+        *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    }
+)
 
 
 def is_sliceable(tensors: Sequence[Tensor], options: Options) -> bool:
-    """Whether a contraction can be cut into blocks here: its semiring, its dtype and its options allow it."""
-    dtype = tensors[0].dtype
-    plain = options.semiring.name in _SEMIRINGS and not options.semiring.zero_annihilates
+    """Whether a contraction can be cut into blocks here: its limit, its dtype and its semiring allow it."""
     limited = options.memory_limit is not None and options.block_size is None
-    usual = not options.linear_operands and options.grad_of_neg_inf == "nan"
-    numbers = dtype in (torch.float32, torch.float64) or (
-        options.semiring.name == "real" and dtype in (torch.complex64, torch.complex128)
-    )
-    return plain and limited and usual and numbers
+    followed = sums_in_blocks(options) or not tracked(*tensors)
+    return limited and tensors[0].dtype in _DTYPES and followed
 
 
 @lru_cache(maxsize=1024)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -38,6 +39,9 @@ class Problem(NamedTuple):
     @classmethod
     def of(cls, equation: Equation, optimize: Any, options: Options) -> Problem:
         """The problem of a call."""
+        if options.semiring.matmul is not None:
+            # What a product of matrices of one's own takes, nobody knows but its owner.
+            options = replace(options, semiring=replace(options.semiring, matmul=None))
         return cls(equation, _frozen(optimize), options)
 
     def differentiable(self, operands: Sequence[Tensor], wanted: Flags) -> Problem:
