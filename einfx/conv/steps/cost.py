@@ -20,7 +20,7 @@ from ...pattern import IndexPattern
 from ...planning import plan
 from .lowering import Native
 
-__all__ = ["contraction_cost", "fold_cost", "native_cost", "sum_cost", "window_cost"]
+__all__ = ["GATHERED_SECONDS", "contraction_cost", "fold_cost", "native_cost", "sum_cost", "window_cost"]
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -32,6 +32,9 @@ DEPTHWISE = 7.5e9
 
 COPIED = 6e9
 """Bytes of windows per second that one core writes where there is C code for it."""
+
+GATHERED_SECONDS = (0.0, 1e-9, 15e-9)
+"""What an element of windows costs that are contracted as a view: alone, with another operand, with more."""
 
 SCATTERED_SECONDS = {False: 1.7e-9, True: 4.5e-9}
 """What an element of a transposed convolution with a stride costs, where the kernel is larger than the
