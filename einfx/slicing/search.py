@@ -2,14 +2,14 @@
 
 Path and loops are looked for together: each of several paths gets the loops that it needs, and the one that
 then takes the least time is taken. For one path, loops are added and refined one at a time, each time the one
-that brings the lines that take too much furthest down for the time that it costs; afterwards, blocks are
-lengthened as far as the limit allows.
+that brings the lines that take too much furthest down for the time that it costs (:mod:`.moves` says which
+there are); afterwards, the blocks of all loops are weighed against one another within the limit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf, log
 from typing import NamedTuple
@@ -24,7 +24,9 @@ from .derivatives import derivative
 from .hoisting import place_within
 from .loads import HERE, Remote, place
 from .memory import Demand, arena, demand
-from .schedule import Schedule
+from .moves import Loops, Move, moves, origins
+from .schedule import Contract, Schedule
+from .skeleton import Skeleton, Taken, Works
 from .tree import ContractionTree, Cut, schedule
 
 __all__ = ["Sliced", "find_schedule"]
@@ -38,6 +40,12 @@ BRANCHES = 6
 ROUNDS = 60
 """How many loops are added or refined at most."""
 
+MOST_PAIRED = 5
+"""Up to so many loops, blocks of one are lengthened while those of another are shortened."""
+
+LOWER = (1.0, 0.97, 0.93, 0.87, 0.8, 0.7)
+"""Which parts of the limit are aimed at, one after the other, where buffers leave gaps in the arena."""
+
 
 class Sliced(NamedTuple):
     """A schedule with what it takes.
@@ -47,12 +55,14 @@ class Sliced(NamedTuple):
         demand: its bytes and seconds.
         tree: its path.
         cuts: its loops.
+        repeated: the values that are computed again in loops that don't change them.
     """
 
     schedule: Schedule
     demand: Demand
     tree: ContractionTree
     cuts: tuple[Cut, ...]
+    repeated: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         """What it takes, and the program."""
@@ -79,32 +89,228 @@ class _Problem:
     strides: tuple[tuple[int, ...], ...] | None
     moving: tuple[bool, ...] = ()
     remote: Remote = HERE
+    works: Works = field(default_factory=dict)
 
-    def judge(self, tree: ContractionTree, cuts: Sequence[Cut]) -> _Candidate:
-        made = schedule(tree, cuts)
-        made, given = derivative(made, self.options, self.wanted, self.moving, self.strides)
+    def program(
+        self, tree: ContractionTree, loops: Loops, marked: bool = False
+    ) -> tuple[Schedule, list[Sizes] | None]:
+        """What is computed, with everything here, and the strides of its operands."""
+        made = schedule(tree, loops.cuts, loops.repeated, marked)
+        return derivative(made, self.options, self.wanted, self.moving, self.strides)
+
+    def skeleton(self, tree: ContractionTree, loops: Loops) -> Skeleton:
+        """What tells, for these loops, what blocks of any lengths take."""
+        made, strides = self.program(tree, loops, marked=True)
         if self.remote:
             made = place(made, self.remote)
-        found = self.measure(given, made)
-        over = sum(log(moment.bytes / self.limit) for moment in found.moments if moment.bytes > self.limit)
-        return _Candidate(Sliced(made, found, tree, tuple(cuts)), over)
+        labels = [cut.label for cut in loops.cuts]
+        rest = self.dtype, self.device, self.options, strides, self.works
+        return Skeleton(made, labels, *rest)
+
+    def sliced(self, tree: ContractionTree, loops: Loops) -> Sliced:
+        """The schedule with what it takes exactly."""
+        made, strides = self.program(tree, loops)
+        if self.remote:
+            made = place(made, self.remote)
+        return Sliced(made, self.measure(strides, made), tree, loops.cuts, loops.repeated)
 
     def settled(self, found: Sliced) -> Sliced:
         """The same with loads further out, where what is copied is then copied less often."""
         if not self.remote:
             return found
-        forward = schedule(found.tree, found.cuts)
-        made, given = derivative(forward, self.options, self.wanted, self.moving, self.strides)
-        made, taken = place_within(made, self.remote, self.limit, partial(self.measure, given))
+        made, strides = self.program(found.tree, Loops(found.cuts, found.repeated))
+        made, taken = place_within(made, self.remote, self.limit, partial(self.measure, strides))
         return found._replace(schedule=made, demand=taken)
 
     def measure(self, strides: Sequence[Sizes] | None, made: Schedule) -> Demand:
+        """What a schedule takes."""
         return demand(made, self.dtype, self.device, self.options, strides)
 
 
-class _Candidate(NamedTuple):
-    sliced: Sliced
-    over: float
+class _State(NamedTuple):
+    """Loops and what they take."""
+
+    loops: Loops
+    taken: Taken
+
+
+class _Branch:
+    """One path, and the loops that were tried around it."""
+
+    def __init__(self, problem: _Problem, tree: ContractionTree) -> None:
+        self.problem, self.tree = problem, tree
+        self.skeletons: dict[object, Skeleton] = {}
+        self.known: dict[tuple[Loops, float], Taken] = {}
+        self.plain = self.state(Loops(), inf)
+
+    def skeleton(self, loops: Loops) -> Skeleton:
+        key = (tuple([(cut.value, cut.label) for cut in loops.cuts]), loops.repeated)
+        found = self.skeletons.get(key)
+        if found is None:
+            found = self.skeletons[key] = self.problem.skeleton(self.tree, loops)
+        return found
+
+    def state(self, loops: Loops, limit: float) -> _State:
+        taken = self.known.get((loops, limit))
+        if taken is None:
+            blocks = [cut.block for cut in loops.cuts]
+            taken = self.known[loops, limit] = self.skeleton(loops).take(blocks, limit)
+        return _State(loops, taken)
+
+    def moves(self, state: _State) -> list[Move]:
+        """Changes that could help at the moment when the most is in use."""
+        loops, moment = state.loops, state.taken.moment
+        skeleton = self.skeleton(loops)
+        origin = origins(self.tree, skeleton.schedule, self.problem.moving)
+        held = skeleton.held([cut.block for cut in loops.cuts], moment)
+        if not held:
+            return []
+        value = -1
+        if (line := skeleton.events[moment].line) is not None:
+            made = line.line
+            value = origin.get(made.target if isinstance(made, Contract) else made.gradient, -1)
+        return moves(self.tree, loops, held, origin, value)
+
+    def fitted(self, start: _State, limit: float) -> _State:
+        """Loops until the path fits, or until nothing brings it further down."""
+        current = self.state(start.loops, limit)
+        for _ in range(ROUNDS):
+            if current.taken.over <= 0:
+                break
+            better = [
+                state
+                for move in self.moves(current)
+                for state in self._refined(current, move, limit)
+                if state.taken.over < current.taken.over * (1 - 1e-9)
+            ]
+            if not better:
+                break
+            fitting = [x for x in better if x.taken.over <= 0]
+            if fitting:
+                current = min(fitting, key=lambda x: x.taken.seconds)
+            else:
+                before = current
+                current = max(better, key=lambda x: _gain(before, x))
+        return current
+
+    def _refined(self, before: _State, move: Move, limit: float) -> Iterator[_State]:
+        """A change, with blocks of several lengths."""
+        if move.cut < 0:
+            yield self.state(move.loops, limit)
+            return
+        longest = move.loops.cuts[move.cut].block
+        finest = self.state(_with_block(move.loops, move.cut, 1), limit)
+        if finest.taken.over >= before.taken.over:
+            return
+        yield finest
+        if finest.taken.over <= 0:
+            # The longest block that fits.
+            low, high = 1, longest
+            while high > low * 5 // 4 + 1:
+                middle = round((low * high) ** 0.5)
+                middle = min(max(middle, low + 1), high - 1)
+                state = self.state(_with_block(move.loops, move.cut, middle), limit)
+                if state.taken.over <= 0:
+                    low = middle
+                    yield state
+                else:
+                    high = middle
+            return
+        for by in (2, 8, 32):
+            block = -(-longest // by)
+            if 1 < block < longest:
+                yield self.state(_with_block(move.loops, move.cut, block), limit)
+
+    def floor(self) -> int:
+        """About the least bytes that the path can do with, by loops over single elements of all labels."""
+        every = _every(self.tree)
+        again = every._replace(repeated=tuple(sorted(self.tree.children)))
+        return min(self.state(loops, 1.0).taken.bytes for loops in (every, again))
+
+    def finest(self) -> _State:
+        """The path with loops over single elements wherever one takes less for it."""
+        current = self.state(Loops(), 1.0)
+        for _ in range(2 * ROUNDS):
+            tried = []
+            for move in self.moves(current):
+                loops = move.loops if move.cut < 0 else _with_block(move.loops, move.cut, 1)
+                tried.append(self.state(loops, 1.0))
+            best = min(tried, key=_lowness, default=current)
+            if _lowness(best) >= _lowness(current):
+                break
+            current = best
+        every = _every(self.tree)
+        again = every._replace(repeated=tuple(sorted(self.tree.children)))
+        return min(current, self.state(every, 1.0), self.state(again, 1.0), key=_lowness)
+
+    def balanced(self, start: _State, limit: float) -> _State:
+        """The same loops with the blocks that take the least time within a limit; those of one block go."""
+        current = start
+        for _ in range(ROUNDS):
+            tried = [self.state(loops, limit) for loops in _balances(self.tree, current.loops)]
+            fitting = [x for x in tried if x.taken.over <= 0]
+            best = min(fitting, key=lambda x: x.taken.seconds, default=current)
+            if best.taken.seconds >= current.taken.seconds * (1 - 1e-4):
+                break
+            current = best
+        return current
+
+
+def _with_block(loops: Loops, position: int, block: int) -> Loops:
+    cuts = loops.cuts
+    return loops._replace(
+        cuts=(*cuts[:position], cuts[position]._replace(block=block), *cuts[position + 1 :])
+    )
+
+
+def _lowness(state: _State) -> tuple[int, float]:
+    return state.taken.bytes, state.taken.over
+
+
+def _gain(before: _State, after: _State) -> float:
+    """How much less is over the limit, for how much more time."""
+    slower = after.taken.seconds / before.taken.seconds
+    return (before.taken.over - after.taken.over) / (log(max(slower, 1.0)) + 0.02)
+
+
+def _every(tree: ContractionTree) -> Loops:
+    """Loops over single elements of every label, each around the last value that is made of some with it."""
+    last = {label: value for value in tree.children for x in tree.children[value] for label in tree.labels[x]}
+    cuts = [Cut(last[label], label, 1) for label in sorted(last) if tree.sizes[label] > 1]
+    return Loops(tuple(sorted(cuts, key=lambda cut: -tree.sizes[cut.label])))
+
+
+def _balances(tree: ContractionTree, loops: Loops) -> Iterator[Loops]:
+    """Loops with one block longer or shorter, with one longer and another shorter, or with one cut less."""
+    cuts = loops.cuts
+    longer, shorter = [], []
+    for position, cut in enumerate(cuts):
+        size = tree.sizes[cut.label]
+        if cut.block >= size:
+            yield loops._replace(cuts=cuts[:position] + cuts[position + 1 :])
+            continue
+        longer.append([(position, x) for x in _lengths(cut.block, size, up=True)])
+        shorter.append([(position, x) for x in _lengths(cut.block, size, up=False)])
+    for group in (*longer, *shorter):
+        for position, block in group:
+            yield _with_block(loops, position, block)
+    if len(longer) > MOST_PAIRED:
+        return
+    for first in longer:
+        for second in shorter:
+            for (position, block), (other, length) in zip(first, second, strict=False):
+                if position != other:
+                    yield _with_block(_with_block(loops, position, block), other, length)
+
+
+def _lengths(block: int, size: int, up: bool) -> list[int]:
+    """Lengths of blocks near one: of some blocks more or fewer, which are as long as one another."""
+    count = -(-size // block)
+    counts = {count // 2, count * 4 // 5, count - 1} if up else {count * 2, count * 5 // 4, count + 1}
+    found = {-(-size // x) for x in counts if x > 0}
+    if not up:
+        found |= {x for multiple in (8, 64) for x in [block // multiple * multiple] if x}
+    return sorted(x for x in found if x != block and 1 <= x <= size)
 
 
 def find_schedule(
@@ -159,25 +365,27 @@ def find_schedule(
         remote,
     )
     trees = [ContractionTree(equation, by_label, tuple(tuple(step) for step in path)) for path in paths]
-    plain = [problem.judge(tree, ()) for tree in dict.fromkeys(trees)]
-    plain.sort(key=lambda candidate: candidate.sliced.demand.seconds)
+    branches = [_Branch(problem, tree) for tree in dict.fromkeys(trees)]
+    branches.sort(key=lambda branch: branch.plain.taken.seconds)
+    chosen = branches[:BRANCHES]
+    chosen += [x for x in sorted(branches, key=lambda x: x.plain.taken.bytes)[:2] if x not in chosen]
     best: Sliced | None = None
     least = inf
-    chosen = plain[:BRANCHES]
-    chosen += [x for x in sorted(plain, key=lambda x: x.sliced.demand.peak_bytes)[:2] if x not in chosen]
-    for candidate in chosen:
-        if best is not None and candidate.sliced.demand.seconds >= best.demand.seconds:
+    for branch in chosen:
+        if best is not None and branch.plain.taken.seconds >= best.demand.seconds:
             continue
-        found = _fitted(problem, candidate)
-        if found.sliced.bytes > problem.limit:
+        found = None
+        if branch.floor() <= problem.limit:
+            found = _within(branch, branch.plain, problem.limit)
+        if found is None:
             # The finest there is, whatever the limit: it may be enough, and says what would be.
-            found = _finest(problem, candidate)
-            least = min(least, found.sliced.bytes)
-            if found.sliced.bytes > problem.limit:
-                continue
-        found = _coarsened(problem, found)
-        if best is None or found.sliced.demand.seconds < best.demand.seconds:
-            best = found.sliced
+            finest = branch.finest()
+            needed = problem.sliced(branch.tree, finest.loops).bytes
+            least = min(least, needed)
+            if needed <= problem.limit:
+                found = _within(branch, finest, problem.limit)
+        if found is not None and (best is None or found.demand.seconds < best.demand.seconds):
+            best = found
     if best is None and any(remote.outputs) and not remote.partial:
         # Where results don't fit one by one, parts of them are added up where they are kept.
         rest = {"options": options, "wanted": wanted, "moving": moving, "strides": strides}
@@ -185,102 +393,25 @@ def find_schedule(
         return find_schedule(equation, shapes, paths, limit, dtype, device, **rest, remote=parts)  # type: ignore[arg-type]
     if best is None:
         gradients = " with its gradients" * any(wanted) + " with its derivatives" * any(moving)
+        needed = int(least)
         raise MemoryLimitError(
             f"einsum {str(equation)!r} of {', '.join(str(tuple(shape)) for shape in shapes)}{gradients}: "
             f"memory_limit={limit} ({size_text(limit)}) is too little; beside its operands it needs "
-            f"{int(least)} bytes ({size_text(least)}), as far as was found"
+            f"{needed} bytes ({size_text(needed)}), as far as was found",
+            needed,
         )
     return problem.settled(best)
 
 
-def _fitted(problem: _Problem, start: _Candidate) -> _Candidate:
-    """The path with loops until it fits, or until nothing brings it further down."""
+def _within(branch: _Branch, start: _State, limit: int) -> Sliced | None:
+    """The fastest schedule found from some loops on that stays within a limit."""
     current = start
-    for _ in range(ROUNDS):
-        if current.over <= 0:
-            if current.sliced.bytes <= problem.limit:
-                break
-            # Buffers leave gaps in the arena: aim lower.
-            lower = replace(problem, limit=int(problem.limit * 0.93))
-            return _fitted(lower, lower.judge(current.sliced.tree, current.sliced.cuts))
-        tried = [problem.judge(current.sliced.tree, cuts) for cuts in _moves(current.sliced)]
-        better = [x for x in tried if x.over < current.over * (1 - 1e-9)]
-        if not better:
+    for part in LOWER:
+        current = branch.fitted(current, part * limit)
+        if current.taken.over > 0:
             break
-        fitting = [x for x in better if x.over <= 0]
-        if fitting:
-            current = min(fitting, key=lambda x: x.sliced.demand.seconds)
-        else:
-            current = max(better, key=partial(_gain, current))
-    return current
-
-
-def _finest(problem: _Problem, start: _Candidate) -> _Candidate:
-    """The path with loops over single elements wherever one takes less for it."""
-    lowest = replace(problem, limit=1)
-    current = lowest.judge(start.sliced.tree, start.sliced.cuts)
-    for _ in range(ROUNDS):
-        tried = [lowest.judge(current.sliced.tree, cuts) for cuts in _moves(current.sliced, _to_one)]
-        best = min(tried, key=lambda x: (x.sliced.bytes, x.over), default=current)
-        if (best.sliced.bytes, best.over) >= (current.sliced.bytes, current.over):
-            break
-        current = best
-    return current
-
-
-def _gain(before: _Candidate, after: _Candidate) -> float:
-    """How much less is over the limit, for how much more time."""
-    slower = after.sliced.demand.seconds / before.sliced.demand.seconds
-    return (before.over - after.over) / (log(max(slower, 1.0)) + 0.02)
-
-
-def _moves(sliced: Sliced, finer: Callable[[int], list[int]] | None = None) -> list[tuple[Cut, ...]]:
-    """Cuts with one more, or with one that is finer, which could help where most is in use."""
-    tree, cuts, finer = sliced.tree, sliced.cuts, finer or _finer
-    found: dict[tuple[Cut, ...], None] = {}
-    for position, cut in enumerate(cuts):
-        for block in finer(cut.block):
-            found[(*cuts[:position], cut._replace(block=block), *cuts[position + 1 :])] = None
-    for value in tree.children:
-        chain = {value, *tree.above(value)}
-        for label in sorted(tree.below[value]):
-            size = tree.sizes[label]
-            if size == 1 or not _may_cut(tree, cuts, chain, value, label):
-                continue
-            for block in finer(size):
-                found[(*cuts, Cut(value, label, block))] = None
-    return list(found)
-
-
-def _may_cut(tree: ContractionTree, cuts: Sequence[Cut], chain: set[int], value: int, label: int) -> bool:
-    """Whether a loop over a label around a value makes sense: the value, or what it is made of, has it."""
-    if any(cut.label == label and (cut.value in chain or value in tree.above(cut.value)) for cut in cuts):
-        return False
-    return label in tree.labels[value] or any(label in tree.labels[child] for child in tree.children[value])
-
-
-def _finer(block: int) -> list[int]:
-    """Shorter blocks to try."""
-    return sorted({max(1, -(-block // by)) for by in (2, 4, 16, 64, 1024)} - {block})
-
-
-def _to_one(block: int) -> list[int]:
-    """Single elements."""
-    return [1] if block > 1 else []
-
-
-def _coarsened(problem: _Problem, found: _Candidate) -> _Candidate:
-    """The same loops with blocks as long as the limit allows; those of one block go."""
-    current, tree = found, found.sliced.tree
-    for position in range(len(found.sliced.cuts)):
-        while (cut := current.sliced.cuts[position]).block < tree.sizes[cut.label]:
-            cuts = list(current.sliced.cuts)
-            longer = max(cut.block + 1, cut.block * 5 // 4)
-            cuts[position] = cut._replace(block=min(tree.sizes[cut.label], longer))
-            tried = problem.judge(tree, cuts)
-            slower = tried.sliced.demand.seconds > current.sliced.demand.seconds
-            if tried.over > 0 or slower or tried.sliced.bytes > problem.limit:
-                break
-            current = tried
-    needed = [cut for cut in current.sliced.cuts if cut.block < tree.sizes[cut.label]]
-    return problem.judge(tree, needed)
+        found = branch.problem.sliced(branch.tree, branch.balanced(current, part * limit).loops)
+        if found.bytes <= limit:
+            return found
+    found = branch.problem.sliced(branch.tree, start.loops)
+    return found if found.bytes <= limit else None
