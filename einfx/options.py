@@ -20,7 +20,7 @@ from .algebra import Semiring
 from .errors import UsageError
 from .semiring import get, semirings
 
-__all__ = ["REAL", "Options", "bytes_of", "means_nothing_else", "read_keywords"]
+__all__ = ["KEYWORDS", "REAL", "Options", "bytes_of", "means_nothing_else", "read_keywords"]
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,17 @@ class Options:
 
 REAL = Options(get("real"))
 """What torch.einsum does."""
+
+
+KEYWORDS = (
+    "semiring",
+    "linear_operands",
+    "zero_annihilates",
+    "grad_of_neg_inf",
+    "block_size",
+    "memory_limit",
+)
+"""The keywords of :func:`einfx.einsum` that say what a contraction means, as functions here take them."""
 
 
 def means_nothing_else(

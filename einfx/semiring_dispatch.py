@@ -20,7 +20,7 @@ from .semiring_program import SemiringProgram
 from .shifted_log import ShiftedLog
 from .slicing import contract_within, is_linear, is_sliceable
 
-__all__ = ["contract_over", "prepared"]
+__all__ = ["contract_over", "prepared", "promoted", "sees_numbers"]
 
 _programs: dict[Any, tuple[SemiringProgram, ShiftedLog | None]] = {}
 
@@ -69,7 +69,7 @@ def contract_over(
         return program.traced(operands)
     if return_argmax:
         return program.with_places(operands)
-    if shifted is not None and _sees_numbers(operands):
+    if shifted is not None and sees_numbers(operands):
         result = shifted(operands)
         if result is not None:
             return result
@@ -83,7 +83,7 @@ def _is_followed(operands: Sequence[Tensor], options: Options) -> bool:
     return is_linear(options) or not (torch._C._are_functorch_transforms_active() or has_tangents(operands))
 
 
-def _sees_numbers(operands: Sequence[Tensor]) -> bool:
+def sees_numbers(operands: Sequence[Tensor]) -> bool:
     """Whether a decision may depend on numbers: nothing compiles, traces or maps this."""
     captured = is_captured() or torch._C._get_tracing_state() is not None
     return not (captured or torch._C._are_functorch_transforms_active())
@@ -163,11 +163,11 @@ def prepared(call: str, tensors: Sequence[Any], options: Options) -> list[Tensor
     dtype = tensors[0].dtype
     if all(x.dtype == dtype for x in tensors):
         return list(tensors)
-    dtype = _promoted(tensors)
+    dtype = promoted(tensors)
     return [x.to(dtype) for x in tensors]
 
 
-def _promoted(tensors: Sequence[Tensor]) -> torch.dtype:
+def promoted(tensors: Sequence[Tensor]) -> torch.dtype:
     """The dtype of torch's promotion rules, by which a 0-dimensional tensor counts less than others."""
     kinds = [
         reduce(torch.promote_types, [x.dtype for x in tensors if bool(x.dim()) == wide])

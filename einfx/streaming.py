@@ -240,7 +240,8 @@ class _Cuda:
 
     def move(self, target: Tensor, source: Tensor, add: Addition | None) -> None:
         if target.device.type == "cuda":
-            if source.is_pinned() and source.stride() == target.stride() and source.dtype == target.dtype:
+            alike = source.dtype == target.dtype and source.stride() == target.stride()
+            if alike and not source.is_conj() and source.is_pinned():
                 target.copy_(source, non_blocking=True)
                 return
             staged, free = self._staged(target)

@@ -1,0 +1,235 @@
+"""Contractions whose operands lie elsewhere than where they are computed: answering a call.
+
+=======================================  ===============================================================
+operands                                 are
+=======================================  ===============================================================
+on the device                            used where they lie
+in host memory, the device is a GPU      streamed in blocks within the limit
+in mapped files, under a limit           streamed in blocks within the limit, if it leaves room for them
+of what can't be cut into blocks         moved whole: half precision, an argmax, torch.func, a recording
+=======================================  ===============================================================
+
+Where all operands lie in host memory, so do the result and their gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .dispatch import as_written, contract, read_equation
+from .errors import MemoryLimitError, OperandError, UsageError
+from .kernels.batching import has_tangents
+from .operands import as_tensor, is_array, mapped
+from .options import Options
+from .plans import size_text
+from .progress import Choice
+from .semiring_dispatch import contract_over, promoted, sees_numbers
+from .slicing import is_sliceable
+from .slicing.streamed import Elsewhere, contract_elsewhere
+from .streaming import PIECE_BYTES, pieces
+
+__all__ = ["contract_anywhere", "converted", "is_elsewhere", "needs_conversion"]
+
+SHARE = 0.8
+"""How much of a GPU's free memory is the limit where none is given."""
+
+
+def is_elsewhere(tensors: Sequence[Any], options: Options) -> bool:
+    """Whether a call without ``device`` has operands in mapped files, and a limit."""
+    if options.memory_limit is None or not all(isinstance(x, Tensor) for x in tensors):
+        return False
+    return all(x.device.type == "cpu" for x in tensors) and any(mapped(tensors))
+
+
+def contract_anywhere(
+    token: Any,
+    tensors: Sequence[Any],
+    optimize: Any,
+    options: Options,
+    return_argmax: bool,
+    device: str | torch.device | None,
+    progress: Choice,
+) -> Any:
+    """Contract tensors wherever they lie.
+
+    Args:
+        token: what :func:`.dispatch.read_equation` reads.
+        tensors: the operands.
+        optimize: as in :func:`einfx.planning.plan`.
+        options: over which semiring, and how.
+        return_argmax: whether to return the places of what the sums select too.
+        device: where is computed; where the operands are if None.
+        progress: as in :func:`einfx.einsum`.
+
+    Raises:
+        EquationError, OperandError, PlanError, MemoryLimitError, UsageError: as :func:`einfx.einsum`.
+    """
+    call = f"einsum {token!r}" if isinstance(token, str) else "einsum"
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            return contract_over(token, tensors, optimize, options, return_argmax)
+    if not tensors or device is None:
+        target = tensors[0].device if tensors else torch.device("cpu")
+    else:
+        target = _device(device)
+    # From one device to another there is no way through blocks.
+    operands = [x if x.device.type == "cpu" else x.to(target) for x in tensors]
+    there = tuple(x.device != target for x in operands)
+    if target.type == "cpu" and options.memory_limit is not None:
+        there = mapped(operands)
+    elif any(there) and options.memory_limit is None and target.type == "cuda":
+        options = replace(options, memory_limit=_default_limit(target))
+    if options.memory_limit is None or not (any(there) or progress):
+        return _in_place(token, operands, optimize, options, return_argmax, target)
+    with torch.autocast(target.type, enabled=False):
+        dtype = promoted(operands)
+        stand_in = torch.empty(0, dtype=dtype)
+        plain = not return_argmax and sees_numbers(operands) and not has_tangents(operands)
+        if (
+            not plain
+            or target.type not in ("cpu", "cuda")
+            or not is_sliceable([stand_in, *operands], options)
+        ):
+            return _in_place(token, operands, optimize, options, return_argmax, target)
+        where = Elsewhere(target, dtype, there, target.type != "cpu", progress)
+        return _streamed(call, token, operands, optimize, options, where)
+
+
+def _streamed(
+    call: str, token: Any, operands: Sequence[Tensor], optimize: Any, options: Options, where: Elsewhere
+) -> Tensor:
+    here = [x if there else x.to(where.dtype) for x, there in zip(operands, where.operands, strict=True)]
+    try:
+        options.semiring.check(*[x.new_empty(0) for x in operands])
+        if options.semiring.domain is not None:
+            # In parts, since a check takes memory of its own.
+            for operand in here:
+                for part, _ in pieces(operand, operand, PIECE_BYTES):
+                    options.semiring.domain(part)
+    except OperandError as error:
+        raise OperandError(f"{call}: {error}") from None
+    try:
+        equation = read_equation(token, [x.dim() for x in here])
+        return contract_elsewhere(equation, here, optimize, options, where)
+    except OperandError as error:
+        raise as_written(token, error) from None
+    except MemoryLimitError:
+        if where.stores or not any(where.operands):
+            raise
+        # Pages of a file can be read where they are, though not ahead.
+        in_place: Tensor = contract_over(token, operands, optimize, options)
+        return in_place
+
+
+def _in_place(
+    token: Any,
+    operands: Sequence[Tensor],
+    optimize: Any,
+    options: Options,
+    return_argmax: bool,
+    target: torch.device,
+) -> Any:
+    """Contract where all operands are moved to first."""
+    arriving = sum(x.numel() * x.itemsize for x in operands if x.device != target)
+    if arriving and options.memory_limit is not None:
+        if arriving >= options.memory_limit:
+            raise MemoryLimitError(
+                f"einsum of {', '.join(str(tuple(x.shape)) for x in operands)}, not to be cut into blocks: "
+                f"memory_limit={options.memory_limit} ({size_text(options.memory_limit)}) is too little for "
+                f"moving operands of {arriving} bytes ({size_text(arriving)}) to {target}"
+            )
+        options = replace(options, memory_limit=options.memory_limit - arriving)
+
+    here = [x.to(target) for x in operands]
+    if options.is_plain and not return_argmax:
+        found: Any = contract(token, here, optimize)
+    else:
+        found = contract_over(token, here, optimize, options, return_argmax)
+    if not arriving or any(x.device.type != "cpu" for x in operands):
+        return found
+    return tuple(x.cpu() for x in found) if isinstance(found, tuple) else found.cpu()
+
+
+def needs_conversion(tensors: Sequence[Any], device: str | torch.device | None, strip_exponent: bool) -> bool:
+    """Whether a call has operands that become others first: NumPy arrays, or tensors that are moved whole."""
+    if torch.compiler.is_compiling():
+        return device is not None
+    if device is not None and strip_exponent:
+        return True
+    return any(type(x) is not Tensor and is_array(x) for x in tensors)
+
+
+def converted(
+    einsum: Callable[..., Any], equation: Any, operands: Sequence[Any], keywords: dict[str, Any]
+) -> Any:
+    """What einsum returns for operands that become others first.
+
+    Args:
+        einsum: what is called then.
+        equation: its first argument.
+        operands: its further ones, NumPy arrays among them; tensors are moved where a program is compiled, or
+            where the exponent is stripped, since these aren't cut into blocks.
+        keywords: of the call.
+
+    Raises:
+        OperandError: there are no tensors like an array.
+    """
+    compiling = torch.compiler.is_compiling()
+    whole = compiling or keywords["strip_exponent"]
+    device = keywords.pop("device") if whole else None
+    call = f"einsum {equation!r}" if isinstance(equation, str) else "einsum"
+    readonly: list[Tensor] = []
+    on_host: list[bool] = []
+
+    def change(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [change(x) for x in value]
+        if not compiling and is_array(value):
+            tensor = as_tensor(value, f"{call}: operand {len(on_host)}")
+            if not value.flags.writeable:
+                readonly.append(tensor)
+            value = tensor
+        if isinstance(value, Tensor):
+            on_host.append(value.device.type == "cpu")
+            return value if device is None else value.to(device)
+        return value
+
+    found = einsum(*[change(x) for x in (equation, *operands)], **keywords)
+    if device is not None and all(on_host):
+        found = tuple(x.cpu() for x in found) if isinstance(found, tuple) else found.cpu()
+    return _unshared(found, readonly)
+
+
+def _unshared(result: Any, readonly: Sequence[Tensor]) -> Any:
+    """A result that may be written: a copy, where it's a view of an array that may not."""
+    if not readonly or not isinstance(result, Tensor):
+        return result
+    memory = result.untyped_storage().data_ptr()
+    return result.clone() if any(x.untyped_storage().data_ptr() == memory for x in readonly) else result
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"device={device!r}: {error}") from None
+    if found.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError(f"device={str(device)!r}: torch sees no GPU here (torch.cuda.is_available())")
+        if found.index is None:
+            found = torch.device("cuda", torch.cuda.current_device())
+    return found
+
+
+def _default_limit(device: torch.device) -> int:
+    """A share of what is free on a GPU, and of what torch keeps there unused."""
+    free, _ = torch.cuda.mem_get_info(device)
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    limit = int(SHARE * (free + kept))
+    # Few different limits, so that plans are found again.
+    return limit >> max(limit.bit_length() - 4, 0) << max(limit.bit_length() - 4, 0)
