@@ -18,6 +18,7 @@ from .pattern import IndexPattern
 from .planning import Plan
 from .report import Report
 from .semiring import register_semiring, semirings
+from .slicing import SlicedPlan
 from .tensordot import tensordot
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ __all__ = [
     "Plan",
     "Report",
     "Semiring",
+    "SlicedPlan",
     "contract_expression",
     "contract_path",
     "einsum",

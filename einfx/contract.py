@@ -13,6 +13,7 @@ from . import compiled, compiled_patterns, stripped
 from .algebra import Semiring
 from .dispatch import contract
 from .errors import OperandError, UsageError
+from .given_plans import Words, given_plan
 from .options import REAL, Options, means_nothing_else, read_keywords
 from .pattern import IndexPattern, taker_of
 from .semiring_dispatch import contract_over
@@ -44,7 +45,9 @@ def einsum(
             gives it labels. Dimensions with one label have one size; a dimension of size 1 broadcasts. Among
             them :class:`einfx.IndexPattern`, of three dimensions: kernel, output, input.
         optimize: the order of pairwise steps: a strategy's name, a path, an opt_einsum PathOptimizer or a
-            cotengra tree; see :func:`einfx.planning.plan`.
+            cotengra tree, whose slices are kept; see :func:`einfx.planning.plan`. Or a plan of
+            :func:`einfx.contract_path`, or its text, for just these equation, shapes and dtype: its path, and
+            its slices where it has some, within its limit if no other is given.
         semiring: what takes the place of + and *: a name out of :func:`einfx.semirings`, or a
             :class:`einfx.Semiring` of one's own. -inf times +inf is nan, as in floating point.
         linear_operands: positions of operands that a contraction over ``"log"`` takes as they are, weights of
@@ -84,6 +87,7 @@ def einsum(
         A letter is a dimension. Letters on both sides stay, all others are multiplied and summed: a product
         of matrices, and the same with its result transposed.
 
+        >>> import einfx
         >>> a, b, c = torch.ones(2, 3), torch.ones(3, 4), torch.ones(4, 5)
         >>> einsum("ij,jk->ik", a, b).shape
         torch.Size([2, 4])
@@ -131,6 +135,12 @@ def einsum(
         >>> einsum("ij,jk,kl->il", a, b, c, optimize=[(1, 2), (0, 1)])[0, 0].item()
         12.0
 
+        Or in one that was planned ahead and kept as text:
+
+        >>> text = einfx.contract_path("ij,jk,kl->il", a, b, c, memory_limit="1 KiB").to_text()
+        >>> einsum("ij,jk,kl->il", a, b, c, optimize=text)[0, 0].item()
+        12.0
+
         Labels that aren't letters, and gradients:
 
         >>> einsum(a, ["row", "x"], b, ["x", "column"], ["column", "row"]).shape
@@ -164,7 +174,9 @@ def einsum(
     if unknown:
         _refuse(unknown)
     token, tensors = read_call(equation, operands)
-    words = semiring, linear_operands, zero_annihilates, grad_of_neg_inf, block_size, memory_limit
+    words: Words = semiring, linear_operands, zero_annihilates, grad_of_neg_inf, block_size, memory_limit
+    if not isinstance(optimize, str) or optimize[:1] == "{":
+        optimize, words = given_plan(token, tensors, optimize, words)
     if strip_exponent and not has_torch_function([x for x in tensors if type(x) is not IndexPattern]):
         return stripped.einsum(token, tensors, optimize, words, return_argmax)
     if torch.compiler.is_dynamo_compiling() and any(type(x) is IndexPattern for x in tensors):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,9 +10,13 @@ from torch import Tensor
 
 from .algebra import Semiring
 from .equation import Equation
+from .errors import OperandError
+from .given_plans import read_plan
+from .layout import contiguous_strides
 from .options import read_keywords
 from .pattern import IndexPattern, taker_of
 from .planning import Plan, plan
+from .slicing import SlicedPlan, is_sliceable, letters_of, plan_of_slices, plan_within
 
 __all__ = ["contract_path"]
 
@@ -24,48 +29,89 @@ def contract_path(
     optimize: Any = "auto",
     semiring: str | Semiring = "real",
     memory_limit: int | str | None = None,
-) -> Plan | Any:
+) -> Plan | SlicedPlan | Any:
     """How a contraction would be computed.
 
     Args:
         equation: text, as in :func:`einfx.einsum`.
-        shapes: the shape of each operand, or a tensor like it; an index pattern is itself.
+        shapes: the shape of each operand, or a tensor like it; an index pattern is itself. Under a limit it
+            counts how a tensor lies; shapes stand for contiguous ones.
         dtype: of the operands; by default that of the first tensor given, or float32.
         device: where it is computed; by default that of the first tensor given, or the CPU.
-        optimize: as in :func:`einfx.einsum`.
+        optimize: as in :func:`einfx.einsum`; of a plan for other sizes the path is taken.
         semiring: as in :func:`einfx.einsum`.
         memory_limit: as in :func:`einfx.einsum`.
 
     Returns:
-        The plan; ``print`` shows each step with its kernel and its cost. With index patterns it is an
-        :class:`einfx.conv.planning.ConvPlan`, or one of blocks, which has the same figures.
+        The plan, with ``path``, ``flops``, ``naive_flops``, ``peak_bytes``, ``seconds``. ``print`` shows it,
+        ``to_text()`` keeps it, ``vjp()`` derives the plan of gradients, ``einsum(..., optimize=plan)`` runs
+        it.
+        Without a limit it is a :class:`einfx.Plan`: steps, each with its kernel and its cost. With a limit it
+        is a :class:`einfx.SlicedPlan`: the program of loops over blocks that :func:`einfx.einsum` runs, also
+        with ``loops`` and ``slices``. (Semirings that can't be cut into blocks keep a limit by the size of
+        the blocks inside of each step: for those it is a :class:`einfx.Plan` too.) With index patterns it is
+        an :class:`einfx.conv.planning.ConvPlan`, or one of blocks, which has the same figures.
 
     Raises:
         EquationError: the equation can't be read.
         OperandError: the shapes don't fit it.
         PlanError: ``optimize`` can't be used.
-        MemoryLimitError: no plan stays within the limit.
+        MemoryLimitError: no plan stays within the limit; it says which limit would be enough.
 
     Example:
         >>> p = contract_path("ij,jk,kl->il", (10, 20), (20, 30), (30, 5))
         >>> p.path, p.flops
         (((1, 2), (0, 1)), 8000)
+
+        Within a limit, labels are looped over in blocks, where they need to be:
+
+        >>> print(contract_path("ij,jk,kl->il", (64, 99), (99, 5000), (5000, 64), memory_limit="20 KiB"))
+        ij,jk,kl->il  (64x99, 99x5000, 5000x64; float32 on cpu)
+        FLOPs ... (1.00 times the ... without a limit, naive ...), predicted ... us
+        peak ... KiB of 20 KiB
+        ...
     """
     example = next((x for x in shapes if isinstance(x, Tensor)), None)
     if example is not None:
         dtype, device = dtype or example.dtype, device or example.device
+    dtype, device = dtype or torch.float32, device or "cpu"
+    options = read_keywords(semiring, memory_limit=memory_limit)
+    if isinstance(optimize, str) and optimize.startswith("{"):
+        optimize = read_plan(optimize)
     if any(isinstance(x, IndexPattern) for x in shapes):
-        options = read_keywords(semiring, memory_limit=memory_limit)
-        return taker_of(contract_path)(
-            equation, shapes, dtype or torch.float32, device or "cpu", optimize, options
-        )
-    sizes = [tuple(x.shape) if isinstance(x, Tensor) else tuple(x) for x in shapes]
+        return taker_of(contract_path)(equation, shapes, dtype, device, optimize, options)
+    sizes = [_shape(x) for x in shapes]
     parsed = Equation.parse(equation, [len(s) for s in sizes])
-    return plan(
-        parsed,
-        sizes,
-        dtype=dtype or torch.float32,
-        device=device or "cpu",
-        optimize=optimize,
-        options=read_keywords(semiring, memory_limit=memory_limit),
-    )
+    parsed.sizes(sizes)
+    kind = torch.device(device).type
+    operands = [
+        torch.empty_strided(
+            size,
+            x.stride() if isinstance(x, Tensor) else contiguous_strides(size),
+            dtype=dtype,
+            device="meta",
+        )
+        for x, size in zip(shapes, sizes, strict=True)
+    ]
+    letters = letters_of(equation, parsed)
+    if options.memory_limit is None:
+        limited = replace(options, memory_limit=0)
+        sliced = is_sliceable(operands, limited) and plan_of_slices(parsed, operands, kind, optimize, letters)
+        if sliced:
+            return sliced
+    elif operands and is_sliceable(operands, options):
+        return plan_within(parsed, operands, kind, optimize, options, letters)
+    return plan(parsed, sizes, dtype=dtype, device=device, optimize=optimize, options=options)
+
+
+def _shape(given: Any) -> tuple[int, ...]:
+    """The shape that an argument of :func:`contract_path` says."""
+    if isinstance(given, Tensor):
+        return tuple(given.shape)
+    try:
+        shape = tuple(given)
+    except TypeError:
+        shape = (None,)
+    if not all(isinstance(size, int) and size >= 0 for size in shape):
+        raise OperandError(f"contract_path takes shapes such as (10, 20), or tensors, not {given!r}")
+    return shape

@@ -119,6 +119,8 @@ def paths_from(equation: Equation, shapes: Shapes, optimize: Any, widest: int = 
         optimize = _cotengra()
     if hasattr(optimize, "get_path"):
         path = linear_to_ssa(optimize.get_path(), count)
+    elif not callable(optimize) and hasattr(optimize, "path"):
+        path = linear_to_ssa(optimize.path, count)
     elif isinstance(optimize, (tuple, list)):
         path = linear_to_ssa(optimize, count)
     elif isinstance(optimize, str) or callable(optimize):

@@ -11,9 +11,10 @@ Plans are made by :mod:`.planning`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -23,9 +24,18 @@ from .errors import PlanError
 from .options import REAL, Options
 from .semiring_cost import SemiringKernel, choose_step
 
-__all__ = ["Plan", "Shapes", "Step", "size_text"]
+__all__ = ["Plan", "Shapes", "Step", "deriving", "linear_path", "refuse_others", "size_text"]
 
 Shapes = tuple[tuple[int, ...], ...]
+
+_Derive = Callable[["Plan", Sequence[bool] | None], Any]
+_DERIVING: list[_Derive] = []
+
+
+def deriving(function: _Derive) -> _Derive:
+    """Make a function, of a room above this, what derives plans of gradients."""
+    _DERIVING[:] = [function]
+    return function
 
 
 @dataclass(frozen=True)
@@ -83,18 +93,32 @@ class Plan:
             shapes.append(step.equation.output_shape([shapes[i] for i in step.operands]))
         return tuple(shapes)
 
-    @property
+    @cached_property
     def path(self) -> tuple[tuple[int, ...], ...]:
         """The steps in opt_einsum's linear convention: positions in a list that shrinks."""
-        alive = list(range(len(self.shapes)))
-        path = []
-        for i, step in enumerate(self.steps):
-            chosen = tuple(sorted(alive.index(x) for x in step.operands))
-            path.append(chosen)
-            for position in reversed(chosen):
-                del alive[position]
-            alive.append(len(self.shapes) + i)
-        return tuple(path)
+        return linear_path(len(self.shapes), [step.operands for step in self.steps])
+
+    def vjp(self, needs_grad: Sequence[bool] | None = None) -> Any:
+        """The plan of gradients along the same path, a program without loops.
+
+        Args:
+            needs_grad: for each operand whether its gradient is computed; by default all are.
+
+        Returns:
+            The :class:`einfx.SlicedPlan`; its ``run`` takes the operands, then the gradient of the result,
+            and over every semiring but the real numbers the result.
+
+        Raises:
+            PlanError: a semiring, a dtype or an option that gradients in one sweep aren't there for.
+
+        Example:
+            >>> import einfx
+            >>> plan = einfx.contract_path("ij,jk->ik", (2, 3), (3, 4))
+            >>> a, b, gradient = torch.ones(2, 3), torch.ones(3, 4), torch.ones(2, 4)
+            >>> [x.shape for x in plan.vjp().run(a, b, gradient)]
+            [torch.Size([2, 3]), torch.Size([3, 4])]
+        """
+        return _DERIVING[0](self, needs_grad)
 
     def step_options(self, step: Step) -> Options:
         """The options of one step: which of its operands are linear ones of the whole contraction."""
@@ -108,6 +132,16 @@ class Plan:
         if self.options.is_plain:
             return choose_kernel(step.equation, shapes, self.dtype, self.device)
         return choose_step(step.equation, shapes, self.dtype, self.device, self.options)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.equation, self.shapes, self.steps, self.dtype, self.device))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Plan.from_text, (self.to_text(),)
 
     def __str__(self) -> str:
         shapes = ", ".join("x".join(map(str, s)) or "scalar" for s in self.shapes)
@@ -179,6 +213,55 @@ class Plan:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(f"this isn't the text of a plan: {error}") from error
+
+
+def linear_path(count: int, steps: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """Steps between numbered values in opt_einsum's convention: positions in a list that shrinks.
+
+    Args:
+        count: the number of operands.
+        steps: for each the values that it joins; step i gives value count+i.
+
+    Example:
+        >>> linear_path(3, [(1, 2), (0, 3)])
+        ((1, 2), (0, 1))
+    """
+    alive = list(range(count))
+    path = []
+    for number, step in enumerate(steps, count):
+        chosen = tuple(sorted(alive.index(x) for x in step))
+        path.append(chosen)
+        for position in reversed(chosen):
+            del alive[position]
+        alive.append(number)
+    return tuple(path)
+
+
+def refuse_others(text: str, shapes: Shapes, dtype: torch.dtype, operands: Sequence[Any]) -> None:
+    """Refuse operands that a plan isn't for.
+
+    Args:
+        text: the equation of the plan.
+        shapes: for which it is.
+        dtype: for which it is.
+        operands: tensors.
+
+    Raises:
+        PlanError: it says which operand, and what to do.
+    """
+    remedy = "plan again with einfx.contract_path, or give optimize=plan.path, which is right for any sizes"
+    if len(operands) != len(shapes):
+        raise PlanError(
+            f"the plan of {text!r} is for {len(shapes)} operand(s), but {len(operands)} were given: {remedy}"
+        )
+    for position, (operand, shape) in enumerate(zip(operands, shapes, strict=True)):
+        found = tuple(operand.shape)
+        if found != shape or operand.dtype != dtype:
+            what = f"shape {shape}" if found != shape else f"{dtype}"
+            is_of = f"{found}" if found != shape else f"{operand.dtype}"
+            raise PlanError(
+                f"the plan of {text!r} is for an operand {position} of {what}, not of {is_of}: {remedy}"
+            )
 
 
 def _equation(inputs: Sequence[Sequence[int]], output: Sequence[int]) -> Equation:

@@ -34,7 +34,6 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "contract",
         "contract_path",
         "dispatch",
-        "elsewhere",
         "expression",
         "given_plans",
         "semiring_dispatch",

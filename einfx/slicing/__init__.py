@@ -15,7 +15,15 @@ file                holds
 ``memory.py``       what a schedule takes, and where its buffers lie
 ``search.py``       which path with which loops stays within a limit, and is fastest
 ``run.py``          running a schedule
+``stripped_run.py`` the same with every buffer beside a power of two
+``stripped.py``     from tensors and a limit to a mantissa and an exponent, and to gradients
 ``plain.py``        every label once in an operand, nothing that broadcasts
+``plan.py``         all of this as a plan: data that is printed, kept as text, run, derived
+``plan_text.py``    plans as text
+``plan_print.py``   plans for people
+``flops.py``        how many multiplications and additions a schedule takes
+``planned.py``      making plans
+``jobs.py``         a plan as jobs that don't depend on one another, and how their results meet
 ``contraction.py``  which contractions are cut into blocks, and their schedules remembered
 ``problem.py``      a contraction within a limit, and what is computed of it
 ``within.py``       the same under autograd and torch.func
@@ -25,6 +33,16 @@ file                holds
 
 from .contraction import is_sliceable
 from .derivatives import is_linear
+from .plan import SlicedPlan
+from .planned import letters_of, plan_of_slices, plan_within
 from .within import contract_within
 
-__all__ = ["contract_within", "is_linear", "is_sliceable"]
+__all__ = [
+    "SlicedPlan",
+    "contract_within",
+    "is_linear",
+    "is_sliceable",
+    "letters_of",
+    "plan_of_slices",
+    "plan_within",
+]

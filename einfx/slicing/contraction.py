@@ -13,7 +13,9 @@ from ..equation import Equation
 from ..kernels.batching import tracked
 from ..options import Options
 from ..paths import find_paths, paths_from
+from .loads import HERE, Remote
 from .local_gradients import sums_in_blocks
+from .plan import SlicedPlan
 from .search import Sliced, find_schedule
 from .tree import ContractionTree
 
@@ -47,14 +49,18 @@ def sliced_plan(
     wanted: tuple[bool, ...],
     threads: int,
     moving: tuple[bool, ...] = (),
+    remote: Remote = HERE,
 ) -> Sliced:
     """The schedule for a contraction, or for its gradients; arguments as of :func:`.search.find_schedule`.
 
-    ``optimize`` may be a tree too, which is then the one that is cut.
+    ``optimize`` may be a tree too, which is then the one that is cut, or a plan that was made before.
 
     Raises:
         MemoryLimitError, PlanError: as :func:`einfx.einsum`.
     """
+    here = not any(moving) and remote == HERE
+    if here and isinstance(optimize, SlicedPlan) and optimize.is_of(equation, shapes):
+        return optimize.sliced(strides, limit, dtype, device, wanted)
     if len(shapes) == 1:
         paths: list[Any] = [[(0,)]]
     elif isinstance(optimize, ContractionTree):
@@ -74,4 +80,5 @@ def sliced_plan(
         wanted=wanted,
         moving=moving,
         strides=strides,
+        remote=remote,
     )
