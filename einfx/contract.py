@@ -12,10 +12,12 @@ from torch.overrides import handle_torch_function, has_torch_function
 from . import compiled, compiled_patterns, stripped
 from .algebra import Semiring
 from .dispatch import contract
+from .elsewhere import contract_anywhere, converted, is_elsewhere, needs_conversion
 from .errors import OperandError, UsageError
 from .given_plans import Words, given_plan
-from .options import REAL, Options, means_nothing_else, read_keywords
+from .options import KEYWORDS, REAL, Options, means_nothing_else, read_keywords
 from .pattern import IndexPattern, taker_of
+from .progress import Choice
 from .semiring_dispatch import contract_over
 
 __all__ = ["contract_patterns", "einsum", "read_call"]
@@ -33,6 +35,8 @@ def einsum(
     memory_limit: int | str | None = None,
     return_argmax: bool = False,
     strip_exponent: bool = False,
+    device: str | torch.device | None = None,
+    progress: Choice = None,
     **unknown: Any,
 ) -> Any:
     """Contract tensors as an equation says, over real numbers or any other commutative semiring.
@@ -41,9 +45,10 @@ def einsum(
         equation: text such as ``"ij,jk->ik"``, with all that torch.einsum and opt_einsum accept: an implicit
             output, spaces, an ellipsis, repeated labels. Or the first operand of the interleaved form
             ``einsum(a, [0, 1], b, [1, 2], [0, 2])``.
-        operands: tensors of any dtype, or one list of them, each with as many dimensions as the equation
-            gives it labels. Dimensions with one label have one size; a dimension of size 1 broadcasts. Among
-            them :class:`einfx.IndexPattern`, of three dimensions: kernel, output, input.
+        operands: tensors of any dtype, or NumPy arrays, whose memory is used as it is, or one list of them,
+            each with as many dimensions as the equation gives it labels. Dimensions with one label have one
+            size; a dimension of size 1 broadcasts. Among them :class:`einfx.IndexPattern`, of three
+            dimensions: kernel, output, input.
         optimize: the order of pairwise steps: a strategy's name, a path, an opt_einsum PathOptimizer or a
             cotengra tree, whose slices are kept; see :func:`einfx.planning.plan`. Or a plan of
             :func:`einfx.contract_path`, or its text, for just these equation, shapes and dtype: its path, and
@@ -64,6 +69,12 @@ def einsum(
         strip_exponent: over real numbers: whether to return a mantissa and an exponent to base 10, the result
             being mantissa * 10**exponent. Every step is scaled, so that neither the result nor what leads to
             it has to be in the range of the dtype.
+        device: where is computed, by default where the operands are. Operands in host memory that are to be
+            computed with on a GPU are copied there in blocks, within ``memory_limit``, by default 80% of what
+            is free there. So are, to a CPU, operands in mapped files of 1 MiB and more, if a limit is given.
+        progress: whether to show how far it is, by tqdm; by default on a terminal, after some seconds. Or a
+            function that is called with slices done, slices, bytes copied and bytes to copy. For contractions
+            under a limit.
         unknown: keywords of opt_einsum that mean something else here are refused with a hint.
 
     Returns:
@@ -71,6 +82,8 @@ def einsum(
         are those that torch.einsum gives; elsewhere dtypes promote as torch's do, and half and bfloat16 are
         summed in float32. Differentiable; over semirings that select, the gradient goes to the selected
         terms, of equal ones in each pairwise step to the first.
+        Where all operands are in host memory so is the result, wherever it is computed, and gradients are
+        where their operands are.
         With ``return_argmax`` also int64 indices of shape (*output, S), for the S summed labels in the order
         of their first appearance.
         With ``strip_exponent`` the mantissa, whose largest magnitude is 1, and the exponent, 0-dimensional in
@@ -170,11 +183,25 @@ def einsum(
         >>> mantissa, exponent = einsum("ij,jk,kl->il", huge, huge, huge, strip_exponent=True)
         >>> mantissa[0], round(exponent.item(), 4)  # 4e90
         (tensor([1., 1.]), 90.6021)
+
+        Arrays of NumPy, and files larger than memory: mapped, they are read in blocks while the block before
+        is computed with. On a GPU, ``device="cuda"`` does the same with all that is in host memory.
+
+        >>> import numpy as np, tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     np.ones((2000, 1000), dtype=np.float32).tofile(file)
+        ...     mapped = np.memmap(file.name, np.float32, "r", shape=(2000, 1000))  # 8 MB
+        ...     einsum("ij,ik->jk", mapped, mapped, memory_limit="6 MB")[0, :3]
+        tensor([2000., 2000., 2000.])
     """
     if unknown:
         _refuse(unknown)
     token, tensors = read_call(equation, operands)
     words: Words = semiring, linear_operands, zero_annihilates, grad_of_neg_inf, block_size, memory_limit
+    if needs_conversion(tensors, device, strip_exponent):
+        rest = dict(zip(KEYWORDS, words, strict=True), optimize=optimize, return_argmax=return_argmax)
+        rest |= {"strip_exponent": strip_exponent, "device": device, "progress": progress}
+        return converted(einsum, equation, operands, rest)
     if not isinstance(optimize, str) or optimize[:1] == "{":
         optimize, words = given_plan(token, tensors, optimize, words)
     if strip_exponent and not has_torch_function([x for x in tensors if type(x) is not IndexPattern]):
@@ -197,11 +224,15 @@ def einsum(
             keywords["return_argmax"] = True
         if strip_exponent:
             keywords["strip_exponent"] = True
+        if device is not None:
+            keywords["device"] = str(device)
         return handle_torch_function(einsum, tensors, equation, *operands, **keywords)
     if isinstance(optimize, list):
         optimize = tuple(map(tuple, optimize))
-    if options.is_plain and not return_argmax:
+    if options.is_plain and not return_argmax and device is None:
         return contract(token, tensors, optimize)
+    if device is not None or progress or is_elsewhere(tensors, options):
+        return contract_anywhere(token, tensors, optimize, options, return_argmax, device, progress)
     return contract_over(token, tensors, optimize, options, return_argmax)
 
 

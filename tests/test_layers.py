@@ -34,6 +34,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "contract",
         "contract_path",
         "dispatch",
+        "elsewhere",
         "expression",
         "given_plans",
         "semiring_dispatch",
