@@ -20,7 +20,6 @@ from .capture import bind_arguments
 from .errors import MemoryLimitError
 from .folding import PLAIN_TENSORS
 from .kernels import helpers
-from .legality import FRESH, function_name
 from .liveness import Liveness, liveness
 from .memory_report import MemoryReport, memory_report, moment_text
 from .nodes import as_contraction, size_read
@@ -31,6 +30,7 @@ from .plans import size_text
 from .rewrite import Pass, PassResult, Pipeline, copied_graph
 from .shapes import propagate
 from .sized_programs import Program
+from .writes import FRESH, function_name
 
 __all__ = ["Limited", "optimized_within", "planned_again", "takes_less_when_smaller"]
 
