@@ -21,10 +21,10 @@ from ..options import REAL, Options
 from ..pattern import IndexPattern, taking_patterns
 from .limited import limited_program, wants_gradients
 from .operators import capturing
+from .planning import plan_network
 from .planning.cut_plan import CutPlan
 from .planning.limits import plan_within
 from .planning.plan import ConvPlan
-from .planning.search import plan_network
 from .steps.lowering import Native
 from .symbolic.network import Network, Operand
 from .symbolic.views import View

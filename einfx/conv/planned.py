@@ -15,10 +15,10 @@ from ..errors import OperandError, UsageError
 from ..expression import contract_expression
 from ..options import Options
 from ..pattern import IndexPattern, taking_patterns
+from .planning import plan_network
 from .planning.cut_plan import CutPlan
 from .planning.limits import plan_within
 from .planning.plan import ConvPlan
-from .planning.search import plan_network
 from .symbolic.network import Network, Operand
 from .symbolic.views import View
 

@@ -17,7 +17,7 @@ from ...machine import Machine, machine_for
 from ...nodes import Value, set_value, value_of
 from ...pattern import IndexPattern
 from ...scaling import Scale
-from ..planning.search import plan_network
+from ..planning import plan_network
 from ..symbolic.network import network
 from ..symbolic.views import View
 from ..windows.pooling import ELEMENT_SECONDS, applies_to, average_windows

@@ -16,7 +16,7 @@ from ...nodes import VALUE, Value, insert_contraction, set_value, value_of
 from ...pattern import IndexPattern
 from ...planning import plan
 from ...scaling import insert_scaled
-from ..planning.search import plan_network
+from ..planning import plan_network
 from ..symbolic.network import Network, Operand
 from ..symbolic.views import View
 from .forms import Form, Leaf, Size, SizeOf, Slid, Slide

@@ -8,24 +8,20 @@ the contraction of everything at once, by windows. What is predicted to be faste
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from typing import Any
 
 import torch
 
-from ...equation import Equation
 from ...errors import PlanError
-from ...machine import item_bytes
-from ...pattern import IndexPattern
-from ..steps.step import ConvStep, Lowering, lowerings
 from ..symbolic.composition import composed
-from ..symbolic.network import Constant, Network, Operand
-from ..symbolic.views import View
-from .plan import ConvPlan, costed
+from ..symbolic.network import Network
+from .meetings import Meetings
+from .plan import ConvPlan
+from .values import Part, Value, Values
 
-__all__ = ["ConvPlan", "ConvStep", "plan_network"]
+__all__ = ["plan_network"]
 
 EXHAUSTIVE = 5
 """Up to so many tensors every tree is looked at."""
@@ -106,54 +102,28 @@ def _planned(
     return min(plans, key=lambda plan: plan.peak_bytes)
 
 
-@dataclass(frozen=True)
-class _Value:
-    """What some operands come to.
-
-    Args:
-        labels: its labels, in order.
-        seconds: what making it costs.
-        parts: what it is made of: numbers of operands, and values.
-    """
-
-    labels: tuple[int, ...]
-    seconds: float
-    parts: tuple[_Value | int, ...]
-
-
 class _Search:
     """The trees of one network."""
 
     def __init__(self, network: Network, dtype: torch.dtype, device: str, limit: int | None = None) -> None:
-        self.network, self.dtype, self.device, self.limit = network, dtype, device, limit
-        self.inputs = network.equation.inputs
-        self.output = network.equation.output
-        self.patterns = [p for p, x in enumerate(network.operands) if isinstance(x, IndexPattern)]
-        # Numbers join in the last step, which multiplies the smallest of its operands and the result.
-        self.numbers = [
-            p
-            for p, x in enumerate(network.operands)
-            if isinstance(x, Constant) or (isinstance(x, View) and prod(x.shape) == 1 and x.shape != ())
-            if all(network.sizes[label] == 1 for label in self.inputs[p])
-        ]
-        self.tensors = [
-            p for p in range(len(network.operands)) if p not in self.patterns and p not in self.numbers
-        ]
-        self._absorbed: dict[frozenset[int], frozenset[int]] = {}
+        self.network, self.meetings = network, Meetings(network)
+        self.values = Values(network, dtype, device, limit)
+        self.inputs, self.output = network.equation.inputs, network.equation.output
+        self.tensors, self.patterns = self.meetings.tensors, self.meetings.patterns
 
     def plans(self) -> Iterator[ConvPlan]:
         """The plans to choose from."""
         everything = tuple(range(len(self.network.operands)))
-        yield self.plan(self.made(everything, self.output))
+        yield self.values.plan(self.values.made(everything, self.output))
         if len(self.tensors) == 0 or (len(self.tensors) == 1 and len(self.patterns) < 2):
             return
         tree = self.exhaustive() if len(self.tensors) <= EXHAUSTIVE else self.greedy()
         if tree is not None and len(tree.parts) < len(everything):
-            yield self.plan(tree)
+            yield self.values.plan(tree)
 
     def along(self, path: Path) -> ConvPlan:
         """The plan of a path over all operands."""
-        alive: list[_Value | int] = list(range(len(self.network.operands)))
+        alive: list[Part] = list(range(len(self.network.operands)))
         for chosen in path:
             if not chosen or not all(0 <= x < len(alive) for x in chosen) or len({*chosen}) < len(chosen):
                 raise PlanError(
@@ -163,123 +133,33 @@ class _Search:
             parts = tuple(alive[x] for x in chosen)
             for x in sorted(chosen, reverse=True):
                 del alive[x]
-            others = {label for part in alive for label in self.labels(part)}
-            mine = dict.fromkeys(label for part in parts for label in self.labels(part))
+            others = {label for part in alive for label in self.values.labels(part)}
+            mine = dict.fromkeys(label for part in parts for label in self.values.labels(part))
             kept = tuple(x for x in mine if x in others or x in self.output) if alive else self.output
-            alive.append(self.made(parts, kept))
+            alive.append(self.values.made(parts, kept))
         if len(alive) != 1 or isinstance(alive[0], int):
             raise PlanError(
                 f"the path {list(path)} leaves {len(alive)} operands of {self.network.text!r}, which has "
                 f"{len(self.network.operands)}, patterns included"
             )
-        return self.plan(alive[0])
+        return self.values.plan(alive[0])
 
-    def labels(self, part: _Value | int) -> tuple[int, ...]:
-        """The labels of an operand or of a value."""
-        return self.inputs[part] if isinstance(part, int) else part.labels
-
-    def made(self, parts: tuple[_Value | int, ...], labels: tuple[int, ...]) -> _Value:
-        """What parts come to in one step."""
-        before = sum(part.seconds for part in parts if isinstance(part, _Value))
-        return _Value(labels, before + self.best(parts, labels).cost.seconds, parts)
-
-    def best(self, parts: tuple[_Value | int, ...], labels: tuple[int, ...]) -> Lowering:
-        """How a step is computed."""
-        ways = lowerings(self.step_network(parts, labels), self.dtype, self.device)
-        if self.limit is None:
-            return ways[0]
-        for way in ways:
-            if way.cost.workspace_bytes <= self.limit:
-                return way
-        return min(ways, key=lambda way: way.cost.workspace_bytes)
-
-    def step_network(self, parts: tuple[_Value | int, ...], labels: tuple[int, ...]) -> Network:
-        """The network of a step."""
-        operands: list[Operand] = []
-        first: dict[Any, int] = {}
-        for position, part in enumerate(parts):
-            if isinstance(part, int):
-                operand = self.network.operands[part]
-                if isinstance(operand, View):
-                    operand = View(first.setdefault(operand, position), operand.shape)
-                operands.append(operand)
-            else:
-                shape = tuple(self.size(part, label) for label in part.labels)
-                operands.append(View(first.setdefault(id(part), position), shape))
-        equation = Equation(tuple(self.labels(part) for part in parts), labels)
-        return Network(equation, tuple(operands))
-
-    def size(self, part: _Value | int, label: int) -> int:
-        """The size of a label in a value: 1 where all that it is made of broadcasts."""
-        if isinstance(part, int):
-            shape = self.network.operands[part].shape
-            found = [n for n, there in zip(shape, self.inputs[part], strict=True) if there == label]
-        else:
-            found = [self.size(inner, label) for inner in part.parts if label in self.labels(inner)]
-        return next((n for n in found if n != 1), 1)
-
-    def absorbed(self, tensors: frozenset[int]) -> frozenset[int]:
-        """The patterns that go along once some tensors have met."""
-        known = self._absorbed.get(tensors)
-        if known is None:
-            known = self._absorbed[tensors] = frozenset().union(*self.layers(tensors, frozenset()))
-        return known
-
-    def layers(self, tensors: frozenset[int], taken: frozenset[int]) -> list[frozenset[int]]:
-        """The patterns that go along with some tensors: at once, then those that these make ready, and so on.
-
-        Args:
-            tensors: what has met.
-            taken: the patterns that are gone already.
-        """
-        found: list[frozenset[int]] = []
-        while True:
-            labels = {x for p in (*tensors, *taken) for x in self.inputs[p]}
-            layer = frozenset(
-                p for p in self.patterns if p not in taken and self.ready(p, tensors, taken, labels)
-            )
-            if not layer:
-                break
-            found.append(layer)
-            taken |= layer
-        if len(tensors) == len(self.tensors):
-            rest = frozenset((*self.patterns, *self.numbers)) - taken
-            found = [*found[:-1], found[-1] | rest] if found else [rest]
-        return [layer for layer in found if layer]
-
-    def ready(self, pattern: int, tensors: frozenset[int], taken: frozenset[int], labels: set[int]) -> bool:
-        """Whether nothing else meets two labels of a pattern, one of them at least being there."""
-        others = [p for p in (*self.tensors, *self.patterns) if p not in tensors and p not in taken]
-        outside = {x for p in others if p != pattern for x in self.inputs[p]}.union(self.output)
-        mine = self.inputs[pattern]
-        closed = [x for x in mine if x in labels and x not in outside]
-        private = [x for x in mine if x not in labels and x not in outside]
-        if len(closed) >= 2:
-            return True
-        if not closed or not private:
-            return False
-        # Only one side may take such a pattern: that with the input, or any where no tensor has the input.
-        read = mine[2]
-        return read in closed or not any(read in self.inputs[p] for p in self.tensors)
-
-    def leaf(self, tensor: int) -> _Value | int:
+    def leaf(self, tensor: int) -> Part:
         """A tensor, with the patterns that only it meets."""
         alone = frozenset((tensor,))
         if len(self.tensors) == 1:
-            return self.grown((tensor,), alone, frozenset(), self.layers(alone, frozenset()))
-        layers = self.layers(alone, frozenset())
+            return self.grown((tensor,), alone, frozenset(), self.meetings.layers(alone, frozenset()))
+        layers = self.meetings.layers(alone, frozenset())
         return self.grown((tensor,), alone, frozenset(), layers) if layers else tensor
 
-    def join(
-        self, one: _Value | int, two: _Value | int, first: frozenset[int], second: frozenset[int]
-    ) -> _Value | None:
+    def join(self, one: Part, two: Part, first: frozenset[int], second: frozenset[int]) -> Value | None:
         """Two values, with the patterns that go along; None where both sides have taken one."""
         if min(second) < min(first):
             one, two, first, second = two, one, second, first
-        taken = self.absorbed(first) | self.absorbed(second)
-        if self.absorbed(first) & self.absorbed(second):
+        taken = self.meetings.absorbed(first) | self.meetings.absorbed(second)
+        if self.meetings.absorbed(first) & self.meetings.absorbed(second):
             return None
-        layers = self.layers(first | second, taken)
+        layers = self.meetings.layers(first | second, taken)
         together = self.grown((one, two), first | second, taken, [frozenset().union(*layers)])
         if len(layers) < 2:
             return together
@@ -289,32 +169,32 @@ class _Search:
 
     def grown(
         self,
-        values: tuple[_Value | int, ...],
+        values: tuple[Part, ...],
         tensors: frozenset[int],
         taken: frozenset[int],
         layers: list[frozenset[int]],
-    ) -> _Value:
+    ) -> Value:
         """What values come to with patterns, one step for each layer of these."""
-        made: _Value | None = None
+        made: Value | None = None
         for layer in layers or [frozenset()]:
             patterns = [p for p in sorted(layer) if p in self.patterns]
-            numbers = [p for p in sorted(layer) if p in self.numbers]
+            numbers = [p for p in sorted(layer) if p in self.meetings.numbers]
             parts = (values[0], *patterns, *values[1:], *numbers)
             taken |= layer
-            made = self.made(parts, self.kept(tensors | taken, parts))
+            made = self.values.made(parts, self.kept(tensors | taken, parts))
             values = (made,)
         assert made is not None
         return made
 
-    def kept(self, inside: frozenset[int], parts: tuple[_Value | int, ...]) -> tuple[int, ...]:
+    def kept(self, inside: frozenset[int], parts: tuple[Part, ...]) -> tuple[int, ...]:
         """The labels of a step's result: those of its largest operand, each in the place of what it was."""
         if len(inside) == len(self.network.operands):
             return self.output
         needed = set(self.output).union(*(labels for p, labels in enumerate(self.inputs) if p not in inside))
-        mine = dict.fromkeys(label for part in parts for label in self.labels(part) if label in needed)
-        values = [part for part in parts if isinstance(part, _Value) or part in self.tensors]
-        sizes = [prod(self.network.sizes[x] for x in self.labels(part)) for part in values]
-        largest = self.labels(values[max(range(len(values)), key=sizes.__getitem__)])
+        mine = dict.fromkeys(label for part in parts for label in self.values.labels(part) if label in needed)
+        values = [part for part in parts if isinstance(part, Value) or part in self.tensors]
+        sizes = [prod(self.network.sizes[x] for x in self.values.labels(part)) for part in values]
+        largest = self.values.labels(values[max(range(len(values)), key=sizes.__getitem__)])
         becomes = {}
         for part in parts:
             if isinstance(part, int) and part in self.patterns:
@@ -333,10 +213,10 @@ class _Search:
                 new = []
         return tuple(dict.fromkeys((*order, *mine)))
 
-    def exhaustive(self) -> _Value | None:
+    def exhaustive(self) -> Value | None:
         """The best of all trees."""
         count = len(self.tensors)
-        best: dict[int, _Value | int] = {1 << i: self.leaf(p) for i, p in enumerate(self.tensors)}
+        best: dict[int, Part] = {1 << i: self.leaf(p) for i, p in enumerate(self.tensors)}
         names = {
             mask: frozenset(p for i, p in enumerate(self.tensors) if mask >> i & 1)
             for mask in range(1 << count)
@@ -344,7 +224,7 @@ class _Search:
         for mask in sorted(range(1, 1 << count), key=lambda mask: mask.bit_count()):
             if mask in best:
                 continue
-            found: _Value | None = None
+            found: Value | None = None
             part = (mask - 1) & mask
             while part:
                 rest = mask ^ part
@@ -361,7 +241,7 @@ class _Search:
         assert not isinstance(whole, int)
         return whole
 
-    def greedy(self) -> _Value | None:
+    def greedy(self) -> Value | None:
         """A good tree: what leaves the least behind for its time meets first."""
         values = [(frozenset((p,)), self.leaf(p)) for p in self.tensors]
         while len(values) > 1:
@@ -369,12 +249,12 @@ class _Search:
             for i in range(len(values)):
                 for j in range(i):
                     (first, one), (second, two) = values[j], values[i]
-                    if i > 1 and found is not None and not self.connected(first, second):
+                    if i > 1 and found is not None and not self.meetings.connected(first, second):
                         continue
                     made = self.join(one, two, first, second)
                     if made is None:
                         continue
-                    grown = self.bytes(made) - self.bytes(one) - self.bytes(two)
+                    grown = self.values.bytes(made) - self.values.bytes(one) - self.values.bytes(two)
                     score = made.seconds - _spent(one) - _spent(two) + grown / 5e9
                     if found is None or score < found[0]:
                         found = (score, j, i, made)
@@ -385,41 +265,9 @@ class _Search:
             del values[i], values[j]
             values.append((joined, made))
         whole = values[0][1]
-        assert isinstance(whole, _Value)
+        assert isinstance(whole, Value)
         return whole
 
-    def connected(self, first: frozenset[int], second: frozenset[int]) -> bool:
-        """Whether values share a label, or a pattern that goes along with both."""
-        labels = [
-            {x for p in (*tensors, *self.absorbed(tensors)) for x in self.inputs[p]}
-            for tensors in (first, second)
-        ]
-        joining = self.absorbed(first | second) - self.absorbed(first) - self.absorbed(second)
-        return bool(labels[0] & labels[1]) or bool(joining)
 
-    def bytes(self, part: _Value | int) -> int:
-        """The bytes of a value."""
-        return item_bytes(self.dtype) * prod(self.size(part, label) for label in self.labels(part))
-
-    def plan(self, tree: _Value) -> ConvPlan:
-        """The plan of a tree."""
-        count = len(self.network.operands)
-        steps: list[ConvStep] = []
-        numbers: dict[int, int] = {}
-
-        def number(part: _Value | int) -> int:
-            if isinstance(part, int):
-                return part
-            if id(part) not in numbers:
-                operands = tuple(number(inner) for inner in part.parts)
-                network = self.step_network(part.parts, part.labels)
-                steps.append(ConvStep(operands, network, self.best(part.parts, part.labels)))
-                numbers[id(part)] = count + len(steps) - 1
-            return numbers[id(part)]
-
-        number(tree)
-        return costed(self.network, self.dtype, self.device, tuple(steps))
-
-
-def _spent(part: _Value | int) -> float:
+def _spent(part: Part) -> float:
     return 0.0 if isinstance(part, int) else part.seconds
