@@ -27,10 +27,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from ..options import Options
 from .liveness import read, written
 from .schedule import Adjoint, Allocate, Contract, Free, Load, Loop, Schedule, Statement, Store
 
-__all__ = ["HERE", "Buffered", "Remote", "buffered", "dense_strides", "depths", "place"]
+__all__ = ["HERE", "Buffered", "Remote", "buffered", "dense_strides", "depths", "loaded_options", "place"]
 
 Path = tuple[int, ...]
 
@@ -43,11 +44,13 @@ class Remote:
         operands: for each operand of a schedule whether it does.
         outputs: for each output whether it does.
         partial: whether parts of sums are stored too, which takes less memory and copies more.
+        whole: whether they never may be, as where outputs are kept in less precision than sums.
     """
 
     operands: tuple[bool, ...]
     outputs: tuple[bool, ...] = (False,)
     partial: bool = False
+    whole: bool = False
 
     def __bool__(self) -> bool:
         return any(self.operands) or any(self.outputs)
@@ -101,6 +104,22 @@ def place(schedule: Schedule, remote: Remote, chosen: Mapping[int, int] | None =
         chosen: for values out of :func:`depths` one of the numbers of loops there; the first where missing.
     """
     return _Placing(schedule, remote, chosen or {}).placed()
+
+
+def loaded_options(schedule: Schedule, options: Options) -> Options:
+    """The options of a schedule whose linear operands are loaded: then what they are loaded into is linear.
+
+    Example:
+        >>> from .schedule import Allocate
+        >>> whole = Schedule(((0,), (0,), ()), (9,), 2, (2,), (Allocate(2, True), Contract(2, (0, 1), True)))
+        >>> made = place(whole, Remote((False, True)))
+        >>> loaded_options(made, Options.read("log", linear_operands=(1,))).linear_operands
+        (1, 3)
+    """
+    if not options.linear_operands or not schedule.loaded:
+        return options
+    linear = options.linear_operands
+    return options.linear(*linear, *(line.target for line in schedule.loads if line.source in linear))
 
 
 class Buffered(NamedTuple):

@@ -19,7 +19,7 @@ from ..machine import item_bytes, machine_for
 from ..options import REAL, Options
 from .gradients import gradient_work
 from .into import Place, into
-from .loads import Buffered, buffered, dense_strides
+from .loads import Buffered, buffered, dense_strides, loaded_options
 from .schedule import Adjoint, Allocate, Contract, Free, Load, Loop, Schedule, Statement, Store
 from .work import Work, line_options
 
@@ -108,7 +108,7 @@ def demand(
         >>> whole, demand(program(tree, [Cut(4, 0, 10)]), torch.float32, "cpu").peak_bytes
         (28160, 5760)
     """
-    walk = _Walk(schedule, dtype, device, options)
+    walk = _Walk(schedule, dtype, device, loaded_options(schedule, options))
     places = {}
     for value in range(schedule.count):
         shape = schedule.shape(value)

@@ -15,6 +15,7 @@ from ..progress import Choice, Progress
 from ..streaming import Transfers
 from .gradients import pass_on
 from .into import Place, into
+from .loads import loaded_options
 from .memory import ALIGNMENT, Demand, arena
 from .moving import Moving
 from .schedule import Adjoint, Allocate, Contract, Free, Load, Loop, Schedule, Statement, Store
@@ -31,6 +32,7 @@ def run(
     *,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
+    stored: torch.dtype | None = None,
     progress: Choice = False,
 ) -> tuple[Tensor, ...]:
     """Run a schedule.
@@ -43,6 +45,7 @@ def run(
         options: over which semiring.
         device: where is computed; by default where the first operand is.
         dtype: in which is computed; by default that of the first operand.
+        stored: of outputs that are stored elsewhere; by default that in which is computed.
         progress: who is told how far it is; see :class:`einfx.progress.Progress`.
 
     Returns:
@@ -62,7 +65,7 @@ def run(
     with torch.no_grad(), ExitStack() as stack:
         shown = stack.enter_context(Progress.of(progress, _slices(schedule), round(found.moved_bytes)))
         running = _Running(schedule, operands, found, options, device or first.device, dtype or first.dtype)
-        running.progress = shown
+        running.progress, running.stored = shown, stored or running.dtype
         if schedule.loaded or schedule.stored:
             running.move(stack.enter_context(Transfers(running.device)))
         return running.outputs()
@@ -70,6 +73,7 @@ def run(
 
 class _Running:
     progress: Progress
+    stored: torch.dtype
     moving: Moving | None = None
 
     def __init__(
@@ -81,7 +85,7 @@ class _Running:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        self.schedule, self.options = schedule, options
+        self.schedule, self.options = schedule, loaded_options(schedule, options)
         self.where = where = arena(found.intervals)
         self.taken = {interval.value: interval.bytes for interval in found.intervals}
         self.dtype, self.device = dtype, device
@@ -180,8 +184,9 @@ class _Running:
     def _allocated(self, line: Allocate, blocks: Mapping[int, int]) -> Tensor:
         shape = self.schedule.shape(line.value, blocks)
         if line.value in self.schedule.outputs:
-            device = "cpu" if line.value in self.schedule.stored else self.device
-            made = self.made[line.value] = torch.empty(shape, dtype=self.dtype, device=device)
+            here = line.value not in self.schedule.stored
+            dtype, device = (self.dtype, self.device) if here else (self.stored, torch.device("cpu"))
+            made = self.made[line.value] = torch.empty(shape, dtype=dtype, device=device)
         elif self.moving is not None and line.value in self.moving.storing:
             made = self.moving.allocate(line.value, shape)
         else:

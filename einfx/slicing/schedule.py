@@ -161,15 +161,19 @@ class Schedule:
         return tuple(line for line, _ in _walk(self.statements) if isinstance(line, Loop))
 
     @cached_property
+    def loads(self) -> tuple[Load, ...]:
+        """The lines that load."""
+        return tuple(line for line, _ in _walk(self.statements) if isinstance(line, Load))
+
+    @cached_property
     def loaded(self) -> frozenset[int]:
         """The operands that lie elsewhere."""
-        return frozenset(line.source for line, _ in _walk(self.statements) if isinstance(line, Load))
+        return frozenset(line.source for line in self.loads)
 
     @cached_property
     def given(self) -> frozenset[int]:
         """The operands, and the values that blocks of them are loaded into."""
-        loads = [line.target for line, _ in _walk(self.statements) if isinstance(line, Load)]
-        return frozenset((*range(self.count), *loads))
+        return frozenset((*range(self.count), *(line.target for line in self.loads)))
 
     @cached_property
     def stored(self) -> frozenset[int]:

@@ -22,7 +22,7 @@ from ..options import REAL, Options
 from ..plans import size_text
 from .derivatives import derivative
 from .hoisting import place_within
-from .loads import HERE, Remote, place
+from .loads import HERE, Remote, loaded_options, place
 from .memory import Demand, arena, demand
 from .moves import Loops, Move, moves, origins
 from .schedule import Contract, Schedule
@@ -104,7 +104,7 @@ class _Problem:
         if self.remote:
             made = place(made, self.remote)
         labels = [cut.label for cut in loops.cuts]
-        rest = self.dtype, self.device, self.options, strides, self.works
+        rest = self.dtype, self.device, loaded_options(made, self.options), strides, self.works
         return Skeleton(made, labels, *rest)
 
     def sliced(self, tree: ContractionTree, loops: Loops) -> Sliced:
@@ -386,7 +386,7 @@ def find_schedule(
                 found = _within(branch, finest, problem.limit)
         if found is not None and (best is None or found.demand.seconds < best.demand.seconds):
             best = found
-    if best is None and any(remote.outputs) and not remote.partial:
+    if best is None and any(remote.outputs) and not (remote.partial or remote.whole):
         # Where results don't fit one by one, parts of them are added up where they are kept.
         rest = {"options": options, "wanted": wanted, "moving": moving, "strides": strides}
         parts = replace(remote, partial=True)
