@@ -59,6 +59,8 @@ def plan_network(
         A kernel of rank 8, given by its factors:
 
         >>> from ..symbolic.network import network
+        >>> from ...pattern import IndexPattern
+        >>> from ..symbolic.views import View
         >>> pattern = IndexPattern(32, 3, padding=1)
         >>> factors = [View(i, (size, 8)) for i, size in enumerate((64, 64, 3, 3), 1)]
         >>> inputs = ["ncij", "koi", "lpj", "dr", "cr", "kr", "lr"]
