@@ -2,7 +2,7 @@
 
     >>> import einfx.compat
     >>> einfx.compat.PEERS
-    ('einconv', 'genbmm', 'opt_einsum_fx', 'torch_semiring_einsum')
+    ('einconv', 'genbmm', 'opt_einsum_fx', 'opt_einsum_torch', 'torch_semiring_einsum')
 
 A module here has the name, the functions and the signatures of the package that it stands in for. Import it
 as ``einfx.compat.<peer>``, or :func:`install` it, so that programs which import the peer run on einfx
@@ -26,6 +26,7 @@ PEERS: tuple[str, ...] = (
     "einconv",
     "genbmm",
     "opt_einsum_fx",
+    "opt_einsum_torch",
     "torch_semiring_einsum",
 )  # fmt: skip
 """The packages that einfx can stand in for; each is a module or package of that name in ``einfx.compat``."""
