@@ -3,8 +3,10 @@
 import argparse
 import re
 import sys
+import time
 import types
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from . import (
     contests,
@@ -28,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", default="1,2", type=_numbers, help="numbers of threads, such as 1,2")
     parser.add_argument("--rows", default="", metavar="REGEX", help="only rows whose names match")
     parser.add_argument("--seconds", default=2.0, type=float, help="time for each measurement of a row")
+    parser.add_argument("--count", default=memory.random_equations.COUNT, type=int, help=COUNT_HELP)
+    parser.add_argument("--kept", type=Path, metavar="FILE", help=KEPT_HELP)
     parser.add_argument("--write", action="store_true", help=f"write {results.RESULTS.name}")
     options = parser.parse_args(arguments)
 
@@ -63,9 +67,35 @@ def _convolutions(options: argparse.Namespace) -> str:
 
 
 def _memory(options: argparse.Namespace) -> str:
-    example = memory.example_section(memory.example.run())
-    outcomes = memory.random_equations.run(progress=lambda outcome: print(memory.line(outcome), flush=True))
-    return f"{example}\n{memory.section(outcomes)}"
+    parts = {
+        "example": lambda: memory.example_section(memory.example.run()),
+        "curves": lambda: _curves(options.write),
+        "random": lambda: _random_equations(options),
+    }
+    sections = []
+    for name, part in parts.items():
+        if re.search(options.rows, name):
+            start = time.perf_counter()
+            sections.append(part())
+            print(f"{name} took {time.perf_counter() - start:.0f} s", flush=True)
+    return "\n".join(sections)
+
+
+def _curves(write: bool) -> str:
+    curves = memory.curves.run()
+    if write:
+        for curve in curves:
+            memory.plots.plot_curve(curve)
+    return memory.curves_section(curves)
+
+
+def _random_equations(options: argparse.Namespace) -> str:
+    outcomes = memory.random_equations.run(
+        options.count, lambda outcome: print(memory.line(outcome), flush=True), options.kept
+    )
+    if options.write:
+        memory.plots.plot_overheads(outcomes)
+    return memory.section(outcomes)
 
 
 def _contests(
@@ -74,6 +104,11 @@ def _contests(
     seconds = share * options.seconds
     return contests.run(part.__name__, part.ROWS, options.threads, options.rows, seconds, _print_contest)
 
+
+COUNT_HELP = "of memory: how many random contractions"
+KEPT_HELP = (
+    "of memory: add the outcomes of random contractions to a file, and don't measure again what it has"
+)
 
 PARTS: dict[str, Callable[[argparse.Namespace], str]] = {
     "programs": _programs,

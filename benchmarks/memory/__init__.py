@@ -1,6 +1,15 @@
 """Contractions under a limit: whether their peaks stay within it, and what that costs in time."""
 
-from . import example, random_equations
-from .report import example_section, line, section
+from . import curves, example, plots, random_equations
+from .report import curves_section, example_section, line, section
 
-__all__ = ["example", "example_section", "line", "random_equations", "section"]
+__all__ = [
+    "curves",
+    "curves_section",
+    "example",
+    "example_section",
+    "line",
+    "plots",
+    "random_equations",
+    "section",
+]

@@ -1,19 +1,15 @@
-"""One large contraction with and without a limit.
+"""One large contraction with and without a limit, and its gradients.
 
-It is the example of opt-einsum-torch, which contracts it on a GPU that it doesn't fit; with fewer ``i``, so
-that its operands fit any machine.
+It is the example of opt-einsum-torch, which contracts it on a GPU that it doesn't fit. On a CPU it has fewer
+``i`` here, so that its operands fit any machine; where there is a GPU, it is contracted in full too, from
+operands in host memory.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import opt_einsum
 import torch
@@ -21,69 +17,148 @@ from torch import Tensor
 
 import einfx
 
-from ..contests.memory import RESET, give_back, resident
+from . import alone
+from .measure import MIB, Point, available_bytes, measured, peak_of, stay_within
 
-__all__ = ["Contender", "run"]
+__all__ = ["EQUATION", "FULL", "Run", "run", "shapes"]
 
 EQUATION = "jrl,ijr,ijrk,ijrl,ikmn->imn"
-ROUNDS = 7
+FULL, SCALED = 500, 40
+FRACTIONS = (2, 4, 10)
+SECONDS = 30.0
+SPARE_BYTES = 2 << 30
+
+Calls = dict[tuple[str, int | None], Callable[[], Any]]
 
 
-class Contender(NamedTuple):
-    """One way to contract it.
+class Run(NamedTuple):
+    """The example in one setting.
 
     Attributes:
-        name: which.
-        peak: bytes beyond what was resident before, the result included.
-        seconds: median of rounds in which every contender ran.
+        title: which setting.
+        points: the contenders, einfx without a limit first.
     """
 
-    name: str
-    peak: int
-    seconds: float
+    title: str
+    points: list[Point]
 
 
-def run() -> list[Contender]:
-    """Measure the contenders, in a process of their own."""
-    command = [sys.executable, "-c", f"from {__name__} import main; main()"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
-    return [Contender(*row) for row in json.loads(done.stdout.splitlines()[-1])]
+def shapes(count: int) -> list[tuple[int, ...]]:
+    """Of the operands, with so many ``i``."""
+    return [
+        (1000, 3, 1024),
+        (count, 1000, 3),
+        (count, 1000, 3, 1024),
+        (count, 1000, 3, 1024),
+        (count, 1024, 9, 9),
+    ]
 
 
-def contenders(operands: list[Tensor]) -> dict[str, Callable[[], Tensor]]:
-    """What is compared."""
-    peak = einfx.contract_path(EQUATION, *operands).peak_bytes
-    found: dict[str, Callable[[], Tensor]] = {
-        "einfx": lambda: einfx.einsum(EQUATION, *operands),
-        "opt_einsum (auto)": lambda: opt_einsum.contract(EQUATION, *operands),
-    }
-    for fraction in (2, 4, 10):
-        limit = peak // fraction
-        name = f"einfx within 1/{fraction}: {limit} bytes"
-        found[name] = lambda limit=limit: einfx.einsum(EQUATION, *operands, memory_limit=limit)  # type: ignore[misc]
+def run(count: int = SCALED, seconds: float = SECONDS) -> list[Run]:
+    """Measure the contenders in every setting, each in a process of its own.
+
+    Args:
+        count: how many ``i`` there are on the CPU.
+        seconds: for the times of one setting.
+    """
+    settings = ["forward", "gradients"] + ["gpu"] * torch.cuda.is_available()
+    found = []
+    for answer in alone.each(f"{__name__}:contest", [[name, count, seconds] for name in settings]):
+        if answer.failure:
+            raise RuntimeError(f"the example ({answer.argument[0]}) failed: {answer.failure}")
+        title, points = answer.value
+        found.append(Run(title, [Point(*point) for point in points]))
     return found
 
 
-def main() -> None:
-    """Print what was measured."""
-    torch.set_num_threads(1)
+def contest(argument: Sequence[Any]) -> tuple[str, list[Point]]:
+    """Measure one setting."""
+    name, count, seconds = argument
+    if name == "gpu":
+        operands = [torch.randn(shape, device="cuda").cpu() for shape in shapes(FULL)]
+        torch.cuda.empty_cache()
+        title = f"i = {FULL}, forward, operands in host memory, computed on {torch.cuda.get_device_name()}"
+        return title, measured(on_gpu(operands), seconds, device="cuda")
     generator = torch.Generator().manual_seed(0)
-    shapes = [(1000, 3, 1024), (40, 1000, 3), (40, 1000, 3, 1024), (40, 1000, 3, 1024), (40, 1024, 9, 9)]
-    operands = [torch.randn(shape, generator=generator) for shape in shapes]
-    calls = contenders(operands)
-    expected = calls["einfx"]()
-    peaks: dict[str, int] = {}
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for name, call in calls.items():
-        torch.testing.assert_close(call(), expected, rtol=1e-3, atol=1e-1)
-        give_back()
-        RESET.write_text("5", encoding="ascii")
-        before = resident("VmRSS")
-        call()
-        peaks[name] = resident("VmHWM") - before
-    for _ in range(ROUNDS):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    print(json.dumps([(name, peaks[name], statistics.median(times[name])) for name in calls]))
+    operands = [torch.randn(shape, generator=generator) for shape in shapes(count)]
+    stay_within(available_bytes() - SPARE_BYTES)
+    if name == "forward":
+        return f"i = {count}, forward", measured(forward(operands), seconds)
+    return f"i = {count}, forward and gradients of all operands", measured(gradients(operands), seconds)
+
+
+def forward(operands: list[Tensor]) -> Calls:
+    """The contenders without gradients."""
+    peak = einfx.contract_path(EQUATION, *operands).peak_bytes
+    calls: Calls = {("einfx", None): lambda: einfx.einsum(EQUATION, *operands)}
+    for limit in [peak // fraction for fraction in FRACTIONS]:
+        calls["einfx", limit] = lambda limit=limit: einfx.einsum(EQUATION, *operands, memory_limit=limit)  # type: ignore[misc]
+    return calls | others(operands)
+
+
+def gradients(operands: list[Tensor]) -> Calls:
+    """The contenders with gradients. The limits leave a part of what einfx takes beside the gradients."""
+
+    def backward(contract: Callable[..., Tensor]) -> Callable[[], tuple[Tensor, ...]]:
+        return lambda: torch.autograd.grad(contract().sum(), leaves)
+
+    leaves = [x.requires_grad_() for x in operands]
+    unlimited = backward(lambda: einfx.einsum(EQUATION, *leaves))
+    unlimited()
+    returned = sum(x.nbytes for x in leaves)
+    beside = peak_of(unlimited) - returned
+    calls: Calls = {("einfx", None): unlimited}
+    for limit in [returned + beside // fraction for fraction in FRACTIONS]:
+        calls["einfx", limit] = backward(
+            lambda limit=limit: einfx.einsum(EQUATION, *leaves, memory_limit=limit)  # type: ignore[misc]
+        )
+    for key, call in others(leaves).items():
+        calls[key] = backward(call)
+    return calls
+
+
+def others(operands: list[Tensor]) -> Calls:
+    """What else contracts it."""
+    elements = max(x.numel() for x in operands)
+    return {
+        ("torch.einsum, along opt_einsum's path", None): lambda: torch.einsum(EQUATION, *operands),
+        ("torch.einsum, from left to right", None): lambda: _from_left(operands),
+        ("opt_einsum (auto)", None): lambda: opt_einsum.contract(EQUATION, *operands),
+        ("opt_einsum, memory_limit of the largest operand", None): lambda: opt_einsum.contract(
+            EQUATION, *operands, memory_limit=elements
+        ),
+    }
+
+
+def on_gpu(operands: list[Tensor]) -> Calls:
+    """The contenders on a GPU; in every call operands come from host memory, and the result goes there."""
+
+    def moved(contract: Callable[..., Tensor]) -> Callable[[], Tensor]:
+        return lambda: contract([x.cuda() for x in operands]).cpu()
+
+    calls: Calls = {}
+    for limit in (8 << 30, 2 << 30, 512 * MIB, 128 * MIB):
+        calls["einfx, streamed", limit] = lambda limit=limit: einfx.einsum(  # type: ignore[misc]
+            EQUATION, *operands, device="cuda", memory_limit=limit
+        ).cpu()
+    calls["einfx, operands moved first", None] = moved(lambda there: einfx.einsum(EQUATION, *there))
+    for name, _ in others(operands):
+        calls[name, None] = moved(lambda there, name=name: others(there)[name, None]())
+    return calls
+
+
+def _from_left(operands: list[Tensor]) -> Tensor:
+    with _without_paths():
+        return torch.einsum(EQUATION, *operands)
+
+
+@contextmanager
+def _without_paths() -> Any:
+    """As where opt_einsum isn't installed."""
+    settings: Any = torch.backends.opt_einsum
+    before = settings.enabled
+    settings.enabled = False
+    try:
+        yield
+    finally:
+        settings.enabled = before

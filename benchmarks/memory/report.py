@@ -2,46 +2,56 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
-from .example import EQUATION, Contender
-from .random_equations import FRACTIONS, SLACK_BYTES, Outcome
+from einfx.plans import size_text
 
-__all__ = ["example_section", "line", "section"]
+from .curves import Curve
+from .example import EQUATION, Run
+from .measure import MIB, Point
+from .random_equations import FRACTIONS, SLACK_BYTES, Failure, Outcome
 
-MIB = 1 << 20
+__all__ = ["curves_section", "example_section", "line", "overheads", "points_table", "section"]
 
 
-def line(outcome: Outcome) -> str:
+def line(outcome: Outcome | Failure) -> str:
     """One outcome for the terminal."""
+    if isinstance(outcome, Failure):
+        return f"{outcome.seed:3d} FAILED: {outcome.why}"
     told = f"{outcome.seed:3d} {outcome.semiring}{' gradients' * outcome.gradients} 1/{outcome.fraction}"
     limit = f"limit {outcome.limit / MIB:.1f} MiB"
     if outcome.peak is None:
         return f"{told}: {limit} refused, needs {(outcome.needed or 0) / MIB:.1f} MiB  {outcome.equation}"
-    slower = outcome.seconds / outcome.unlimited_seconds
     return (
-        f"{told}: {limit}, peak {outcome.peak / MIB:.1f}, {slower:.2f}x the time, planned in "
+        f"{told}: {limit}, peak {outcome.peak / MIB:.1f}, {outcome.slower:.2f}x the time, planned in "
         f"{outcome.planning_seconds:.2f} s, error {outcome.error:.0e}"
         f"{'' if outcome.kept else '  EXCEEDED'}  {outcome.equation}"
     )
 
 
-def section(outcomes: Sequence[Outcome]) -> str:
-    """The section for the file of results."""
+def section(all_outcomes: Sequence[Outcome | Failure]) -> str:
+    """The part about random contractions."""
+    outcomes = [x for x in all_outcomes if isinstance(x, Outcome)]
+    failures = [x for x in all_outcomes if isinstance(x, Failure)]
     done = [x for x in outcomes if x.peak is not None]
     kept = [x for x in done if x.kept]
     lines = [
-        f"{len({x.seed for x in outcomes})} random contractions of 2 to 12 operands (hyperedges, sums of one "
-        "operand, labels shared by operands and output), unlimited peaks of 100 MiB to 2 GiB, real and log, "
-        "half of them with gradients, each under two limits. Peaks are measured from outside.",
+        "### Random contractions",
+        "",
+        f"{len({x.seed for x in all_outcomes})} random contractions of 2 to 12 operands (hyperedges, sums of "
+        "one operand, labels shared by operands and output), unlimited peaks of 100 MiB to 2 GiB, real "
+        "and log, half of them with gradients, each under two limits. Peaks are measured from outside.",
         "",
         f"- Within the limit, a twentieth and {SLACK_BYTES // MIB} MiB: {len(kept)} of {len(done)}.",
-        f"- Refused, the limit being too small: {len(outcomes) - len(done)}.",
+        f"- Refused, the limit being too small: {len(outcomes) - len(done)}, of which for "
+        f"{sum(x.peak is None and x.limit <= x.returned for x in outcomes)} what is returned takes more.",
+        f"- Failed: {len(failures)}.",
         f"- Largest deviation from the unlimited result: {max((x.error for x in done), default=0):.1e}.",
         "",
-        "| limit | runs | refused | peak / limit | time / unlimited | the same, 90% | planning, s |",
-        "|---|---|---|---|---|---|---|",
+        "| limit | runs | refused | peak / limit | time / unlimited | quartiles | 90% | planning, s |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for gradients in (False, True):
         for fraction in FRACTIONS:
@@ -49,27 +59,57 @@ def section(outcomes: Sequence[Outcome]) -> str:
             ran = [x for x in chosen if x.peak is not None]
             if not ran:
                 continue
-            times = sorted(x.seconds / x.unlimited_seconds for x in ran)
             share = statistics.median((x.peak or 0) / x.limit for x in ran)
             planning = statistics.median(x.planning_seconds for x in ran)
+            lower, median, upper, slow = overheads(ran)
             name = f"1/{fraction}{' with gradients' * gradients}"
-            refused, slow = len(chosen) - len(ran), times[int(0.9 * (len(times) - 1))]
-            figures = f"{share:.2f} | {statistics.median(times):.2f} | {slow:.2f} | {planning:.2f}"
-            lines.append(f"| {name} | {len(ran)} | {refused} | {figures} |")
-    over = [x for x in done if not x.kept]
-    lines += [""] + [f"- Exceeded: {line(x)}" for x in over]
+            figures = f"{share:.2f} | {median:.2f} | {lower:.2f}-{upper:.2f} | {slow:.2f} | {planning:.2f}"
+            lines.append(f"| {name} | {len(ran)} | {len(chosen) - len(ran)} | {figures} |")
+    lines += ["", "![Time over unlimited time, against the limit](plots/overheads.svg)"]
+    lines += ["", *(f"- Exceeded: {line(x)}" for x in done if not x.kept)]
+    lines += [f"- {line(x)}" for x in failures]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def example_section(contenders: Sequence[Contender]) -> str:
+def overheads(outcomes: Sequence[Outcome]) -> tuple[float, float, float, float]:
+    """Time over unlimited time: the quartiles, the median between them, and the ninetieth percentile."""
+    times = sorted(x.slower for x in outcomes)
+    lower, median, upper = (times[round(share * (len(times) - 1))] for share in (0.25, 0.5, 0.75))
+    return lower, median, upper, times[round(0.9 * (len(times) - 1))]
+
+
+def example_section(runs: Sequence[Run]) -> str:
     """The part about one large contraction."""
-    fastest = contenders[0].seconds
+    lines = [f"### `{EQUATION}`", "", "float32, one thread; peaks are beyond the operands, results included."]
+    for run in runs:
+        lines += ["", f"{run.title}:", "", points_table(run.points)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def curves_section(curves: Sequence[Curve]) -> str:
+    """The part about time against memory, with a plot of each curve."""
     lines = [
-        f"`{EQUATION}` with i = 40, float32, one thread:",
+        "### Time against memory",
         "",
-        "| | peak | time / einfx without a limit |",
-        "|---|---:|---:|",
+        "float32, one thread; peaks are beyond the operands, results included; planning is not counted.",
     ]
-    for one in contenders:
-        lines.append(f"| {one.name} | {one.peak / MIB:.1f} MiB | {one.seconds / fastest:.2f} |")
-    return "\n".join(lines) + "\n"
+    for curve in curves:
+        equation = curve.subject.equation
+        lines += ["", f"{curve.subject.title}{f' (`{equation}`)' * (len(equation) < 40)}:", ""]
+        lines += [f"![{curve.subject.title}](plots/{curve.subject.name}.svg)", "", points_table(curve.points)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def points_table(points: Sequence[Point]) -> str:
+    """Contenders with their peaks, and their times as multiples of the first one's that ran."""
+    first = next((point.seconds[0] for point in points if point.seconds), math.nan)
+    lines = ["| | limit | peak | time | quartiles |", "|---|---:|---:|---:|---:|"]
+    for point in points:
+        cells = [point.name, "" if point.limit is None else size_text(point.limit)]
+        if point.peak is None:
+            cells += [point.failure, "", ""]
+        else:
+            median, lower, upper = [seconds / first for seconds in point.seconds]
+            cells += [size_text(point.peak), f"{median:.2f}", f"{lower:.2f}-{upper:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

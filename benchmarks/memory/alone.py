@@ -1,0 +1,104 @@
+"""Functions called in processes of their own, one after the other.
+
+A helper process imports what they need and forks for each call, so that a call starts with an allocator that
+nobody has used, and takes no time to import torch. A call that fails, is killed for want of memory or takes
+too long is told as that, and the next one is made. Linux only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__all__ = ["Answer", "each"]
+
+
+class Answer(NamedTuple):
+    """What came of a call.
+
+    Attributes:
+        argument: what it was called with.
+        value: what it returned; None where it failed.
+        failure: why it failed; empty where it didn't.
+    """
+
+    argument: Any
+    value: Any
+    failure: str
+
+
+def each(function: str, arguments: Iterable[Any], seconds: int = 600) -> Iterator[Answer]:
+    """Call a function with each argument, on one thread of a new process.
+
+    Args:
+        function: as ``module:name``; it takes one argument and returns what JSON can hold.
+        arguments: each something that JSON can hold.
+        seconds: that a call may take.
+    """
+    command = [sys.executable, "-c", f"from {__name__} import serve; serve({function!r}, {seconds})"]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root, env=_environment()
+    ) as helper:
+        assert helper.stdin is not None
+        assert helper.stdout is not None
+        for argument in arguments:
+            helper.stdin.write(json.dumps(argument) + "\n")
+            helper.stdin.flush()
+            line = helper.stdout.readline()
+            if not line:
+                raise RuntimeError(f"the process that calls {function} ended")
+            yield Answer(argument, *json.loads(line))
+        helper.stdin.close()
+
+
+def serve(function: str, seconds: int) -> None:
+    """Answer each line of the standard input with one line."""
+    import torch
+
+    torch.set_num_threads(1)
+    module, _, name = function.partition(":")
+    call = getattr(importlib.import_module(module), name)
+    for line in sys.stdin:
+        receiver, sender = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(receiver)
+            _answer(call, json.loads(line), seconds, sender)
+        os.close(sender)
+        with os.fdopen(receiver) as stream:
+            told = stream.read()
+        _, status = os.waitpid(child, 0)
+        print(told or json.dumps([None, _end(status, seconds)]), flush=True)
+
+
+def _answer(call: Any, argument: Any, seconds: int, sender: int) -> None:
+    """In the forked process: call, tell, and end without what the parent registered for its own end."""
+    signal.alarm(seconds)
+    try:
+        told = [call(argument), ""]
+    except BaseException as error:
+        told = [None, f"{type(error).__name__}: {error}"]
+    with os.fdopen(sender, "w") as stream:
+        stream.write(json.dumps(told))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _end(status: int, seconds: int) -> str:
+    number = os.waitstatus_to_exitcode(status)
+    if number == -signal.SIGALRM:
+        return f"took more than {seconds} s"
+    return f"ended by {signal.Signals(-number).name}" if number < 0 else f"ended with {number}"
+
+
+def _environment() -> dict[str, str]:
+    # A pool of threads would not survive the fork.
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

@@ -1,0 +1,178 @@
+"""The benchmark of contractions under limits: its cases, its measuring, its tables and plots."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import einfx
+from benchmarks.contests.memory import available
+from benchmarks.memory import alone, curves, equations, example, measure, plots, random_equations, report
+from benchmarks.memory.measure import MIB, Point
+from benchmarks.memory.random_equations import Failure, Outcome
+
+needs_proc = pytest.mark.skipif(not available(), reason="peaks are measured on Linux only")
+
+
+def outcome(**changes: object) -> Outcome:
+    whole = Outcome(0, "ij,jk->ik", "real", False, 4, 100 * MIB, 50, 90 * MIB, None, 3.0, 2.0, 0.1, 1e-7)
+    return whole._replace(**changes)  # type: ignore[arg-type]
+
+
+def doubled(number: int) -> list[int]:
+    if number == 2:
+        raise ValueError("two")
+    if number == 3:
+        os.abort()
+    if number == 4:
+        time.sleep(30)
+    return [number, 2 * number]
+
+
+@needs_proc
+def test_calls_in_processes_of_their_own_are_answered_whatever_they_end_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        alone, "_environment", lambda: {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    )
+    answers = list(alone.each(f"{Path(__file__).stem}:doubled", [1, 2, 3, 4, 5], seconds=2))
+    assert [answer.value for answer in answers] == [[1, 2], None, None, None, [5, 10]]
+    assert answers[1].failure == "ValueError: two"
+    assert answers[2].failure == "ended by SIGABRT"
+    assert answers[3].failure == "took more than 2 s"
+
+
+@needs_proc
+def test_a_peak_is_what_a_call_takes_at_once() -> None:
+    def call() -> None:
+        for _ in range(3):
+            torch.ones(8 * MIB)
+
+    call()
+    assert measure.peak_of(call) == pytest.approx(32 * MIB, rel=0.1)
+
+
+@needs_proc
+def test_what_fails_for_want_of_memory_is_told_beside_what_runs() -> None:
+    def refused() -> torch.Tensor:
+        raise RuntimeError("can't allocate memory: you tried to allocate 629145600000 bytes.")
+
+    points = measure.measured({("ones", None): lambda: torch.ones(3), ("large", 8): refused}, 0.01)
+    assert points[0].peak is not None
+    assert len(points[0].seconds) == 3
+    assert points[1] == Point("large", 8, None, (), "out of memory: asks for 585.9 GiB at once")
+
+
+@needs_proc
+def test_results_that_differ_are_no_contest() -> None:
+    with pytest.raises(AssertionError, match="not close"):
+        measure.measured(
+            {("ones", None): lambda: torch.ones(3), ("twos", None): lambda: 2 * torch.ones(3)}, 0.01
+        )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_contractions_are_the_same_each_time_and_large(seed: int) -> None:
+    found = equations.case(seed)
+    assert found == equations.case(seed)
+    plan = einfx.contract_path(found.equation, *found.shapes)
+    assert equations.LEAST_BYTES <= plan.peak_bytes == found.peak_bytes <= equations.MOST_BYTES
+
+
+def test_limits_leave_room_for_what_is_returned_where_two_do() -> None:
+    pick = random.Random(0)
+    assert all(max(random_equations._fractions(pick, 9.0)) <= 8 for _ in range(20))
+    assert random_equations._fractions(pick, 1.5) == [1, 2]
+    assert random_equations._fractions(pick, 0.5) == [1, 2]
+
+
+def test_outcomes_that_were_kept_are_not_measured_again(tmp_path: Path) -> None:
+    kept, failed = outcome(), Failure(1, "took too long")
+    path = tmp_path / "outcomes.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in (kept, failed)))
+    assert random_equations.run(2, kept=path) == [kept, failed]
+    assert random_equations.run(1, kept=path) == [kept]
+
+
+def test_a_peak_may_exceed_its_limit_by_a_twentieth_and_sixteen_mebibytes() -> None:
+    assert outcome(peak=121 * MIB).kept
+    assert not outcome(peak=122 * MIB).kept
+    assert outcome(peak=None).kept
+
+
+def test_the_report_counts_what_was_kept_exceeded_refused_and_failed() -> None:
+    rows: list[Outcome | Failure] = [
+        outcome(),
+        outcome(seed=1, peak=200 * MIB, seconds=4.0),
+        outcome(seed=2, peak=None, needed=101 * MIB),
+        outcome(seed=3, peak=None, needed=101 * MIB, returned=100 * MIB),
+        Failure(4, "took more than 300 s"),
+    ]
+    text = report.section(rows)
+    assert "Within the limit, a twentieth and 16 MiB: 1 of 2" in text
+    assert "too small: 2, of which for 1 what is returned" in text
+    assert "Failed: 1" in text
+    assert "| 1/4 | 2 | 2 | " in text
+    assert "- Exceeded:   1 real 1/4: limit 100.0 MiB, peak 200.0, 2.00x the time" in text
+    assert "-   4 FAILED: took more than 300 s" in text
+
+
+def test_the_example_is_refused_from_left_to_right_and_agrees_with_numpy() -> None:
+    operands = [
+        torch.rand(shape) for shape in [(5, 3, 6), (2, 5, 3), (2, 5, 3, 6), (2, 5, 3, 6), (2, 6, 2, 2)]
+    ]
+    expected = torch.from_numpy(np.einsum(example.EQUATION, *(x.numpy() for x in operands), optimize=True))
+    for (name, limit), call in example.forward(operands).items():
+        if limit is None or limit > 400:
+            torch.testing.assert_close(call(), expected, msg=name)
+    assert torch.backends.opt_einsum.enabled
+    naive = example.shapes(example.FULL)
+    assert 4 * naive[2][0] * 100 * 3 * 1024 * 1024 / (1 << 30) == pytest.approx(585.94, abs=0.01)
+
+
+def test_a_lattice_has_a_label_for_each_bond() -> None:
+    equation, shapes = curves.lattice(2, 3, 5)
+    parts = equation.removesuffix("->").split(",")
+    assert [len(part) for part in parts] == [2, 3, 2, 2, 3, 2]
+    assert shapes[1] == (5, 5, 5)
+    assert all("".join(parts).count(label) == 2 for label in "".join(parts))
+
+
+def curve() -> curves.Curve:
+    subject = curves.Subject("rows", "Rows", "ak,ak,ak->a", ((8, 8),) * 3)
+    points = [
+        Point("einfx", None, 64 * MIB, (2.0, 1.9, 2.1), ""),
+        Point("einfx", 8 * MIB, 7 * MIB, (3.0, 2.9, 3.1), ""),
+        Point("opt_einsum", None, 70 * MIB, (4.0, 3.9, 4.1), ""),
+        Point("torch.einsum", None, None, (), "out of memory"),
+    ]
+    return curves.Curve(subject, points)
+
+
+def test_a_curve_is_a_table_of_multiples_of_the_first() -> None:
+    text = report.curves_section([curve()])
+    assert "![Rows](plots/rows.svg)" in text
+    assert "| einfx | 8 MiB | 7 MiB | 1.50 | 1.45-1.55 |" in text
+    assert "| torch.einsum |  | out of memory |  |  |" in text
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib draws the plots")
+def test_plots_are_the_same_each_time(tmp_path: Path) -> None:
+    for plot in (
+        lambda folder: plots.plot_curve(curve(), folder),
+        lambda folder: plots.plot_overheads([outcome(), outcome(fraction=8), Failure(4, "")], folder),
+    ):
+        first, second = plot(tmp_path / "first"), plot(tmp_path / "second")
+        assert first is not None
+        assert second is not None
+        assert first.read_bytes() == second.read_bytes()
+        assert first.stat().st_size < 60_000
