@@ -118,6 +118,9 @@ class Into:
         left = _matrix(first, labels[0], (kernel.batch, rows, kernel.summed), scratch)
         right = _matrix(second, labels[1], (kernel.batch, kernel.summed, columns), scratch)
         out = _grouped(target, self.equation.output, (kernel.batch, rows, columns))
+        if kernel.batch and out.shape[2] == 1 and out.shape[1] > 1 and out.stride(1) == 1:
+            # BLAS multiplies a row by a matrix up to four times as fast as the matrix by a column.
+            left, right, out = _as_row(right), left.mT, _as_row(out)
         if kernel.batch:
             torch.baddbmm(out, left, right, beta=int(self.accumulate), out=out)
         else:
@@ -301,6 +304,11 @@ def _grouped(tensor: Tensor, labels: Sequence[int], groups: Sequence[Sequence[in
     where = {label: dim for dim, label in enumerate(labels)}
     shape = [prod([tensor.shape[where[label]] for label in group if label in where]) for group in groups]
     return tensor.permute([where[label] for label in (*order, *unit)]).view(shape)
+
+
+def _as_row(column: Tensor) -> Tensor:
+    """A batch of columns as one of rows."""
+    return column.squeeze(2).unsqueeze(1)
 
 
 def _matrix(
