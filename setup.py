@@ -34,7 +34,12 @@ class OptionalBuild(build_ext):
 TROPICAL = Extension(
     "einfx.kernels._tropical",
     sources=["einfx/kernels/_tropical.c"],
-    depends=["einfx/kernels/_tropical.c", "einfx/kernels/_tropical_sets.h", "einfx/kernels/_tropical_tile.h"],
+    depends=[
+        "einfx/kernels/_native.h",
+        "einfx/kernels/_tropical.c",
+        "einfx/kernels/_tropical_sets.h",
+        "einfx/kernels/_tropical_tile.h",
+    ],
     extra_compile_args=["-O3", "-g0", "-std=gnu11", "-pthread"],
     extra_link_args=["-pthread"],
     optional=True,
@@ -43,7 +48,7 @@ TROPICAL = Extension(
 LOG = Extension(
     "einfx.kernels._log",
     sources=["einfx/kernels/_log.c"],
-    depends=["einfx/kernels/_log.c"],
+    depends=["einfx/kernels/_native.h", "einfx/kernels/_log.c"],
     # Without these two, which change no number, its loops would not become vectors.
     extra_compile_args=["-O3", "-g0", "-std=gnu11", "-fno-trapping-math", "-fno-math-errno"],
     libraries=["m"],
@@ -53,7 +58,7 @@ LOG = Extension(
 WINDOWS = Extension(
     "einfx.kernels._windows",
     sources=["einfx/kernels/_windows.c", "einfx/kernels/_windows_add.c"],
-    depends=["einfx/kernels/_windows.c", "einfx/kernels/_windows_add.c"],
+    depends=["einfx/kernels/_native.h", "einfx/kernels/_windows.c", "einfx/kernels/_windows_add.c"],
     extra_compile_args=["-O3", "-g0", "-std=gnu11"],
     optional=True,
 )

@@ -12,19 +12,9 @@
  * caller has running already: others would wait for it to stop spinning.
  */
 #include <math.h>
-#include <stdatomic.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define HAVE_X86 1
-#endif
+#include "_native.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
-enum level { BASELINE, AVX2, AVX512 };
 enum kind { SHIFT_ROWS, SHIFT_COLUMNS, FINISH, DIVIDE, MEET, BOUND, SINGLE };
 
 /* Columns whose maxima are taken together: 1 KiB of a row. */
@@ -37,9 +27,6 @@ enum { MAX_PAIRS = 4 };
 
 /* Elements of one task, and how many a thread of its own is worth. */
 static const int64_t TASK = 1 << 14, ELEMENTS_PER_THREAD = 1 << 17;
-
-/* GOMP_parallel of libgomp, which other OpenMP libraries offer as well. */
-typedef void (*parallel_function)(void (*)(void *), void *, unsigned, unsigned);
 
 struct job {
     enum kind kind;
@@ -460,12 +447,8 @@ int einfx_log_level(void)
 #ifdef HAVE_X86
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("fma")) return BASELINE;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-        return AVX512;
-    if (__builtin_cpu_supports("avx2")) return AVX2;
 #endif
-    return BASELINE;
+    return best_level();
 }
 
 static int64_t run(struct job *p, int level, int threads, parallel_function parallel)

@@ -14,17 +14,10 @@
 #include <math.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdatomic.h>
-#include <stdint.h>
-#include <stdlib.h>
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define HAVE_X86 1
-#include <immintrin.h>
-#endif
+#include "_native.h"
 
 enum product { PLUS, TIMES, MINIMUM };
-enum level { BASELINE, AVX2, AVX512 };
 
 /* Sizes of blocks, in elements: a slab of b is DEPTH x WIDTH, rows of a are packed DEPTH x HEIGHT. */
 enum { DEPTH = 1024, WIDTH = 256, HEIGHT = 96, LEAST_HEIGHT = 24, SLABS = 2, MAX_THREADS = 256 };
@@ -96,7 +89,6 @@ struct member {
 #define SET_I512 _mm512_set1_epi64
 #include "_tropical_sets.h"
 
-static int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
 static int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
 
 /* Wait until an atomic reaches a number; somebody else may need the processor for that. */

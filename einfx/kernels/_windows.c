@@ -15,22 +15,9 @@
  * Functions are written once, and compiled for every instruction set; which of them runs is decided when they
  * are called. Threads are those of the OpenMP library that the caller has running already.
  */
-#include <stdatomic.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define HAVE_X86 1
-#include <immintrin.h>
-#define TARGET_AVX2 __attribute__((target("avx2")))
-#define TARGET_AVX512 __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,prefer-vector-width=512")))
-#endif
+#include "_native.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
-enum level { BASELINE, AVX2, AVX512 };
 enum mode { DIRECT, GATHERED, SHIFTED };
 
 /* Dimensions; masks until rows repeat; bytes of a block that has masks for all of it. */
@@ -39,9 +26,6 @@ enum { MAX_DIMS = 8, PERIOD = 128, SMALL = 1024 };
 /* Bytes of gathered rows and of a split plane, which stay in the caches; of one task; and of the output that a
  * thread of its own is worth. */
 static const int64_t GATHERED_BYTES = 1 << 17, PLANE_BYTES = 1 << 20, TASK = 1 << 16, THREAD = 1 << 18;
-
-/* GOMP_parallel of libgomp, which other OpenMP libraries offer as well. */
-typedef void (*parallel_function)(void (*)(void *), void *, unsigned, unsigned);
 
 /* A kernel position of one dimension: the outputs that meet the input, and what output 0 reads. */
 struct place {
@@ -86,10 +70,6 @@ struct job {
     void (*run)(const struct job *, int64_t, int64_t, char *);
     void (*face)(const struct job *, const struct dimension *, int64_t, const char *, int64_t, int64_t, char *);
 };
-
-static int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
-static int64_t most(int64_t x, int64_t y) { return x > y ? x : y; }
-static int64_t floor_div(int64_t x, int64_t y) { return x / y - (x % y != 0 && (x < 0) != (y < 0)); }
 
 /* A few bytes are copied without a call: the last piece overlaps the one before. */
 #define PIECES(width, from)                                                                                   \
@@ -425,17 +405,7 @@ static void work(void *argument)
 }
 
 /* The best instruction set of this machine, as in enum level. */
-int einfx_windows_level(void)
-{
-#ifdef HAVE_X86
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
-        return AVX512;
-    if (__builtin_cpu_supports("avx2")) return AVX2;
-#endif
-    return BASELINE;
-}
+int einfx_windows_level(void) { return best_level(); }
 
 /* A last dimension that stays as it is makes elements longer. */
 static void merge(struct job *j)

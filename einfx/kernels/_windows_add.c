@@ -4,28 +4,13 @@
  * positions that meet it pass by, so windows are read once and the result is written once. Where the stride of
  * the last dimension isn't 1, numbers are summed by their remainder and then put in their order.
  */
-#include <stdatomic.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define HAVE_X86 1
-#include <immintrin.h>
-#define TARGET_AVX2 __attribute__((target("avx2")))
-#define TARGET_AVX512 __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,prefer-vector-width=512")))
-#endif
+#include "_native.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
-enum level { BASELINE, AVX2, AVX512 };
 enum { MAX_DIMS = 8 };
 
 /* Bytes of windows of one task, and those that a thread of its own is worth. */
 static const int64_t TASK = 1 << 16, THREAD = 1 << 18;
-
-/* GOMP_parallel of libgomp, which other OpenMP libraries offer as well. */
-typedef void (*parallel_function)(void (*)(void *), void *, unsigned, unsigned);
 
 /* A kernel position of the last dimension: its outputs that meet the input, and where: o + shift, among the
  * inputs of one remainder. Its masks are one for each vector of these inputs. */
@@ -51,10 +36,6 @@ struct sum {
     atomic_int failed;
     void (*run)(const struct sum *, int64_t, int64_t, void *, const void **);
 };
-
-static int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
-static int64_t most(int64_t x, int64_t y) { return x > y ? x : y; }
-static int64_t floor_div(int64_t x, int64_t y) { return x / y - (x % y != 0 && (x < 0) != (y < 0)); }
 
 /* Find the rows of windows that meet a row of the result, but for the position in the last dimension. */
 static int64_t find_rows(const struct sum *s, const int64_t *place, const char *windows, int64_t item,
