@@ -152,7 +152,9 @@ class Situation(NamedTuple):
             _orders(roles.rows, a.physical, self.output),
             _orders(roles.columns, b.physical, self.output),
             _orders(roles.summed, a.physical, b.physical),
-            (False, True) if roles.rows and roles.columns else (False,),
+            (False, True)
+            if (roles.rows and roles.columns) or (name == "bmm" and not self.guarded)
+            else (False,),
         )
         for batch, rows, columns, summed, swapped in orders:
             copied = views = 0
@@ -168,6 +170,8 @@ class Situation(NamedTuple):
                     seconds += copying
                 views += operand.labels != batch + first + second
                 views += len(operand.labels) != (3 if name == "bmm" else len((*first, *second)[:2]))
+            if name == "bmm" and not copied and _reads_across(forms):
+                seconds += arithmetic
             laid_out = batch + (columns + rows if swapped else rows + columns)
             views += len(laid_out) != {"dot": 0, "mv": 1, "mm": 2, "bmm": 3}[name]
             finish, strides = self._finish(laid_out)
@@ -247,6 +251,14 @@ class _Roles(NamedTuple):
     rows: Labels
     columns: Labels
     summed: Labels
+
+
+def _reads_across(forms: Sequence[tuple[Layout, Labels, Labels]]) -> bool:
+    """Whether a product of matrices and vectors reads the matrices by columns, which takes twice as long."""
+    for layout, rows, columns in forms:
+        if rows and columns and all(layout.size.get(x, 1) != 1 for x in rows + columns):
+            return layout.physical[-1] in rows
+    return False
 
 
 def _orders(labels: Labels, *references: Labels) -> list[Labels]:

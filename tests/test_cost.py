@@ -180,3 +180,19 @@ def test_matrices_over_sizes_to_come_are_not_turned() -> None:
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes", "swapped"),
+    [
+        ("abc,ac->ab", ((8, 300, 100), (8, 100)), False),
+        ("abc,ab->ac", ((8, 300, 100), (8, 300)), True),
+        ("ac,abc->ab", ((8, 100), (8, 300, 100)), True),
+        ("ab,abc->ac", ((8, 300), (8, 300, 100)), False),
+    ],
+)
+def test_vectors_stand_on_the_side_from_which_matrices_are_read_row_by_row(
+    equation: str, shapes: tuple[tuple[int, ...], ...], swapped: bool
+) -> None:
+    kernel = choose_kernel(Equation.parse(equation), shapes, torch.float32, "cpu")
+    assert (kernel.name, kernel.swapped) == ("bmm", swapped)

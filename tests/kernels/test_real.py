@@ -279,3 +279,12 @@ class TestCode:
             values = [torch.rand([size[x] for x in part]) for part in text.split("->")[0].split(",")]
             torch.testing.assert_close(compiled(*values), torch.einsum(text, values))
         assert frames == 1
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("shapes", [((3, 5, 4), (3, 4, 1)), ((3, 1, 4), (3, 4, 5)), ((3, 1, 4), (3, 4, 1))])
+def test_matrices_meet_vectors_however_they_lie(shapes: tuple[tuple[int, ...], ...], turned: bool) -> None:
+    a, b = (torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    if turned:
+        a, b = (x.mT.contiguous().mT for x in (a, b))
+    torch.testing.assert_close(helpers.matmul(a, b), torch.einsum("bik,bkj->bij", a, b))
