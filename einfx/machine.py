@@ -63,6 +63,8 @@ class Machine:
         gpu: whether these are a GPU's figures.
         transfer_bandwidth: bytes per second from a mapped file on a CPU, from host memory on a GPU.
         transfer_seconds: what beginning a transfer and waiting for it costs.
+        transfer_gap_bytes: as much as this is read in vain for every stretch of memory that is copied: a page
+            of a file on a CPU.
     """
 
     threads: int
@@ -79,6 +81,7 @@ class Machine:
     gpu: bool
     transfer_bandwidth: float
     transfer_seconds: float
+    transfer_gap_bytes: int
 
     def rate(self, dtype: torch.dtype) -> float:
         """Floating-point operations per second of a large GEMM on all threads."""
@@ -94,9 +97,10 @@ class Machine:
             seconds += written / self.fresh_bandwidth
         return seconds
 
-    def transfer(self, bytes_: float) -> float:
-        """Seconds to copy what lies elsewhere to where it is computed with."""
-        return self.transfer_seconds + bytes_ / self.transfer_bandwidth
+    def transfer(self, bytes_: float, stretch: float | None = None) -> float:
+        """Seconds to copy from elsewhere, in stretches of so many bytes."""
+        wasted = 1.0 if stretch is None else 1.0 + self.transfer_gap_bytes / max(stretch, 1)
+        return self.transfer_seconds + wasted * bytes_ / self.transfer_bandwidth
 
     def gemm(self, batch: int, rows: int, columns: int, summed: int, dtype: torch.dtype) -> float:
         """Seconds of ``batch`` products of (rows, summed) by (summed, columns) matrices, operands dense."""
@@ -221,6 +225,7 @@ def _machine(device: str, threads: int) -> Machine:
             gpu=False,
             transfer_bandwidth=2e9,
             transfer_seconds=30e-6,
+            transfer_gap_bytes=4096,
         )
     return Machine(
         threads=1,
@@ -237,6 +242,7 @@ def _machine(device: str, threads: int) -> Machine:
         gpu=True,
         transfer_bandwidth=12e9,
         transfer_seconds=40e-6,
+        transfer_gap_bytes=128,
     )
 
 

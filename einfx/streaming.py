@@ -2,12 +2,14 @@
 
 There is one interface, :class:`Transfers`: a thread that copies one block after the other, in the order in
 which it was told to. What differs between a GPU and a CPU is how a piece is moved and how computing waits for
-it. On a CPU, torch's copies let other threads run meanwhile, page faults of mapped files included. On a GPU,
-pieces go through two small buffers of pinned memory, on a stream of their own.
+it. On a CPU other threads compute meanwhile, page faults of mapped files included; the copy takes one thread,
+since a team of threads beside those that compute makes both slow. On a GPU, pieces go through two small
+buffers of pinned memory, on a stream of their own.
 """
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
@@ -22,6 +24,9 @@ Addition = Callable[[Tensor, Tensor], Tensor]
 
 PIECE_BYTES = 8 << 20
 """How much is moved at once: between two pieces a transfer can be stopped."""
+
+SERIAL = 32768
+"""Torch copies fewer elements than these by one thread."""
 
 
 class Transfer:
@@ -119,20 +124,26 @@ class Transfers:
     def _move(self, transfer: Transfer) -> None:
         mover = self._mover
         with mover.moving(transfer.after):
-            for target, source in pieces(transfer.target, transfer.source, mover.piece_bytes):
+            for target, source in pieces(
+                transfer.target, transfer.source, mover.piece_bytes, mover.scattered
+            ):
                 if self._stopped:
                     return
                 mover.move(target, source, transfer.add)
             transfer.moved = mover.moved()
 
 
-def pieces(target: Tensor, source: Tensor, most_bytes: int) -> Iterator[tuple[Tensor, Tensor]]:
+def pieces(
+    target: Tensor, source: Tensor, most_bytes: int, scattered: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """The parts in which a tensor is copied, each of so many bytes at most.
 
     Args:
         target: where to.
         source: what, of the same shape. Where one of both is dense, so are its parts.
         most_bytes: of a part; a single element may take more.
+        scattered: how many elements a part may have that isn't one stretch of memory in both; any number for
+            None.
 
     Example:
         >>> whole = torch.zeros(6, 100)
@@ -142,17 +153,28 @@ def pieces(target: Tensor, source: Tensor, most_bytes: int) -> Iterator[tuple[Te
     count = target.numel()
     if count == 0:
         return
-    if count == 1 or count * target.itemsize <= most_bytes:
+    small = count * target.itemsize <= most_bytes
+    if count == 1 or (small and (scattered is None or count < scattered or _is_stretch(target, source))):
         yield target, source
         return
     dense = target if _is_dense(target) else source
     strides = dense.stride()
     dim = max((d for d in range(target.dim()) if target.shape[d] > 1), key=lambda d: strides[d])
     size = target.shape[dim]
-    step = max(1, most_bytes // (count // size * target.itemsize))
+    most = (scattered or count) - 1 if small else most_bytes // target.itemsize
+    step = max(1, most // (count // size))
     for start in range(0, size, step):
         length = min(step, size - start)
-        yield from pieces(target.narrow(dim, start, length), source.narrow(dim, start, length), most_bytes)
+        parts = target.narrow(dim, start, length), source.narrow(dim, start, length)
+        yield from pieces(*parts, most_bytes, scattered)
+
+
+def _is_stretch(target: Tensor, source: Tensor) -> bool:
+    """Whether two tensors are the same stretch of bytes, in one place and in another."""
+    if target.dtype != source.dtype or source.is_conj() or source.is_neg():
+        return False
+    strides = zip(target.shape, target.stride(), source.stride(), strict=True)
+    return _is_dense(target) and all(size == 1 or one == other for size, one, other in strides)
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -170,6 +192,7 @@ class _Mover(Protocol):
     """How pieces are moved; all but ``mark``, ``wait`` and ``close`` run in the thread."""
 
     piece_bytes: int
+    scattered: int | None
 
     def mark(self) -> Any: ...
 
@@ -188,6 +211,7 @@ class _Host:
     """Moves within host memory, where what was begun is done."""
 
     piece_bytes = PIECE_BYTES
+    scattered: int | None = SERIAL
 
     def mark(self) -> None:
         return None
@@ -199,7 +223,12 @@ class _Host:
         return torch.no_grad()
 
     def move(self, target: Tensor, source: Tensor, add: Addition | None) -> None:
-        target.copy_(source if add is None else add(target, source))
+        if add is not None:
+            target.copy_(add(target, source))
+        elif _is_stretch(target, source):
+            ctypes.memmove(target.data_ptr(), source.data_ptr(), target.numel() * target.itemsize)
+        else:
+            target.copy_(source)
 
     def moved(self) -> None:
         return None
@@ -216,6 +245,7 @@ class _Cuda:
     """
 
     piece_bytes = PIECE_BYTES
+    scattered: int | None = None
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

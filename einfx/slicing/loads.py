@@ -31,7 +31,17 @@ from ..options import Options
 from .liveness import read, written
 from .schedule import Adjoint, Allocate, Contract, Free, Load, Loop, Schedule, Statement, Store
 
-__all__ = ["HERE", "Buffered", "Remote", "buffered", "dense_strides", "depths", "loaded_options", "place"]
+__all__ = [
+    "HERE",
+    "Buffered",
+    "Remote",
+    "buffered",
+    "dense_strides",
+    "depths",
+    "loaded_options",
+    "place",
+    "stretch",
+]
 
 Path = tuple[int, ...]
 
@@ -145,6 +155,22 @@ def buffered(schedule: Schedule) -> list[Buffered]:
     nothing else in a loop: there the first block of the next round is copied during the last one of this.
     """
     return list(_buffered(schedule.statements, ()))
+
+
+def stretch(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """How many elements of a tensor lie side by side in memory, in whatever order.
+
+    Example:
+        >>> stretch((10, 40), (100, 1)), stretch((10, 100), (100, 1)), stretch((7, 3), (1, 7))
+        (40, 1000, 21)
+    """
+    count = 1
+    for step, size in sorted(zip(strides, shape, strict=True)):
+        if size != 1:
+            if step != count:
+                break
+            count *= size
+    return count
 
 
 def dense_strides(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, ...]:

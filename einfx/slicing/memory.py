@@ -19,7 +19,7 @@ from ..machine import item_bytes, machine_for
 from ..options import REAL, Options
 from .gradients import gradient_work
 from .into import Place, into
-from .loads import Buffered, buffered, dense_strides, loaded_options
+from .loads import Buffered, buffered, dense_strides, loaded_options, stretch
 from .schedule import Adjoint, Allocate, Contract, Free, Load, Loop, Schedule, Statement, Store
 from .work import Work, line_options
 
@@ -163,7 +163,8 @@ class _Walk:
             elif isinstance(line, Load):
                 source = places[line.source]
                 places[line.target] = Place(source.shape, dense_strides(source.shape, source.strides))
-                self._transfer(line.target, places, times)
+                side = self.item * stretch(source.shape, source.strides)
+                self._transfer(line.target, places, times, side)
             elif isinstance(line, Store):
                 self._transfer(line.source, places, times)
             elif isinstance(line, (Contract, Adjoint)):
@@ -204,10 +205,12 @@ class _Walk:
         for buffer in twice:
             self._end(buffer.value)
 
-    def _transfer(self, value: int, places: Mapping[int, Place], times: float) -> None:
+    def _transfer(
+        self, value: int, places: Mapping[int, Place], times: float, side: int | None = None
+    ) -> None:
         """Count a copy to or from elsewhere; the first of many, and one that is alone, is waited for."""
         moved = self.item * prod(places[value].shape)
-        seconds = machine_for(self.device).transfer(moved)
+        seconds = machine_for(self.device).transfer(moved, side)
         self.found.moved_bytes += times * moved
         if value in self.doubled:
             self.meanwhile += (times - 1) * seconds

@@ -16,7 +16,7 @@ from ..layout import contiguous_strides
 from ..machine import item_bytes, machine_for
 from ..options import REAL, Options
 from .into import Place
-from .loads import Buffered, buffered, dense_strides
+from .loads import Buffered, buffered, dense_strides, stretch
 from .memory import ALIGNMENT, LINE_SECONDS, work_of
 from .schedule import Adjoint, Allocate, Contract, Free, Load, Loop, Schedule, Statement, Store
 from .work import Work, line_options
@@ -289,7 +289,10 @@ class Skeleton:
                 now += buffers * size
                 total = now if buffers > 0 else 0
             else:
-                each = transfer(self.item * prod([lengths[x] for x in moved]))
+                shape, source = [lengths[x] for x in moved], self.buffers[buffer].source
+                strides = None if source < 0 else self.buffers[source].strides
+                side = None if strides is None else self.item * stretch(shape, strides)
+                each = transfer(self.item * prod(shape), side)
                 if self.buffers[buffer].value in self.doubled:
                     meanwhile += (times[nest] - 1) * each
                 waited += each
