@@ -13,7 +13,7 @@ import opt_einsum
 
 __all__ = ["Network", "PathQuality", "hyper", "multiplications", "regular", "run", "section"]
 
-OPERANDS = (5, 10, 20, 40, 80)
+OPERANDS = (5, 8, 10, 15, 20, 40, 60, 80)
 SEEDS = 4
 LEAST_SECONDS = 0.05
 """Planning may always take this long; beyond, no longer than auto-hq."""
@@ -24,7 +24,7 @@ MOST_MULTIPLICATIONS = 1.1
 MOST_OPERANDS_OF_DP = 14
 """opt_einsum's dp doesn't come back in time from larger networks with hyperedges."""
 
-HYPER_SECONDS = 8.0
+HYPER_SECONDS = 4.0
 """What cotengra's hyper-optimizer may take: it is there to say how good a path there is."""
 
 OURS = ("einfx", "einfx multiplications")
