@@ -42,6 +42,9 @@ def each(function: str, arguments: Iterable[Any], seconds: int = 600) -> Iterato
         arguments: each something that JSON can hold.
         seconds: that a call may take.
     """
+    arguments = list(arguments)
+    if not arguments:
+        return
     command = [sys.executable, "-c", f"from {__name__} import serve; serve({function!r}, {seconds})"]
     root = Path(__file__).parents[2]
     with subprocess.Popen(
