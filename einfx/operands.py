@@ -124,6 +124,8 @@ def _is_in_file(operand: Tensor) -> bool | None:
     """Whether a tensor lies in a file, by what its storage knows; None where it doesn't."""
     if operand.device.type != "cpu" or operand.layout != torch.strided or operand.is_meta:
         return False
+    if torch._C._functorch.is_functorch_wrapped_tensor(operand):
+        return False
     storage = operand.untyped_storage()
     if storage.filename is not None:
         return not storage.filename.startswith("/torch_")

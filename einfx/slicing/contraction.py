@@ -28,12 +28,18 @@ _DTYPES = frozenset(
     }
 )
 
+_HALF = (torch.float16, torch.bfloat16)
+
 
 def is_sliceable(tensors: Sequence[Tensor], options: Options) -> bool:
     """Whether a contraction can be cut into blocks here: its limit, its dtype and its semiring allow it."""
     limited = options.memory_limit is not None and options.block_size is None
     followed = sums_in_blocks(options) or not tracked(*tensors)
-    return limited and tensors[0].dtype in _DTYPES and followed
+    first = tensors[0]
+    converted = (
+        first.dtype in _HALF and first.device.type in ("cpu", "meta") and not options.linear_operands
+    )
+    return limited and (first.dtype in _DTYPES or converted) and followed
 
 
 @lru_cache(maxsize=1024)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..equation import Equation
-from ..errors import UsageError
+from ..errors import MemoryLimitError, UsageError
+from ..machine import accumulation_dtype
 from ..options import Options
+from ..plans import size_text
 from .contraction import sliced_plan
 from .derivatives import is_linear
+from .loads import HERE, Remote
 from .run import run
 from .search import Sliced
 from .tree import ContractionTree
@@ -81,6 +85,9 @@ class Problem(NamedTuple):
         """
         count = len(wanted)
         operands, result = saved[:count], saved[count:]
+        if result and accumulation_dtype(gradient.dtype) != gradient.dtype:
+            # Rounded, it no longer tells what was selected, or which share each term had.
+            result = self._run(self._sliced(operands, wide=True), operands)
         sliced, gradient = self._with_gradient(operands, [], gradient, wanted)
         return self._run(sliced, [*operands, gradient, *result])
 
@@ -161,25 +168,64 @@ class Problem(NamedTuple):
         wanted: Flags = (),
         moving: Flags = (),
         beside: Sequence[Tensor] = (),
+        *,
+        wide: bool = False,
     ) -> Sliced:
+        """The schedule of a derivative.
+
+        Args:
+            operands: of the contraction.
+            wanted: for each operand whether its gradient is computed; empty for none.
+            moving: for each operand whether it has a part in the direction; empty for none.
+            beside: the direction and the gradient, as far as they aren't contiguous.
+            wide: whether the result is left in the dtype that sums are taken in.
+        """
         first, limit = operands[0], self.options.memory_limit
         assert limit is not None
-        return sliced_plan(
-            self.equation,
-            tuple(tuple(x.shape) for x in operands),
-            tuple(x.stride() for x in (*operands, *beside)),
-            self.optimize,
-            limit,
-            first.dtype,
-            first.device.type,
-            self.options.unlimited(),
-            wanted,
-            torch.get_num_threads(),
-            moving,
-        )
+        dtype = accumulation_dtype(first.dtype)
+        remote, reserved = HERE, 0
+        if dtype != first.dtype:
+            made = [x.numel() for x, want in zip(operands, wanted, strict=False) if want]
+            given, result = len(operands) + sum(moving) + any(wanted), self._size(operands)
+            # Operands are converted block by block; results are gathered, and converted when they're done.
+            remote = Remote((True,) * given, (not wide,) * (len(made) or 1), whole=True)
+            reserved = 0 if wide else first.element_size() * (sum(made) if made else result)
+            if made and not is_linear(self.options):
+                reserved += dtype.itemsize * result
+        try:
+            return sliced_plan(
+                self.equation,
+                tuple(tuple(x.shape) for x in operands),
+                tuple(x.stride() for x in (*operands, *beside)),
+                self.optimize,
+                max(limit - reserved, 0),
+                dtype,
+                first.device.type,
+                self.options.unlimited(),
+                wanted,
+                torch.get_num_threads(),
+                moving,
+                remote,
+            )
+        except MemoryLimitError as error:
+            if not reserved or error.needed_bytes is None:
+                raise
+            needed = error.needed_bytes + reserved
+            raise MemoryLimitError(
+                f"einsum {str(self.equation)!r} in {first.dtype}{' with its gradients' * any(wanted)}: "
+                f"memory_limit={limit} ({size_text(limit)}) is too little; beside its operands it needs "
+                f"{needed} bytes ({size_text(needed)}), as far as was found",
+                needed,
+            ) from None
+
+    def _size(self, operands: Sequence[Tensor]) -> int:
+        """How many elements the result has."""
+        return prod(self.equation.output_shape([x.shape for x in operands]))
 
     def _run(self, sliced: Sliced, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return run(sliced.schedule, operands, sliced.demand, self.options.unlimited())
+        first = operands[0]
+        options, dtype = self.options.unlimited(), accumulation_dtype(first.dtype)
+        return run(sliced.schedule, operands, sliced.demand, options, dtype=dtype, stored=first.dtype)
 
 
 def _frozen(optimize: Any) -> Any:
