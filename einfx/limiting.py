@@ -19,6 +19,7 @@ from .bounds import EXAMPLE, ORIGIN, REORDERED
 from .capture import bind_arguments
 from .errors import MemoryLimitError
 from .folding import PLAIN_TENSORS
+from .giving_back import giving_back
 from .kernels import helpers
 from .liveness import Liveness, liveness
 from .memory_report import MemoryReport, memory_report, moment_text
@@ -46,11 +47,13 @@ class Limited:
         module: the optimised module.
         results: what every pass did.
         memory: what it takes; None where gradients are recorded.
+        program: what runs a call.
     """
 
     module: OptimizedModule
     results: list[PassResult]
     memory: MemoryReport | None
+    program: Program
 
 
 def optimized_within(
@@ -109,12 +112,14 @@ def _limited(
         del module.meta[EXAMPLE]
         if before is None:
             module.recompile()
-            return Limited(module, results, None)
+            own = Program(compiled(module.graph), takes_less_when_smaller(module.graph))
+            return Limited(module, results, None, own)
         after = liveness(module, arguments)
         if after.peak_bytes <= limit:
             module.recompile()
             reordered = bool(module.meta.pop(REORDERED, False))
-            return Limited(module, results, memory_report(limit, before, after, module.graph, reordered))
+            memory = memory_report(limit, before, after, module.graph, reordered)
+            return Limited(module, results, memory, _program(module.graph, after, limit))
         further = _further(module.graph, after, limit, beside)
         if further == beside:
             break
@@ -126,6 +131,13 @@ def _limited(
         f"needs {peak.bytes} bytes ({size_text(peak.bytes)}), as far as was found",
         peak.bytes,
     )
+
+
+def _program(graph: fx.Graph, alive: Liveness, limit: int) -> Program:
+    """What runs a graph as it is, or giving memory back on its way."""
+    returning = giving_back(graph, alive, limit)
+    forward = None if returning is None else compiled(returning)
+    return Program(forward, takes_less_when_smaller(graph))
 
 
 def _copied(captured: OptimizedModule) -> OptimizedModule:
@@ -180,8 +192,8 @@ def planned_again(
     bound = bind_arguments(original, tuple(arguments), dict(keywords))
     if torch._C._is_any_autocast_enabled():
         return _under_autocast(module, bound, limit)
-    if not gradients and liveness(module, bound).peak_bytes <= limit:
-        return Program(None, takes_less_when_smaller(module.graph))
+    if not gradients and (alive := liveness(module, bound)).peak_bytes <= limit:
+        return _program(module.graph, alive, limit)
     with deferred_compilation():
         captured = OptimizedModule(module, copied_graph(original), type(module).__name__)
     folded_constants(captured).extend(module.__dict__["_folded"])
@@ -191,7 +203,8 @@ def planned_again(
     limited = optimized_within(captured, bound, passes, limit, gradients)
     found = limited.module
     module._adopt_constants(folded_constants(found), found)
-    return Program(compiled(found.graph), takes_less_when_smaller(found.graph))
+    forward = limited.program.forward
+    return limited.program if forward is not None else Program(compiled(found.graph), limited.program.grows)
 
 
 def _under_autocast(module: OptimizedModule, arguments: Sequence[Any], limit: int) -> Program:

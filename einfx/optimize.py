@@ -15,7 +15,7 @@ from .capture import bind_arguments, capture
 from .errors import OperandError, UsageError
 from .estimate import estimate
 from .folding import attribute
-from .limiting import optimized_within, planned_again, takes_less_when_smaller
+from .limiting import optimized_within, planned_again
 from .memory_report import MemoryReport
 from .optimized import OptimizedModule, deferred_compilation
 from .options import bytes_of
@@ -139,20 +139,20 @@ def _optimized(
             raise
     original = copied_graph(result.graph)
     memory: MemoryReport | None = None
+    program: Program | None = None
     if limit is not None and arguments is not None:
         limited = optimized_within(result, arguments, steps, limit, gradients=False)
         result, results, memory = limited.module, limited.results, limited.memory
+        program = limited.program
     else:
         results = Pipeline(steps).run(result, original)
     sized = None if limit is None else SizedPrograms(partial(planned_again, steps, limit))
     report = partial(_report, results, unknown, memory)
     result._finish(original, folded_constants(result), report, sized)
     result.refresh_constants()
-    if sized is not None and arguments is not None:
+    if sized is not None and program is not None:
         with torch.no_grad():
-            sized.learn(
-                result, example_inputs, keywords, Program(None, takes_less_when_smaller(result.graph))
-            )
+            sized.learn(result, example_inputs, keywords, program)
     return result
 
 

@@ -75,12 +75,12 @@ class LimitMemory(Pass):
     def _limit_each(self, graph_module: fx.GraphModule, found: Mapping[str, GraphContraction]) -> int:
         limit = self.memory_limit
         assert limit is not None
-        rewrites = 0
-        for contraction in found.values():
+        chosen = {}
+        for name, contraction in found.items():
             taken = contraction.gradient_bytes
             if (taken is None or taken > limit) and _may_limit(graph_module, contraction, gradients=True):
-                rewrites += _limit(contraction, limit)
-        return rewrites
+                chosen[name] = limit
+        return _write(found, chosen)
 
     def _limit_all(
         self, graph_module: fx.GraphModule, example: Sequence[Any], found: Mapping[str, GraphContraction]
@@ -133,7 +133,7 @@ class LimitMemory(Pass):
                 refused = next(moment for moment in alive.moments if moment.node == name)
         if refused is not None:
             raise self._refusal(refused, alive, found, needs, cut)
-        return sum(_limit(found[name], rest) for name, rest in cut.items())
+        return _write(found, cut)
 
     def _refusal(
         self,
@@ -194,13 +194,23 @@ def _may_limit(graph_module: fx.GraphModule, found: GraphContraction, gradients:
     return True
 
 
-def _limit(found: GraphContraction, limit: int) -> int:
+def _write(found: Mapping[str, GraphContraction], limits: Mapping[str, int]) -> int:
+    """Put limits on contractions, in the order of the graph; returns how many were not limited so before."""
+    replaced: dict[fx.Node, fx.Node] = {}
+    rewrites = 0
+    for name, limit in limits.items():
+        contraction = found[name]
+        own = contraction.contraction.options.memory_limit
+        if own is None or own > limit:
+            replaced[contraction.node] = _limit(contraction, limit, replaced)
+            rewrites += 1
+    return rewrites
+
+
+def _limit(found: GraphContraction, limit: int, replaced: Mapping[fx.Node, fx.Node]) -> fx.Node:
     """Write a contraction with a limit, whose result lies in memory as that of the node does."""
     node, (equation, operands, options) = found.node, found.contraction
-    own = options.memory_limit
-    if own is not None and own <= limit:
-        return 0
-    limited = replace(options, memory_limit=limit)
+    operands = tuple(replaced.get(operand, operand) for operand in operands)
     wanted = node.meta.get(VISIBLE_STRIDES) or getattr(value_of(node), "strides", None)
     shape = equation.output_shape([value.shape for x in operands if (value := value_of(x)) is not None])
     order = list(range(len(shape)))
@@ -208,11 +218,11 @@ def _limit(found: GraphContraction, limit: int) -> int:
         order.sort(key=lambda i: -wanted[i])
     laid_out = Equation(equation.inputs, tuple(equation.output[i] for i in order))
     with node.graph.inserting_before(node):
-        new = inherit(insert_contraction(node.graph, laid_out, operands, limited), node)
-        result = new
+        limited = replace(options, memory_limit=limit)
+        result = inherit(insert_contraction(node.graph, laid_out, operands, limited), node)
         if order != sorted(order):
             back = tuple(order.index(i) for i in range(len(order)))
-            result = inherit(node.graph.call_function(torch.permute, (new, back)), node)
+            result = inherit(node.graph.call_function(torch.permute, (result, back)), node)
     node.replace_all_uses_with(result)
     node.graph.erase_node(node)
-    return 1
+    return result

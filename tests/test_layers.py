@@ -51,6 +51,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "estimate",
         "folding",
         "graph_pickle",
+        "giving_back",
         "legality",
         "liveness",
         "meta_einsums",

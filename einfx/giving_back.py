@@ -1,0 +1,80 @@
+"""Free memory that the allocator keeps is given back to the system before it adds up.
+
+What the C library's allocator frees stays resident for later use. Between values of different sizes much of it
+lies in gaps that nothing fits into, and a program takes twice of what its values do. Where that could come to
+be over a limit, the program asks for it to be given back, which costs less than making most tensors.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import fx
+
+from .liveness import Liveness
+from .rewrite import copied_graph
+
+__all__ = ["give_back", "giving_back"]
+
+SLACK_BYTES = 8 << 20
+"""What may stay free beside a twentieth of the limit."""
+
+
+def give_back() -> None:
+    """Give memory that is free back to the system, where the C library can."""
+    if not torch.compiler.is_compiling() and (trim := _trim()) is not None:
+        trim(0)
+
+
+@lru_cache(maxsize=1)
+def _trim() -> Callable[[int], Any] | None:
+    if sys.platform != "linux":
+        return None
+    try:
+        found: Callable[[int], Any] = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return None
+    return found
+
+
+def giving_back(graph: fx.Graph, alive: Liveness, limit: int) -> fx.Graph | None:
+    """A graph with calls of :func:`give_back` before nodes at which too much could be resident.
+
+    Args:
+        graph: the graph, which doesn't change.
+        alive: what is in use at its nodes.
+        limit: in bytes.
+
+    Returns:
+        None where none is needed.
+
+    Example:
+        >>> from einfx.liveness import liveness
+        >>> traced = fx.symbolic_trace(lambda x: x.exp().sin().cos().sum())
+        >>> alive = liveness(traced, (torch.empty(1 << 23),))
+        >>> made = giving_back(traced.graph, alive, 64 << 20)
+        >>> [node.name for node in made.nodes]
+        ['x', 'exp', 'sin', 'give_back', 'cos', 'sum_1', 'output']
+    """
+    most = limit + limit // 20 + SLACK_BYTES
+    before: list[str] = []
+    freed = 0
+    for number, moment in enumerate(alive.moments):
+        if freed > SLACK_BYTES and moment.bytes + freed > most:
+            before.append(moment.node)
+            freed = 0
+        if number + 1 < len(alive.moments):
+            freed += moment.bytes - alive.moments[number + 1].bytes_before
+    if not before:
+        return None
+    made = copied_graph(graph)
+    for node in list(made.nodes):
+        if node.name in before and node.op not in ("placeholder", "get_attr", "output"):
+            with made.inserting_before(node):
+                made.call_function(give_back)
+    return made
