@@ -8,12 +8,15 @@ as that fits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..equation import Equation
+from ..errors import MemoryLimitError
 from ..options import Options
 from ..progress import Choice
 from .contraction import sliced_plan
@@ -21,9 +24,16 @@ from .derivatives import is_linear
 from .loads import Remote
 from .plain import plain
 from .run import run
+from .schedule import Load
 from .search import Sliced
 
 __all__ = ["Elsewhere", "contract_elsewhere"]
+
+ALONE_BYTES = 16 << 20
+"""Copies above this, during which nothing is computed, are avoided if others are faster."""
+
+SMALLER = (4, 16)
+"""By how much less memory blocks are looked for that are computed while others are copied."""
 
 
 class Elsewhere(NamedTuple):
@@ -111,8 +121,20 @@ def _plan(
     strides = tuple(x.stride() for x in operands)
     device, limit = where.device.type, options.memory_limit
     assert limit is not None
-    rest = optimize, limit, where.dtype, device, options.unlimited(), wanted, torch.get_num_threads()
-    return sliced_plan(equation, shapes, strides, *rest, remote=remote)
+    rest = where.dtype, device, options.unlimited(), wanted, torch.get_num_threads()
+
+    def found(most: int) -> Sliced:
+        return sliced_plan(equation, shapes, strides, optimize, most, *rest, remote=remote)
+
+    best = found(limit)
+    loads = [line for line in best.schedule.statements if isinstance(line, Load)]
+    at_once = sum(prod(best.schedule.shape(line.target)) for line in loads)
+    if at_once * where.dtype.itemsize > ALONE_BYTES:
+        # Nothing is computed while these are copied: blocks may be faster where memory doesn't ask for them.
+        for part in SMALLER:
+            with suppress(MemoryLimitError):
+                best = min(best, found(min(limit, best.bytes // part)), key=lambda x: x.demand.seconds)
+    return best
 
 
 def _computed(sliced: Sliced, operands: Sequence[Tensor], options: Options, where: Elsewhere) -> Tensor:

@@ -1,0 +1,325 @@
+"""Operands that are arrays, files, or on another device than the one that computes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, fx
+
+import einfx
+from einfx import streaming
+from einfx.errors import OperandError, UsageError
+from einfx.operands import mapped
+
+FILE = (1100, 600)  # 2.5 MiB of float32
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file of random numbers."""
+    path = tmp_path / "numbers"
+    np.random.default_rng(0).standard_normal(FILE, dtype=np.float32).tofile(path)
+    return path
+
+
+def _transfers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "einfx transfers"]
+
+
+def _map(kind: str, path: Path) -> Any:
+    """A file as one of the things that map it."""
+    if kind == "load":
+        torch.save(torch.from_numpy(np.fromfile(path, np.float32).reshape(FILE)), path.with_suffix(".pt"))
+        return torch.load(path.with_suffix(".pt"), mmap=True)
+    if kind == "from_file":
+        return torch.from_file(str(path), shared=True, size=FILE[0] * FILE[1]).view(FILE)
+    array = np.memmap(path, np.float32, "r" if kind == "transposed" else kind.split()[1], shape=FILE)  # type: ignore[call-overload]
+    return array.reshape(FILE[::-1]).T if kind == "transposed" else array
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x,
+        lambda x: x.T,
+        lambda x: x[::2, 1:],
+        lambda x: x[:, 0],
+        lambda x: x[:0],
+        lambda x: np.broadcast_to(x[:1], x.shape),
+        lambda x: x.astype(np.complex64),
+        lambda x: x.astype(np.int16),
+    ],
+)
+@pytest.mark.parametrize("writeable", [True, False])
+def test_arrays_are_taken_as_they_are(change: Callable[[Any], Any], writeable: bool) -> None:
+    array = change(np.arange(12, dtype=np.float64).reshape(3, 4))
+    if array.flags.writeable:
+        array.flags.writeable = writeable
+    labels = "ab"[: array.ndim]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = einfx.einsum(f"{labels}->", array)
+    assert found.item() == array.sum()
+
+
+def test_arrays_and_tensors_go_together_in_every_style() -> None:
+    a, b = np.ones((2, 3)), torch.ones(3, 4, dtype=torch.float64)
+    for found in (
+        einfx.einsum("ij,jk->ik", a, b),
+        einfx.einsum("ij,jk->ik", [a, b]),
+        einfx.einsum(a, [0, 1], b, [1, 2], [0, 2]),
+        einfx.einsum("ij,jk->ik", b.T, a.T).T,
+    ):
+        assert found.tolist() == [[3.0] * 4] * 2
+    assert einfx.einsum("ij,jk->ik", a, b, semiring="max_plus").tolist() == [[2.0] * 4] * 2
+    assert einfx.einsum("ij->i", a, semiring="max_plus", return_argmax=True)[1].tolist() == [[0], [0]]
+
+
+def test_a_view_of_an_array_shares_its_memory_unless_that_is_not_to_be_written() -> None:
+    array = np.zeros((2, 3))
+    einfx.einsum("ij->ji", array)[0, 1] = 7
+    assert array[1, 0] == 7
+    array.flags.writeable = False
+    einfx.einsum("ij->ji", array)[0, 1] = 9
+    assert array[1, 0] == 7
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.ones((2, 3))[::-1], r"operand 1 is an array of strides \(-24, 8\), .* numpy.ascontiguousarray"),
+        (np.ones((2, 3), dtype=">f4"), "operand 1 is an array of >f4, whose bytes are in the other order"),
+        (np.full((2, 3), "x"), "operand 1 is an array of <U1, of which there are no tensors"),
+        (np.ones(6, dtype="f4,i2")["f0"].reshape(2, 3), "aren't multiples of its 4 bytes"),
+    ],
+)
+def test_arrays_of_which_there_are_no_tensors_are_refused(array: Any, message: str) -> None:
+    with pytest.raises(OperandError, match=message):
+        einfx.einsum("jk,ij->ik", torch.ones(3, 4), array)
+
+
+def test_other_operands_are_refused_as_before() -> None:
+    for words in ({}, {"memory_limit": 1000}, {"device": "cpu"}):
+        with pytest.raises(OperandError, match=r"operand 1 is a list, not a torch\.Tensor"):
+            einfx.einsum("i,i->", torch.ones(2), [1.0, 2.0], **words)
+
+
+@pytest.mark.parametrize("kind", ["memmap r", "memmap c", "memmap r+", "transposed", "from_file", "load"])
+def test_files_are_read_in_blocks(kind: str, file: Path) -> None:
+    mapping, whole = _map(kind, file), torch.from_numpy(np.fromfile(file, np.float32)).view(FILE)
+    if kind == "transposed":
+        whole = whole.view(FILE[::-1]).T
+    other = torch.randn(whole.shape[1], 3)
+    seen: list[tuple[int, int, int, int]] = []
+    found = einfx.einsum(
+        "ij,jk->ik", mapping, other, memory_limit="600 KiB", progress=lambda *numbers: seen.append(numbers)
+    )
+    torch.testing.assert_close(found, whole @ other, rtol=1e-4, atol=1e-4)
+    slices_done, slices, moved, to_move = seen[-1]
+    assert slices_done == slices > 4
+    assert moved == to_move == whole.numel() * 4
+    assert not _transfers()
+
+
+def test_which_tensors_are_files(file: Path) -> None:
+    whole = _map("from_file", file)
+    shared = torch.randn(1 << 19).share_memory_()
+    loaded = _map("load", file)
+    arrays = torch.from_numpy(_map("memmap r+", file))
+    assert mapped([whole, whole[3:5, ::2], loaded, arrays.T]) == (True,) * 4
+    assert mapped([whole.clone(), torch.ones(3), shared, torch.empty(0), torch.ones(3, device="meta")]) == (
+        (False,) * 5
+    )
+
+
+def test_a_limit_that_leaves_no_room_for_blocks_reads_the_file_where_it_is(file: Path) -> None:
+    whole = _map("from_file", file)
+    found = einfx.einsum("ij->i", whole, memory_limit=FILE[0] * 4 + 3000)
+    torch.testing.assert_close(found, whole.sum(1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("semiring", ["real", "log", "max_times"])
+def test_files_have_gradients(semiring: str, file: Path) -> None:
+    whole = _map("from_file", file).abs_().requires_grad_()
+    other = torch.rand(FILE[1], 3, requires_grad=True)
+    gradients = []
+    for limit in (None, "4 MB"):
+        result = einfx.einsum("ij,jk->ik", whole, other, semiring=semiring, memory_limit=limit)
+        gradients.append(torch.autograd.grad(result.sum(), (whole, other)))
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-4)
+
+
+def test_domains_hold_for_files_too(file: Path) -> None:
+    with pytest.raises(OperandError, match="max_times"):
+        einfx.einsum("ij->i", _map("memmap r", file), semiring="max_times", memory_limit="1 MB")
+
+
+def test_devices_that_are_not_there_are_refused() -> None:
+    x = torch.ones(2)
+    with pytest.raises(UsageError, match="device='toaster'"):
+        einfx.einsum("i->", x, device="toaster")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="torch sees no GPU"):
+            einfx.einsum("i->", x, device="cuda")
+
+
+def test_on_the_device_where_they_are_operands_are_used_in_place() -> None:
+    a, b = torch.randn(4, 5), torch.randn(5, 6, dtype=torch.float64)
+    torch.testing.assert_close(einfx.einsum("ij,jk->ik", a, a.T, device="cpu"), a @ a.T)
+    torch.testing.assert_close(
+        einfx.einsum("ij,jk->ik", a, b, device="cpu", memory_limit=4000), a.double() @ b
+    )
+    mantissa, exponent = einfx.einsum("ij,jk->ik", a, a.T, device=torch.device("cpu"), strip_exponent=True)
+    torch.testing.assert_close(mantissa * 10**exponent, a @ a.T, check_dtype=False)
+
+
+def test_what_is_compiled_or_traced_keeps_its_device() -> None:
+    def model(a: Tensor, b: Tensor) -> Any:
+        return einfx.einsum("ij,jk->ik", a, b, device="cpu")
+
+    a, b = torch.randn(4, 5), torch.randn(5, 6)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(a, b), a @ b)
+    traced = fx.symbolic_trace(model)
+    assert "device = 'cpu'" in traced.code
+    torch.testing.assert_close(traced(a, b), a @ b)
+    torch.testing.assert_close(einfx.optimize(model, (a, b))(a, b), a @ b)
+    mapped_over = torch.vmap(model, (0, None))(a.expand(3, 4, 5), b)
+    torch.testing.assert_close(mapped_over[2], a @ b)
+
+
+def test_what_goes_wrong_in_a_copy_reaches_the_caller(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(streaming._Host, "move", broken)
+    with pytest.raises(OSError, match="the disk is gone"):
+        einfx.einsum("ij->i", _map("memmap r", file), memory_limit="600 KiB")
+    assert not _transfers()
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_an_interruption_leaves_nothing_behind(backward: bool, file: Path) -> None:
+    whole = _map("from_file", file).requires_grad_(backward)
+    before = whole.detach().clone()
+    calls = 0
+
+    def interrupt(*numbers: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > limit:
+            raise KeyboardInterrupt
+
+    limit = 10**9
+    result = einfx.einsum("ij,ik->jk", whole, whole, memory_limit="6 MB", progress=interrupt)
+    limit = calls + 3 if backward else 3
+    calls = calls if backward else 0
+
+    def work() -> None:
+        if backward:
+            result.sum().backward()
+        else:
+            einfx.einsum("ij,ik->jk", whole, whole, memory_limit="6 MB", progress=interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert not _transfers()
+    assert whole.grad is None
+    assert torch.equal(whole.detach(), before)
+    again = einfx.einsum("ij,ik->jk", whole, whole, memory_limit="6 MB")
+    torch.testing.assert_close(again, result, rtol=1e-4, atol=1e-4)
+
+
+def test_a_bar_shows_bytes_and_slices(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tqdm")
+    einfx.einsum("ij->i", _map("memmap r", file), memory_limit="600 KiB", progress=True)
+    shown = capsys.readouterr().err
+    assert "2.52M/2.52M" in shown
+    assert "slice " in shown
+    einfx.einsum("ij->i", _map("memmap r", file), memory_limit="600 KiB")
+    assert not capsys.readouterr().err
+    einfx.einsum("ij->i", torch.ones(300, 300), memory_limit="4 KiB", progress=True)
+    assert "slice" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="progress=7"):
+        einfx.einsum("ij->i", torch.ones(300, 300), memory_limit="4 KiB", progress=7)  # type: ignore[arg-type]
+
+
+WORK = """
+import sys, threading
+import numpy as np, torch, einfx
+torch.set_num_threads(1)
+path, rows, limit = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+mapping = np.memmap(path, np.float32, "r", shape=(rows, 256))
+weights = torch.ones(256, 8)
+def work(n):
+    return einfx.einsum("ij,jk->ik", mapping[:n], weights, memory_limit=limit)
+work(4096)
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    while True:
+        result = work(rows)
+        if sys.argv[4] == "once":
+            break
+except KeyboardInterrupt:
+    pass
+threads = [x.name for x in threading.enumerate() if x.name == "einfx transfers"]
+print(float(work(4096)[0, 0]), threads, flush=True)
+"""
+
+
+def _started(path: Path, rows: int, limit: str, how: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WORK, str(path), str(rows), limit, how]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def _anonymous(process: subprocess.Popen[str]) -> int:
+    lines = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii").splitlines()
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon")), 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="what is resident is read on Linux")
+def test_a_file_larger_than_the_limit_takes_no_more_anonymous_memory(tmp_path: Path) -> None:
+    rows, limit = 1 << 17, 12 << 20  # 128 MiB; the result is 4 MiB
+    path = tmp_path / "large"
+    with path.open("wb") as stream:
+        for _ in range(32):
+            stream.write(np.ones((rows // 32, 256), dtype=np.float32).tobytes())
+    process = _started(path, rows, str(limit) + " B", "once")
+    before = most = _anonymous(process)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    while process.poll() is None:
+        most = max(most, _anonymous(process))
+        time.sleep(0.002)
+    assert process.stdout.read() == "256.0 []\n"
+    assert most - before <= limit * 1.05 + (4 << 20)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are other signals")
+def test_ctrl_c_ends_a_contraction_and_its_thread(file: Path) -> None:
+    process = _started(file, FILE[0] * FILE[1] // 256, "600 KiB", "forever")
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert output.endswith(" []\n")
+    assert process.returncode == 0
