@@ -269,7 +269,7 @@ class _Cuda:
         return torch.cuda.stream(self.stream)
 
     def move(self, target: Tensor, source: Tensor, add: Addition | None) -> None:
-        if target.device.type == "cuda":
+        if self._is_load(target, source):
             alike = source.dtype == target.dtype and source.stride() == target.stride()
             if alike and not source.is_conj() and source.is_pinned():
                 target.copy_(source, non_blocking=True)
@@ -285,6 +285,9 @@ class _Cuda:
         free.synchronize()
         target.copy_(staged if add is None else add(target, staged))
 
+    def _is_load(self, target: Tensor, source: Tensor) -> bool:
+        return target.device.type == "cuda"
+
     def moved(self) -> torch.cuda.Event:
         event = torch.cuda.Event()
         event.record(self.stream)
@@ -297,10 +300,14 @@ class _Cuda:
     def _staged(self, like: Tensor) -> tuple[Tensor, torch.cuda.Event]:
         """A part of pinned memory laid out like a dense tensor, and the event after which it's free again."""
         if len(self.staging) < 2:
-            memory = torch.empty(self.piece_bytes, dtype=torch.uint8, pin_memory=True)
+            memory = _pinned(self.piece_bytes)
             self.staging.append((memory, torch.cuda.Event()))
         memory, free = self.staging[self.turn % 2]
         self.turn += 1
         free.synchronize()
         elements = memory[: like.numel() * like.itemsize].view(like.dtype)
         return elements.as_strided(like.shape, like.stride()), free
+
+
+def _pinned(bytes_: int) -> Tensor:
+    return torch.empty(bytes_, dtype=torch.uint8, pin_memory=True)

@@ -23,6 +23,9 @@ from .work import line_options
 
 __all__ = ["run"]
 
+SHORT_SECONDS = 0.1
+"""What is predicted to take less than this shows no progress by itself."""
+
 
 def run(
     schedule: Schedule,
@@ -33,7 +36,7 @@ def run(
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
     stored: torch.dtype | None = None,
-    progress: Choice = False,
+    progress: Choice = None,
 ) -> tuple[Tensor, ...]:
     """Run a schedule.
 
@@ -62,6 +65,8 @@ def run(
         tensor([600., 600., 600., 600., 600.])
     """
     first = operands[0]
+    if progress is None and found.seconds < SHORT_SECONDS:
+        progress = False
     with torch.no_grad(), ExitStack() as stack:
         shown = stack.enter_context(Progress.of(progress, _slices(schedule), round(found.moved_bytes)))
         running = _Running(schedule, operands, found, options, device or first.device, dtype or first.dtype)
