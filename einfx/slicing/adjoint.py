@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from .liveness import allocated, needed, with_frees, written
+from .liveness import allocated, needed, with_frees
 from .schedule import Adjoint, Allocate, Contract, Free, Loop, Schedule, Statement
 
 __all__ = ["adjoint"]
@@ -64,6 +64,7 @@ class _Sweep:
         number: of a value of the contraction, where it is made again.
         gradient: of a value of the contraction, the value that is its gradient.
         labels: of all new values.
+        inside: what each loop of the contraction computes, by the loop's identity.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class _Sweep:
         if needs_results:
             self.number[self.root] = self._new(self.root)
         self.count = len(self.labels)
+        self.inside: dict[int, set[int]] = {}
         self.depends = self._dependent([value for value in range(count) if wanted[value]])
         self.outputs = []
         for value in range(count):
@@ -103,7 +105,9 @@ class _Sweep:
         for value in own:
             if value in self.depends:
                 self.gradient[value] = self._new(value)
-        back = [new for line in reversed(statements) for new in self.back(line, own)]
+        back: list[Statement] = []
+        for line in reversed(statements):
+            back += self.back(line, own)
         return [*self.again(statements, {*own}), *back]
 
     def again(self, statements: Sequence[Statement], wanted: set[int]) -> list[Statement]:
@@ -116,7 +120,7 @@ class _Sweep:
                 case Contract(target, operands, accumulate) if target in wanted:
                     values = tuple(self.number[x] for x in operands)
                     lines.append(Contract(self.number[target], values, accumulate))
-                case Loop(label, block, body) if wanted & written(body):
+                case Loop(label, block, body) if not wanted.isdisjoint(self._written(line)):
                     inner = allocated(body)
                     self._number(inner)
                     lines.append(Loop(label, block, tuple(self.again(body, wanted.union(inner)))))
@@ -137,7 +141,7 @@ class _Sweep:
                 values = tuple(self.number[x] for x in operands)
                 gradients = tuple(self.gradient[x] if x in self.depends else -1 for x in operands)
                 return [Adjoint(result, values, self.gradient[target], gradients)]
-            case Loop(label, block, body) if self.depends & written(body):
+            case Loop(label, block, body) if not self.depends.isdisjoint(self._written(line)):
                 copied = self._consumes(line)
                 incoming = self.gradient[self.root]
                 if copied:
@@ -153,16 +157,25 @@ class _Sweep:
         """Whether the gradient of the result is to be copied for a loop: it isn't one's own to use up."""
         given = self.gradient[self.root] < self.count
         summed = loop.label not in self.forward.labels[self.root]
-        return self.consumed and given and summed and self.root in written(loop.body)
+        return self.consumed and given and summed and self.root in self._written(loop)
+
+    def _written(self, loop: Loop) -> set[int]:
+        """What a loop of the contraction computes."""
+        known = self.inside.get(id(loop))
+        if known is None:
+            known = {line.target for line in loop.body if isinstance(line, Contract)}
+            known.update(*(self._written(line) for line in loop.body if isinstance(line, Loop)))
+            self.inside[id(loop)] = known
+        return known
 
     def _dependent(self, wanted: Sequence[int]) -> set[int]:
         """The values whose gradients are needed."""
         found = {*wanted}
-        waiting = [*self.forward.statements]
+        waiting = [*reversed(self.forward.statements)]
         while waiting:
-            line = waiting.pop(0)
+            line = waiting.pop()
             if isinstance(line, Loop):
-                waiting = [*line.body, *waiting]
+                waiting += reversed(line.body)
             elif isinstance(line, Contract) and found.intersection(line.operands):
                 found.add(line.target)
         return found

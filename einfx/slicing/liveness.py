@@ -51,12 +51,27 @@ def read(line: Statement) -> set[int]:
 
 def needed(statements: Sequence[Statement], outputs: Collection[int]) -> list[Statement]:
     """The lines without those that make what nothing reads."""
-    while True:
-        useful = {*outputs}.union(*map(read, statements))
-        kept = _making(statements, useful)
-        if kept == list(statements):
-            return kept
-        statements = kept
+    useful = {*outputs}
+    makers: dict[int, list[int]] = {}
+    waiting = [*outputs]
+
+    def gather(lines: Sequence[Statement]) -> None:
+        for line in lines:
+            if isinstance(line, Loop):
+                gather(line.body)
+            elif isinstance(line, Contract):
+                makers.setdefault(line.target, []).extend(line.operands)
+            else:
+                waiting.extend(read(line))
+
+    gather(statements)
+    useful.update(waiting)
+    while waiting:
+        for value in makers.pop(waiting.pop(), ()):
+            if value not in useful:
+                useful.add(value)
+                waiting.append(value)
+    return _making(statements, useful)
 
 
 def _making(statements: Sequence[Statement], useful: Collection[int]) -> list[Statement]:
@@ -88,24 +103,31 @@ def with_frees(statements: Sequence[Statement], outputs: Collection[int]) -> lis
         >>> with_frees([*lines[:-1], Contract(3, (2,)), Free(1)], (3,))[4:]
         [Free(value=1), Contract(target=3, operands=(2,), accumulate=False), Free(value=2)]
     """
-    lines = [line for line in statements if not isinstance(line, Free)]
-    last: dict[int, int] = {}
-    for place, line in enumerate(lines):
-        for value in _used(line):
-            last[value] = place
+    return _freed(statements, outputs)[0]
+
+
+def _freed(statements: Sequence[Statement], outputs: Collection[int]) -> tuple[list[Statement], set[int]]:
+    """The lines, and the values that they use."""
+    lines: list[Statement] = []
+    used: list[set[int]] = []
+    for line in statements:
+        if isinstance(line, Loop):
+            body, inside = _freed(line.body, outputs)
+            lines.append(Loop(line.label, line.block, tuple(body)))
+            used.append(inside)
+        elif not isinstance(line, Free):
+            lines.append(line)
+            used.append(_used(line))
+    last = {value: place for place, values in enumerate(used) for value in values}
     own = {*allocated(lines)}.difference(outputs)
     result: list[Statement] = []
-    for place, line in enumerate(lines):
-        if isinstance(line, Loop):
-            line = Loop(line.label, line.block, tuple(with_frees(line.body, outputs)))
+    for place, (line, values) in enumerate(zip(lines, used, strict=True)):
         result.append(line)
-        result += [Free(value) for value in sorted(_used(line) & own) if last[value] == place]
-    return result
+        result += [Free(value) for value in sorted(values & own) if last[value] == place]
+    return result, set().union(*used)
 
 
 def _used(line: Statement) -> set[int]:
-    if isinstance(line, Loop):
-        return set().union(*map(_used, line.body))
-    if isinstance(line, (Allocate, Free)):
+    if isinstance(line, Allocate):
         return {line.value}
     return read(line) | ({line.target} if isinstance(line, Contract) else set())
