@@ -7,6 +7,7 @@ that autograd could follow. Contractions are, each within the limit; for every t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from ..semiring_program import SemiringProgram
 from .problem import Problem
 
 __all__ = ["recorded_gradients", "second_by_contractions"]
+
+SMALL_BYTES = 1 << 20
+"""Below this, no program over a semiring that autograd records takes less."""
 
 
 def second_by_contractions(
@@ -83,14 +87,22 @@ def _gradient(
 def recorded_gradients(
     problem: Problem, wanted: Sequence[bool], gradient: Tensor, saved: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
-    """Gradients over any semiring, by a program without a limit that autograd records.
+    """Gradients over any semiring, by a program that autograd records: its values stay within the limit.
+
+    They do one by one, and are computed again where they're needed; together with what their derivatives
+    take, which autograd decides, it may be a few times the limit.
 
     Args:
         problem: which contraction.
         wanted: for each operand whether its gradient is.
         gradient: of the result.
         saved: the operands first.
+
+    Raises:
+        MemoryLimitError: a value alone doesn't.
     """
+    limit = problem.options.memory_limit
+    assert limit is not None
     operands = saved[: len(wanted)]
     first = operands[0]
     chosen = plan(
@@ -99,7 +111,7 @@ def recorded_gradients(
         dtype=first.dtype,
         device=first.device,
         optimize="auto",
-        options=problem.options.unlimited(),
+        options=replace(problem.options, memory_limit=max(limit, SMALL_BYTES)),
     )
     whole = SemiringProgram(chosen)(operands)
     needed = [x for x, want in zip(operands, wanted, strict=True) if want]
