@@ -58,13 +58,14 @@ class Transfers:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._mover: _Mover = _Cuda(device) if device.type == "cuda" else _Host()
-        self._waiting: SimpleQueue[Transfer | None] = SimpleQueue()
-        self._error: BaseException | None = None
-        self._stopped = False
-        self._inference = torch.is_inference_mode_enabled()
-        self._thread = threading.Thread(target=self._work, name="einfx transfers", daemon=True)
+        self._worker = _Worker(_Cuda(device) if device.type == "cuda" else _Host())
+        # The thread doesn't know this object, which ends it even where an interruption prevents closing.
+        self._thread = threading.Thread(target=self._worker.work, name="einfx transfers", daemon=True)
         self._thread.start()
+
+    def __del__(self) -> None:
+        if worker := getattr(self, "_worker", None):
+            worker.stop()
 
     def __enter__(self) -> Transfers:
         return self
@@ -84,12 +85,12 @@ class Transfers:
             add: how the source is added to what the target holds, which is replaced where None.
         """
         started = Transfer(target, source, after, add)
-        self._waiting.put(started)
+        self._worker.waiting.put(started)
         return started
 
     def mark(self) -> Any:
         """The moment at which everything has been computed that was begun until now."""
-        return self._mover.mark()
+        return self._worker.mover.mark()
 
     def wait(self, transfer: Transfer) -> None:
         """Let what is computed from now on see what was copied.
@@ -98,31 +99,61 @@ class Transfers:
             Exception: what went wrong with this copy or an earlier one.
         """
         transfer.done.wait()
-        if self._error is not None:
-            raise self._error
-        self._mover.wait(transfer.moved)
+        if self._worker.error is not None:
+            raise self._worker.error
+        self._worker.mover.wait(transfer.moved)
 
     def close(self) -> None:
         """Stop at once, whatever is under way; nothing is copied any more when this returns."""
-        self._stopped = True
-        self._waiting.put(None)
-        self._thread.join()
-        self._mover.close()
-        self._error = None
+        interrupted: KeyboardInterrupt | None = None
+        while self._thread.is_alive():
+            try:
+                self._worker.stop()
+                self._thread.join()
+            except KeyboardInterrupt as error:
+                # A piece is soon moved, and memory isn't given back while it is.
+                interrupted = error
+        self._worker.error = None
+        if interrupted is not None:
+            raise interrupted
 
-    def _work(self) -> None:
+
+class _Worker:
+    """What the thread knows.
+
+    Attributes:
+        mover: how pieces are moved.
+        waiting: the transfers to make; None at the end.
+        error: what went wrong.
+    """
+
+    def __init__(self, mover: _Mover) -> None:
+        self.mover = mover
+        self.waiting: SimpleQueue[Transfer | None] = SimpleQueue()
+        self.error: BaseException | None = None
+        self._stopped = False
+        self._inference = torch.is_inference_mode_enabled()
+
+    def stop(self) -> None:
+        """Begin no more pieces."""
+        self._stopped = True
+        self.waiting.put(None)
+
+    def work(self) -> None:
+        """Make the transfers."""
         # Which mode torch is in is a matter of the thread.
         with torch.inference_mode(self._inference), torch.no_grad():
-            while (transfer := self._waiting.get()) is not None:
+            while (transfer := self.waiting.get()) is not None:
                 try:
-                    if self._error is None and not self._stopped:
+                    if self.error is None and not self._stopped:
                         self._move(transfer)
                 except BaseException as error:
-                    self._error = error
+                    self.error = error
                 transfer.done.set()
+            self.mover.close()
 
     def _move(self, transfer: Transfer) -> None:
-        mover = self._mover
+        mover = self.mover
         with mover.moving(transfer.after):
             for target, source in pieces(
                 transfer.target, transfer.source, mover.piece_bytes, mover.scattered
