@@ -8,10 +8,10 @@ there are); afterwards, the blocks of all loops are weighed against one another 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from math import inf, log
+from math import inf, log, prod
 from typing import NamedTuple
 
 import torch
@@ -42,6 +42,15 @@ ROUNDS = 60
 
 MOST_PAIRED = 5
 """Up to so many loops, blocks of one are lengthened while those of another are shortened."""
+
+MOST_HOISTED = 16
+"""Of so many values is asked whether they could be computed once."""
+
+MOST_SEARCHED = 16
+"""Up to so many operands loops are looked for wherever they help; beyond only where they help everything."""
+
+WORTH_MORE = 1.3
+"""Where a path takes so many times the time that it takes without a limit, other kinds of loops are tried."""
 
 LOWER = (1.0, 0.97, 0.93, 0.87, 0.8, 0.7)
 """Which parts of the limit are aimed at, one after the other, where buffers leave gaps in the arena."""
@@ -177,21 +186,64 @@ class _Branch:
         for _ in range(ROUNDS):
             if current.taken.over <= 0:
                 break
-            better = [
-                state
-                for move in self.moves(current)
-                for state in self._refined(current, move, limit)
-                if state.taken.over < current.taken.over * (1 - 1e-9)
-            ]
-            if not better:
+            tried = [x for move in self.moves(current) for x in self._refined(current, move, limit)]
+            best = self._chosen(current, tried)
+            if best is None:
                 break
-            fitting = [x for x in better if x.taken.over <= 0]
-            if fitting:
-                current = min(fitting, key=lambda x: x.taken.seconds)
-            else:
-                before = current
-                current = max(better, key=lambda x: _gain(before, x))
+            current = best
         return current
+
+    def everywhere(self, start: _State, limit: float) -> _State:
+        """Loops around all that has their label, which change everything else as often, until the path fits.
+
+        This takes more time than loops where they are needed, but there's always one more that helps.
+        """
+        again, last = tuple(sorted(self.tree.children)), _last(self.tree)
+        current = self.state(start.loops._replace(repeated=again), limit)
+        for _ in range(ROUNDS):
+            if current.taken.over <= 0:
+                break
+            loops, found = current.loops, dict[Move, None]()
+            skeleton = self.skeleton(loops)
+            for buffer in skeleton.held([cut.block for cut in loops.cuts], current.taken.moment)[:3]:
+                for label in buffer.whole:
+                    cut = Cut(last[label], label, self.tree.sizes[label])
+                    found[Move(Loops((cut, *loops.cuts), again), 0)] = None
+                for number in buffer.cut:
+                    if loops.cuts[number].block > 1:
+                        found[Move(loops, number)] = None
+            tried = [state for move in found for state in self._refined(current, move, limit)]
+            best = self._chosen(current, tried)
+            if best is None:
+                break
+            current = best
+        return self._hoisted(current, limit)
+
+    def _hoisted(self, current: _State, limit: float) -> _State:
+        """The same with values computed once that were computed again and again, where they fit."""
+        if current.taken.over > 0:
+            return current
+        sizes, tree = self.tree.sizes, self.tree
+        work = {
+            value: prod([sizes[x] for x in {x for child in made for x in tree.labels[child]}])
+            for value, made in tree.children.items()
+        }
+        for value in sorted(work):
+            work[value] += sum(work.get(child, 0) for child in tree.children[value])
+        for value in sorted(work, key=lambda x: (-work[x], x))[:MOST_HOISTED]:
+            rest = tuple(x for x in current.loops.repeated if x != value)
+            tried = self.state(current.loops._replace(repeated=rest), limit)
+            if tried.taken.over <= 0 and tried.taken.seconds <= current.taken.seconds:
+                current = tried
+        return current
+
+    def _chosen(self, before: _State, tried: Sequence[_State]) -> _State | None:
+        """What brings the path further down, at the least cost."""
+        better = [x for x in tried if x.taken.over < before.taken.over * (1 - 1e-9)]
+        fitting = [x for x in better if x.taken.over <= 0]
+        if fitting:
+            return min(fitting, key=lambda x: x.taken.seconds)
+        return max(better, key=lambda x: _gain(before, x), default=None)
 
     def _refined(self, before: _State, move: Move, limit: float) -> Iterator[_State]:
         """A change, with blocks of several lengths."""
@@ -275,9 +327,14 @@ def _gain(before: _State, after: _State) -> float:
 
 def _every(tree: ContractionTree) -> Loops:
     """Loops over single elements of every label, each around the last value that is made of some with it."""
-    last = {label: value for value in tree.children for x in tree.children[value] for label in tree.labels[x]}
+    last = _last(tree)
     cuts = [Cut(last[label], label, 1) for label in sorted(last) if tree.sizes[label] > 1]
     return Loops(tuple(sorted(cuts, key=lambda cut: -tree.sizes[cut.label])))
+
+
+def _last(tree: ContractionTree) -> dict[int, int]:
+    """For each label the last value that is made of some with it."""
+    return {label: value for value in tree.children for x in tree.children[value] for label in tree.labels[x]}
 
 
 def _balances(tree: ContractionTree, loops: Loops) -> Iterator[Loops]:
@@ -376,14 +433,14 @@ def find_schedule(
             continue
         found = None
         if branch.plain.taken.bytes <= problem.limit or branch.floor() <= problem.limit:
-            found = _within(branch, branch.plain, problem.limit)
+            found = _within(branch, problem.limit)
         if found is None:
             # The finest there is, whatever the limit: it may be enough, and says what would be.
             finest = branch.finest()
-            needed = problem.sliced(branch.tree, finest.loops).bytes
-            least = min(least, needed)
-            if needed <= problem.limit:
-                found = _within(branch, finest, problem.limit)
+            exact = problem.sliced(branch.tree, finest.loops)
+            least = min(least, exact.bytes)
+            if exact.bytes <= problem.limit:
+                found = _aimed(branch, problem.limit, finest, branch.fitted) or exact
         if found is not None and (best is None or found.demand.seconds < best.demand.seconds):
             best = found
     if best is None and any(remote.outputs) and not (remote.partial or remote.whole):
@@ -403,15 +460,28 @@ def find_schedule(
     return problem.settled(best)
 
 
-def _within(branch: _Branch, start: _State, limit: int) -> Sliced | None:
-    """The fastest schedule found from some loops on that stays within a limit."""
+def _within(branch: _Branch, limit: int) -> Sliced | None:
+    """The fastest schedule found that stays within a limit."""
+    found = None
+    if branch.tree.count <= MOST_SEARCHED or branch.plain.taken.bytes <= limit:
+        found = _aimed(branch, limit, branch.plain, branch.fitted)
+    if found is None or found.demand.seconds > WORTH_MORE * branch.plain.taken.seconds:
+        other = _aimed(branch, limit, branch.plain, branch.everywhere)
+        if found is None or (other is not None and other.demand.seconds < found.demand.seconds):
+            found = other
+    return found
+
+
+def _aimed(
+    branch: _Branch, limit: int, start: _State, search: Callable[[_State, float], _State]
+) -> Sliced | None:
+    """What a search finds that stays within a limit; told less where buffers leave gaps in the arena."""
     current = start
     for part in LOWER:
-        current = branch.fitted(current, part * limit)
+        current = search(current, part * limit)
         if current.taken.over > 0:
             break
         found = branch.problem.sliced(branch.tree, branch.balanced(current, part * limit).loops)
         if found.bytes <= limit:
             return found
-    found = branch.problem.sliced(branch.tree, start.loops)
-    return found if found.bytes <= limit else None
+    return None
