@@ -15,7 +15,6 @@ from torch import Tensor
 from .. import compiled_patterns
 from ..contract import contract_patterns, einsum, read_call
 from ..dispatch import read_equation, remember
-from ..equation import Equation
 from ..errors import OperandError, UsageError
 from ..options import REAL, Options
 from ..pattern import IndexPattern, taking_patterns
@@ -36,42 +35,26 @@ _programs: dict[Any, Callable[[Sequence[Any]], Tensor]] = {}
 
 
 def contract(
-    equation: str | Equation,
-    *operands: Tensor | IndexPattern,
-    optimize: Any = "auto",
-    memory_limit: int | None = None,
+    token: Any, operands: Sequence[Any], optimize: Any = "auto", memory_limit: int | None = None
 ) -> Tensor:
-    """Contract tensors and symbolic index patterns.
+    """What :func:`einfx.einsum` comes to where patterns are among its operands, over the real numbers.
 
     Args:
-        equation: what is contracted.
+        token: what :func:`einfx.dispatch.read_equation` reads.
         operands: tensors, and patterns, each of three dimensions: kernel, output, input.
-        optimize: as in :func:`.planning.plan_network`.
+        optimize: as in :func:`.planning.plan_network`, with tuples for lists.
         memory_limit: the most bytes beyond the operands, the result included.
 
     Returns:
-        The result, as :func:`einfx.einsum` gives it for the patterns as tensors, but for what is summed
-        against zeros of a pattern: that is left out, as in a native convolution, also where it isn't finite.
+        The result, as einsum gives it for the patterns as tensors, but for what is summed against zeros of a
+        pattern: that is left out, as in a native convolution, also where it isn't finite.
 
     Raises:
         EquationError: the equation can't be read.
         OperandError: operands that don't fit it, or no tensor among them.
         PlanError: ``optimize`` can't be used.
         MemoryLimitError: nothing fits the limit.
-
-    Example:
-        >>> import torch
-        >>> x, weight = torch.randn(2, 3, 8), torch.randn(4, 3, 3)
-        >>> out = contract("nci,koi,dck->ndo", x, IndexPattern(8, 3, padding=1), weight)
-        >>> torch.allclose(out, torch.nn.functional.conv1d(x, weight, padding=1), atol=1e-5)
-        True
     """
-    if isinstance(optimize, list):
-        optimize = tuple(map(tuple, optimize))
-    return _contract(equation, operands, optimize, memory_limit)
-
-
-def _contract(token: Any, operands: Sequence[Any], optimize: Any, memory_limit: int | None) -> Tensor:
     if torch._C._get_tracing_state() is not None:
         return contract_symbolic(token, operands, optimize, memory_limit)
     try:
@@ -166,7 +149,7 @@ def _answer(
 ) -> Tensor:
     """What an einsum comes to where patterns are among its operands."""
     if options is REAL and not return_argmax:
-        return _contract(token, operands, optimize, None)
+        return contract(token, operands, optimize, None)
     if options.semiring.name != "real" or return_argmax:
         from .semirings.contraction import contract_semiring
 
@@ -176,7 +159,7 @@ def _answer(
         raise UsageError(
             "block_size is for contractions over a semiring; with index patterns, give a memory_limit"
         )
-    return _contract(token, operands, optimize, options.memory_limit)
+    return contract(token, operands, optimize, options.memory_limit)
 
 
 @taking_patterns(einsum, torch.functional.einsum)

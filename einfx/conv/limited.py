@@ -347,7 +347,7 @@ def _recorded(
             continue
         equation = gradient_network(network, position).equation
         rest = [operands[p] for p in _others(network, position)]
-        part = contract(equation, gradient.conj(), *rest, memory_limit=contraction.limit).conj()
+        part = contract(equation, [gradient.conj(), *rest], memory_limit=contraction.limit).conj()
         part = _spread(network, position, part)
         made[operand.position] = made[operand.position] + part if operand.position in made else part
     return made

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from torch import Tensor, fx
 
 import einfx
-from einfx.conv.contraction import contract
 from einfx.conv.expressions import (
     convNd_fold,
     convNd_forward,
@@ -35,7 +34,7 @@ def test_any_contraction_has_the_value_of_its_dense_one(case: tuple[Network, lis
     network, tensors = case
     if not tensors:
         return
-    got = contract(network.equation, *network.bind(tensors))
+    got = einfx.einsum(str(network.equation), *network.bind(tensors))
     assert close(got, value(network, tensors), 1e-10)
 
 
@@ -63,7 +62,10 @@ def test_no_expression_of_a_convolution_builds_a_pattern(
         with monkeypatch.context() as context:
             context.setattr(IndexPattern, "tensor", _refuse)
             for (equation, operands, shape), wanted in zip(expressions, expected, strict=True):
-                assert close(contract(equation, *operands).reshape(shape), wanted, 1e-11), (draw, equation)
+                assert close(einfx.einsum(equation, *operands).reshape(shape), wanted, 1e-11), (
+                    draw,
+                    equation,
+                )
 
 
 def _refuse(*_: object) -> Tensor:
@@ -76,13 +78,13 @@ def test_contractions_differentiate() -> None:
     pattern = IndexPattern(7, 3, 2, 1)
 
     def forward(x: Tensor, weight: Tensor) -> Tensor:
-        return contract("nci,koi,dck->ndo", x, pattern, weight)
+        return einfx.einsum("nci,koi,dck->ndo", x, pattern, weight)
 
     def averaged(x: Tensor) -> Tensor:
-        return contract("nci,koi->nck", x, pattern)
+        return einfx.einsum("nci,koi->nck", x, pattern)
 
     def folded(x: Tensor) -> Tensor:
-        return contract("nck,koi->nci", x, pattern)
+        return einfx.einsum("nck,koi->nci", x, pattern)
 
     assert torch.autograd.gradcheck(forward, (x, weight))
     assert torch.autograd.gradgradcheck(forward, (x, weight))
@@ -101,14 +103,14 @@ def test_windows_of_a_tensor_that_is_given_twice_are_summed_once(monkeypatch: py
     monkeypatch.setattr("einfx.conv.steps.operations.sum_along", counted)
     x = torch.randn(4, 3, 8, dtype=torch.float64)
     equation, operands, shape = convNd_kfac_reduce.einsum_expression(x, 3, simplify=False)
-    got = contract(equation, *operands).reshape(shape)
+    got = einfx.einsum(equation, *operands).reshape(shape)
     assert len(summed) == 1
     assert close(got, dense((equation, operands, shape)))
 
 
 def test_integers_contract_without_a_native_convolution() -> None:
     x, weight = torch.arange(8), torch.tensor([1, 10, 100])
-    got = contract("i,koi,k->o", x, IndexPattern(8, 3), weight)
+    got = einfx.einsum("i,koi,k->o", x, IndexPattern(8, 3), weight)
     assert got.tolist() == [i + 10 * (i + 1) + 100 * (i + 2) for i in range(6)]
 
 
@@ -117,11 +119,11 @@ def test_factorised_kernels_and_patterns_in_a_row_are_contracted() -> None:
     x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
     u, a, b = (torch.randn(3, size, dtype=torch.float64) for size in (3, 3, 3))
     pattern = IndexPattern(9, 3, padding=1)
-    got = contract("ncxy,kox,lpy,rc,rk,rl->nop", x, pattern, pattern, u, a, b)
+    got = einfx.einsum("ncxy,kox,lpy,rc,rk,rl->nop", x, pattern, pattern, u, a, b)
     weight = torch.einsum("rc,rk,rl->ckl", u, a, b)[None]
     assert close(got, torch.nn.functional.conv2d(x, weight, padding=1)[:, 0], 1e-11)
     row = torch.randn(9, dtype=torch.float64)
-    got = contract("i,koi,lpo,k,l->p", row, IndexPattern(9, 3), IndexPattern(7, 2, 2), a[0], u[0, :2])
+    got = einfx.einsum("i,koi,lpo,k,l->p", row, IndexPattern(9, 3), IndexPattern(7, 2, 2), a[0], u[0, :2])
     once = torch.nn.functional.conv1d(row[None, None], a[0][None, None])
     twice = torch.nn.functional.conv1d(once, u[0, :2][None, None], stride=2)
     assert close(got, twice[0, 0], 1e-11)
@@ -129,13 +131,13 @@ def test_factorised_kernels_and_patterns_in_a_row_are_contracted() -> None:
 
 def test_operands_that_make_no_sense_are_refused() -> None:
     with pytest.raises(OperandError, match="index patterns alone"):
-        contract("koi->ko", IndexPattern(8, 3))
+        einfx.einsum("koi->ko", IndexPattern(8, 3))
     with pytest.raises(OperandError, match="label 'a' has size"):
-        contract("i,koi->ko", torch.ones(7), IndexPattern(8, 3))
+        einfx.einsum("i,koi->ko", torch.ones(7), IndexPattern(8, 3))
     with pytest.raises(EquationError):
-        contract("i?,koi->ko", torch.ones(8), IndexPattern(8, 3))
+        einfx.einsum("i?,koi->ko", torch.ones(8), IndexPattern(8, 3))
     with pytest.raises(OperandError, match="float32 on cpu and torch"):
-        contract("i,koi,k->o", torch.ones(8), IndexPattern(8, 3), torch.ones(3, dtype=torch.float64))
+        einfx.einsum("i,koi,k->o", torch.ones(8), IndexPattern(8, 3), torch.ones(3, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("function", [einfx.einsum, torch.einsum])

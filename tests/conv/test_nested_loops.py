@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from einfx.conv import contract, conv_transposeNd, convNd, foldNd, kfac_reduceNd, kfcNd, unfoldNd
+from einfx import einsum
+from einfx.conv import conv_transposeNd, convNd, foldNd, kfac_reduceNd, kfcNd, unfoldNd
 from einfx.conv import expressions as E
 from tests.conv.draws import Convolution, Transposed, convolutions, transposed_convolutions
 
@@ -55,7 +56,7 @@ def close(got: Tensor, expected: Any) -> None:
 def contracted(module: Any, *arguments: Any, **options: Any) -> Tensor:
     """The value of a simplified expression."""
     equation, operands, shape = module.einsum_expression(*arguments, **options)
-    result: Tensor = contract(equation, *operands).reshape(shape)
+    result: Tensor = einsum(equation, *operands).reshape(shape)
     return result
 
 

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from einfx.conv import contract, conv_transposeNd, convNd, foldNd, kfac_reduceNd, kfcNd, unfoldNd
+from einfx import einsum
+from einfx.conv import conv_transposeNd, convNd, foldNd, kfac_reduceNd, kfcNd, unfoldNd
 from einfx.conv import expressions as E
 from einfx.errors import OperandError
 
@@ -40,7 +41,7 @@ def expression(module: Any, *sizes: Any, **options: Any) -> Function:
 
     def run(*tensors: Tensor) -> Tensor:
         equation, operands, shape = module.einsum_expression(*tensors, *sizes, **options)
-        result: Tensor = contract(equation, *operands).reshape(shape)
+        result: Tensor = einsum(equation, *operands).reshape(shape)
         return result
 
     return run

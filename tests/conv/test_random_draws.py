@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from einfx.conv import contract, conv_transposeNd, convNd, foldNd, kfac_reduceNd, kfcNd, unfoldNd
+from einfx import einsum
+from einfx.conv import conv_transposeNd, convNd, foldNd, kfac_reduceNd, kfcNd, unfoldNd
 from einfx.conv import expressions as E
 from tests.conv.draws import Convolution, Transposed, convolutions, spread, transposed_convolutions
 from tests.conv.oracles import (
@@ -45,7 +46,7 @@ def expressions(
             equation, operands, size = module.einsum_expression(
                 *tensors, *sizes, **options, simplify=simplify
             )
-            result: Tensor = contract(equation, *operands).reshape(size)
+            result: Tensor = einsum(equation, *operands).reshape(size)
             return result
 
         return run

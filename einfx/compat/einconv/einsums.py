@@ -55,8 +55,8 @@ def contracted(equation: str, operands: Sequence[Tensor], memories: Sequence[Mem
     symbolic = _symbolic(equation, tuple(x.ndim for x in operands), known)
     if symbolic is not None:
         parsed, patterns = symbolic
-        mixed = (x if symbol is None else symbol for x, symbol in zip(operands, patterns, strict=True))
-        return contract(parsed, *mixed)
+        mixed = [x if symbol is None else symbol for x, symbol in zip(operands, patterns, strict=True)]
+        return contract(parsed, mixed)
     if len(tensors) != 1:
         return None
     plan = _plan(equation, tuple(tensors[0].shape), known)

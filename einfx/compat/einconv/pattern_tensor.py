@@ -36,8 +36,8 @@ _FOLLOWED = _MEANS | {
 class PatternTensor(Tensor):
     """An index pattern as a tensor, which knows its sum and its mean over outputs, and their transposes.
 
-    ``torch.einsum`` with patterns is computed as :func:`einfx.conv.contraction.contract` does, and with such
-    means by summing windows. All else gives plain tensors.
+    ``torch.einsum`` with patterns is computed as :func:`einfx.einsum` does, and with such means by summing
+    windows. All else gives plain tensors.
 
     Example:
         >>> from einfx.compat.einconv import index_pattern
