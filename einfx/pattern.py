@@ -12,18 +12,19 @@ alike, which is where most rewrites come from.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import gcd
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
 from torch._ops import HigherOrderOperator
 
 from .errors import OperandError
+from .kernel_slices import KernelSlice, kernel_slices
 from .padding import Padding, paddings, positive
+from .pattern_functions import known_taker, taker_of, taking_patterns
 
 __all__ = ["Axis", "IndexPattern", "KernelSlice", "pattern_of_shape", "taker_of", "taking_patterns"]
 
@@ -32,64 +33,6 @@ Axis = Literal["kernel", "output", "input"]
 
 _AXES: tuple[Axis, ...] = ("kernel", "output", "input")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-_TAKING: dict[Any, Callable[..., Any]] = {}
-
-
-def taking_patterns(*functions: Callable[..., Any]) -> Callable[[_F], _F]:
-    """Register what functions of tensors come to where index patterns are among their arguments.
-
-    Args:
-        functions: functions that look for ``__torch_function__`` in their operands.
-
-    Returns:
-        A decorator, which leaves the function that takes their place as it is.
-    """
-
-    def register(substitute: _F) -> _F:
-        _TAKING.update(dict.fromkeys(functions, substitute))
-        return substitute
-
-    return register
-
-
-def taker_of(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What was registered by :func:`taking_patterns` for a function.
-
-    Args:
-        function: the function.
-    """
-    return _TAKING[function]
-
-
-class KernelSlice(NamedTuple):
-    """What one kernel position reads: a range of outputs, and the strided slice of the input that it meets.
-
-    Both ranges have the same number of elements, 0 where the position only ever meets padding.
-    """
-
-    kernel: int
-    output_start: int
-    output_stop: int
-    input_start: int
-    input_stop: int
-    input_step: int
-
-    @property
-    def length(self) -> int:
-        """The number of outputs, and of inputs."""
-        return self.output_stop - self.output_start
-
-    @property
-    def outputs(self) -> slice:
-        """The outputs, to index a tensor with."""
-        return slice(self.output_start, self.output_stop)
-
-    @property
-    def inputs(self) -> slice:
-        """The inputs, to index a tensor with."""
-        return slice(self.input_start, self.input_stop, self.input_step)
 
 
 @dataclass(frozen=True)
@@ -192,7 +135,7 @@ class IndexPattern:
             # A function of one's own that is differentiated or mapped, to which a pattern is a constant.
             with torch._C.DisableTorchFunctionSubclass():
                 return function(*arguments, **(keywords or {}))
-        substitute = _TAKING.get(function)
+        substitute = known_taker(function)
         if substitute is None or not all(issubclass(kind, (IndexPattern, Tensor)) for kind in types):
             return NotImplemented
         return substitute(*arguments, **(keywords or {}))
@@ -257,18 +200,7 @@ class IndexPattern:
 
     @cached_property
     def _slices(self) -> tuple[KernelSlice, ...]:
-        parts = []
-        for kernel in range(self.kernel_size):
-            origin = self.dilation * kernel - self.left
-            start = max(0, -(origin // self.stride))
-            stop = min(self.output_size, (self.input_size - 1 - origin) // self.stride + 1)
-            if stop <= start:
-                parts.append(KernelSlice(kernel, 0, 0, 0, 0, self.stride))
-                continue
-            first = origin + self.stride * start
-            last = origin + self.stride * (stop - 1)
-            parts.append(KernelSlice(kernel, start, stop, first, last + 1, self.stride))
-        return tuple(parts)
+        return kernel_slices(self.shape, stride=self.stride, left=self.left, dilation=self.dilation)
 
     @cached_property
     def ones(self) -> int:

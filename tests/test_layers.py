@@ -20,7 +20,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("machine",),
     ("accumulators", "domains", "exponents"),
     ("algebra",),
-    ("equation", "padding", "pattern", "recognition", "semiring"),
+    ("equation", "kernel_slices", "padding", "pattern", "pattern_functions", "recognition", "semiring"),
     ("options",),
     ("annealing", "candidates", "cost", "network", "paths", "search", "semiring_cost", "step_kernel"),
     ("plans",),

@@ -17,7 +17,8 @@ from ..contract import contract_patterns, einsum, read_call
 from ..dispatch import read_equation, remember
 from ..errors import OperandError, UsageError
 from ..options import REAL, Options
-from ..pattern import IndexPattern, taking_patterns
+from ..pattern import IndexPattern
+from ..pattern_functions import taking_patterns
 from .limited import limited_program, wants_gradients
 from .operators import capturing
 from .planning import plan_network

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..kernel_slices import KernelSlice
 from ..padding import paddings
-from ..pattern import IndexPattern, KernelSlice
+from ..pattern import IndexPattern
 from .checks import check_bias, check_channels, check_groups, check_rank, check_tensors, check_weight
 from .operators import captured, capturing, operator
 from .parameters import (

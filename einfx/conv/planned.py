@@ -14,7 +14,8 @@ from ..dispatch import read_equation
 from ..errors import OperandError, UsageError
 from ..expression import contract_expression
 from ..options import Options
-from ..pattern import IndexPattern, taking_patterns
+from ..pattern import IndexPattern
+from ..pattern_functions import taking_patterns
 from .planning import plan_network
 from .planning.cut_plan import CutPlan
 from .planning.limits import plan_within

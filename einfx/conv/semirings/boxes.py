@@ -11,7 +11,8 @@ from itertools import groupby
 from math import gcd
 from typing import Literal, NamedTuple
 
-from ...pattern import IndexPattern, KernelSlice, pattern_of_shape
+from ...kernel_slices import KernelSlice
+from ...pattern import IndexPattern, pattern_of_shape
 
 __all__ = ["Box", "Phase", "boxes", "phases"]
 

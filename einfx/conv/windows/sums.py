@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...kernel_slices import KernelSlice
 from ...kernels.batching import tracked
-from ...pattern import IndexPattern, KernelSlice
+from ...pattern import IndexPattern
 from ..operators import composing
 from .copies import window_view
 
