@@ -70,6 +70,7 @@ def _memory(options: argparse.Namespace) -> str:
     parts = {
         "example": lambda: memory.example_section(memory.example.run()),
         "curves": lambda: _curves(options.write),
+        "disk": lambda: memory.disk_section(memory.disk.run(), memory.disk.LIMIT),
         "random": lambda: _random_equations(options),
     }
     sections = []

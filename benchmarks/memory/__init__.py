@@ -1,11 +1,13 @@
 """Contractions under a limit: whether their peaks stay within it, and what that costs in time."""
 
-from . import curves, example, plots, random_equations
-from .report import curves_section, example_section, line, section
+from . import curves, disk, example, plots, random_equations
+from .report import curves_section, disk_section, example_section, line, section
 
 __all__ = [
     "curves",
     "curves_section",
+    "disk",
+    "disk_section",
     "example",
     "example_section",
     "line",

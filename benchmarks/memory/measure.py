@@ -14,7 +14,7 @@ import einfx
 from ..contests.memory import RESET, give_back, resident
 from ..timing import interleave
 
-__all__ = ["MIB", "Point", "available_bytes", "measured", "peak_of", "stay_within"]
+__all__ = ["MIB", "Point", "anonymous_bytes", "available_bytes", "measured", "peak_of", "stay_within"]
 
 MIB = 1 << 20
 
@@ -97,6 +97,11 @@ def peak_of(call: Callable[[], Any], device: str = "cpu") -> int:
     peak = resident("VmHWM") - before
     del result
     return peak
+
+
+def anonymous_bytes() -> int:
+    """What this process holds at the moment, without pages of files."""
+    return resident("RssAnon")
 
 
 def available_bytes() -> int:

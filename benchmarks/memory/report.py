@@ -9,11 +9,20 @@ from collections.abc import Sequence
 from einfx.plans import size_text
 
 from .curves import Curve
+from .disk import COLUMNS, EQUATIONS, Reading
 from .example import EQUATION, Run
 from .measure import MIB, Point
 from .random_equations import FRACTIONS, SLACK_BYTES, Failure, Outcome
 
-__all__ = ["curves_section", "example_section", "line", "overheads", "points_table", "section"]
+__all__ = [
+    "curves_section",
+    "disk_section",
+    "example_section",
+    "line",
+    "overheads",
+    "points_table",
+    "section",
+]
 
 
 def line(outcome: Outcome | Failure) -> str:
@@ -98,6 +107,29 @@ def curves_section(curves: Sequence[Curve]) -> str:
         lines += ["", f"{curve.subject.title}{f' (`{equation}`)' * (len(equation) < 40)}:", ""]
         lines += [f"![{curve.subject.title}](plots/{curve.subject.name}.svg)", "", points_table(curve.points)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def disk_section(readings: Sequence[Reading], limit: int) -> str:
+    """The part about operands in files."""
+    size = readings[0].size
+    reading = {x.cached: x.seconds for x in readings if not x.equation}
+    lines = [
+        "### Operands in a file",
+        "",
+        f"A float32 matrix of {size_text(size)} with {COLUMNS} columns, in a file that the system has in "
+        f"memory (cached) or not; einfx under a limit of {size_text(limit)}, one thread. Peaks are of "
+        "anonymous memory, the result included.",
+        "",
+        "| | by | cached | GiB/s | time / reading | peak |",
+        "|---|---|---|---:|---:|---:|",
+    ]
+    for x in readings:
+        what = f"`{x.equation}`, {EQUATIONS[x.equation]}" if x.equation else "reading it"
+        speed = x.size / x.seconds / (1 << 30)
+        name = x.name if x.equation else ""
+        figures = f"{speed:.2f} | {x.seconds / reading[x.cached]:.2f} | {size_text(max(x.peak, 0))}"
+        lines.append(f"| {what} | {name} | {'yes' if x.cached else 'no'} | {figures} |")
+    return "\n".join(lines) + "\n"
 
 
 def points_table(points: Sequence[Point]) -> str:

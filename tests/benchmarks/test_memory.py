@@ -15,7 +15,17 @@ import torch
 
 import einfx
 from benchmarks.contests.memory import available
-from benchmarks.memory import alone, curves, equations, example, measure, plots, random_equations, report
+from benchmarks.memory import (
+    alone,
+    curves,
+    disk,
+    equations,
+    example,
+    measure,
+    plots,
+    random_equations,
+    report,
+)
 from benchmarks.memory.measure import MIB, Point
 from benchmarks.memory.random_equations import Failure, Outcome
 
@@ -137,6 +147,23 @@ def test_the_example_is_refused_from_left_to_right_and_agrees_with_numpy() -> No
     assert torch.backends.opt_einsum.enabled
     naive = example.shapes(example.FULL)
     assert 4 * naive[2][0] * 100 * 3 * 1024 * 1024 / (1 << 30) == pytest.approx(585.94, abs=0.01)
+
+
+@needs_proc
+def test_contractions_of_a_file_agree_with_numpy_and_are_told_beside_reading_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "ROUNDS", 1)
+    path = tmp_path / "matrix.npy"
+    disk._write(path, 5 << 20)
+    matrix, row = np.load(path), torch.rand(disk.COLUMNS)
+    call = disk._contraction(einfx.einsum, "nk,k->n", path, [None, row], memory_limit=2 * MIB)
+    torch.testing.assert_close(call(), torch.from_numpy(matrix) @ row)
+    readings = [disk.Reading(*reading) for reading in disk.contest([str(path), 2 * MIB])]
+    lines = report.disk_section(readings, 2 * MIB).splitlines()
+    assert len(lines) - 6 == len(readings) == 2 * (1 + 2 * len(disk.EQUATIONS))
+    assert lines[6].startswith("| reading it |  | no | ")
+    assert all(reading.peak <= 3 * MIB for reading in readings if reading.name == "einfx")
 
 
 def test_a_lattice_has_a_label_for_each_bond() -> None:
