@@ -94,9 +94,16 @@ def _parser() -> _Parser:
     plan = commands.add_parser("plan", help="show in which order a contraction is computed")
     plan.add_argument("equation", metavar="EQUATION", help="such as ij,jk,kl->il")
     plan.add_argument(
-        "--shapes", required=True, metavar="10x20,20x30,...", help="one shape an operand; empty for a scalar"
+        "operands", nargs="*", metavar="SHAPE", help="such as 10,20: one an operand, '' for a scalar"
     )
+    plan.add_argument("--shapes", metavar="10x20,20x30,...", help="the same in one word")
     plan.add_argument("--semiring", default="real", metavar="NAME", help="real, log, max_plus, ...")
+    plan.add_argument("--dtype", default="float32", metavar="NAME", help="float32, float64, complex64, ...")
+    plan.add_argument(
+        "--memory-limit", metavar="BYTES", help="such as 512MiB: show the loops that keep it within that"
+    )
+    plan.add_argument("--gradients", action="store_true", help="show the plan of all gradients too")
+    plan.add_argument("--save", type=Path, metavar="FILE", help="keep the plan, for optimize= of einsum")
     plan.set_defaults(command=_plan)
 
     run = commands.add_parser(
@@ -212,19 +219,38 @@ def _blaming(path: Path, what: str) -> Iterator[None]:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    print(einfx.contract_path(options.equation, *_shapes(options.shapes), semiring=options.semiring))
+    if bool(options.operands) == (options.shapes is not None):
+        raise UsageError(
+            f"plan {options.equation!r}: give the shape of each operand, such as 100,200 200,300"
+            + (", or --shapes, not both" if options.operands else " (see einfx plan --help)")
+        )
+    if options.save is not None and (options.save.is_dir() or not options.save.parent.is_dir()):
+        raise UsageError(f"can't write {options.save}: it is a folder, or its folder isn't there")
+    dtype = getattr(torch, options.dtype, None)
+    if not isinstance(dtype, torch.dtype):
+        raise UsageError(f"--dtype: {options.dtype!r} is no dtype of torch, such as float32")
+    if options.shapes is not None:
+        shapes = [_shape(text, "x", "--shapes") for text in options.shapes.split(",")]
+    else:
+        shapes = [_shape(text, ",", "plan") for text in options.operands]
+    made = einfx.contract_path(
+        options.equation, *shapes, dtype=dtype, semiring=options.semiring, memory_limit=options.memory_limit
+    )
+    print(made)
+    if options.gradients:
+        print(f"\n{made.vjp()}")
+    if options.save is not None:
+        options.save.write_text(made.to_text() + "\n")
     return OK
 
 
-def _shapes(text: str) -> list[tuple[int, ...]]:
-    """The shapes in a text such as ``10x20,20x30``; an empty one is a scalar's."""
-    shapes = []
-    for shape in text.split(","):
-        sizes = [size.strip() for size in shape.split("x")] if shape.strip() else []
-        if not all(size.isascii() and size.isdigit() for size in sizes):
-            raise UsageError(f"--shapes: {shape!r} is not a shape like 10x20")
-        shapes.append(tuple(map(int, sizes)))
-    return shapes
+def _shape(text: str, separator: str, where: str) -> tuple[int, ...]:
+    """The shape in a text such as ``10x20``; an empty one is a scalar's."""
+    sizes = [size.strip() for size in text.split(separator)] if text.strip() else []
+    if not all(size.isascii() and size.isdigit() for size in sizes):
+        example = separator.join(("10", "20"))
+        raise UsageError(f"{where}: {text!r} is not a shape like {example}")
+    return tuple(map(int, sizes))
 
 
 def _run(options: argparse.Namespace) -> Callable[[], object]:

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor
 
 from .algebra import Semiring
+from .dispatch import as_written
 from .equation import Equation
-from .errors import OperandError
+from .errors import MemoryLimitError, OperandError
 from .given_plans import read_plan
 from .layout import contiguous_strides
+from .operands import as_tensor, is_array
 from .options import read_keywords
 from .pattern import IndexPattern, taker_of
-from .planning import Plan, plan
-from .slicing import SlicedPlan, is_sliceable, letters_of, plan_of_slices, plan_within
+from .planning import plan
+from .slicing import is_sliceable, letters_of, plan_of_slices, plan_within
 
 __all__ = ["contract_path"]
 
@@ -29,13 +31,13 @@ def contract_path(
     optimize: Any = "auto",
     semiring: str | Semiring = "real",
     memory_limit: int | str | None = None,
-) -> Plan | SlicedPlan | Any:
+) -> Any:
     """How a contraction would be computed.
 
     Args:
         equation: text, as in :func:`einfx.einsum`.
-        shapes: the shape of each operand, or a tensor like it; an index pattern is itself. Under a limit it
-            counts how a tensor lies; shapes stand for contiguous ones.
+        shapes: the shape of each operand, or a tensor or a NumPy array like it; an index pattern is itself.
+            Under a limit it counts how a tensor lies; shapes stand for contiguous ones.
         dtype: of the operands; by default that of the first tensor given, or float32.
         device: where it is computed; by default that of the first tensor given, or the CPU.
         optimize: as in :func:`einfx.einsum`; of a plan for other sizes the path is taken.
@@ -71,6 +73,7 @@ def contract_path(
         peak ... KiB of 20 KiB
         ...
     """
+    shapes = tuple(as_tensor(x, f"operand {i}") if is_array(x) else x for i, x in enumerate(shapes))
     example = next((x for x in shapes if isinstance(x, Tensor)), None)
     if example is not None:
         dtype, device = dtype or example.dtype, device or example.device
@@ -100,7 +103,10 @@ def contract_path(
         if sliced:
             return sliced
     elif operands and is_sliceable(operands, options):
-        return plan_within(parsed, operands, kind, optimize, options, letters)
+        try:
+            return plan_within(parsed, operands, kind, optimize, options, letters)
+        except MemoryLimitError as error:
+            raise as_written(equation, error) from None
     return plan(parsed, sizes, dtype=dtype, device=device, optimize=optimize, options=options)
 
 

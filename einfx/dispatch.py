@@ -17,13 +17,14 @@ sizes that are symbols           code that is right for any sizes, planned for t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from copy import copy
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from .equation import Equation
-from .errors import OperandError
+from .errors import MemoryLimitError, OperandError
 from .kernels.steps import contract_step
 from .layout import hint
 from .options import REAL
@@ -32,6 +33,8 @@ from .program import call, compile_program, emit_plan, run_pairwise
 from .semiring_cost import choose_step
 
 __all__ = ["as_written", "contract", "read_equation", "remember"]
+
+_Error = TypeVar("_Error", bound=OperandError | MemoryLimitError)
 
 MAX_PROGRAMS = 4096
 """How many calls are remembered; the oldest is forgotten first."""
@@ -84,11 +87,13 @@ def read_equation(token: Any, ranks: Sequence[int]) -> Equation:
     return Equation.from_sublists(sublists, output, ranks)
 
 
-def as_written(token: Any, error: OperandError) -> OperandError:
+def as_written(token: Any, error: _Error) -> _Error:
     """The error with the equation as the user wrote it before the one with einfx's own letters."""
     if not isinstance(token, str) or repr(token) in str(error):
         return error
-    return OperandError(f"einsum {token!r}, read as {str(error).removeprefix('einsum ')}")
+    made = copy(error)
+    made.args = (f"einsum {token!r}, read as {str(error).removeprefix('einsum ')}", *error.args[1:])
+    return made
 
 
 def _SEEN(*operands: Tensor) -> Tensor:

@@ -12,11 +12,12 @@ from .optimize import optimize
 from .optimized import OptimizedModule
 from .planning import Plan
 from .report import Report
+from .slicing import SlicedPlan
 
 __all__ = ["explain"]
 
 
-def explain(subject: Any, *example_inputs: Any) -> Report | Plan:
+def explain(subject: Any, *example_inputs: Any) -> Report | Plan | SlicedPlan:
     """Print what einfx did to an optimised module, would do to a model, or how it computes a contraction.
 
     Args:
@@ -38,10 +39,10 @@ def explain(subject: Any, *example_inputs: Any) -> Report | Plan:
         >>> report.flops_after
         48
     """
-    report: Report | Plan
+    report: Report | Plan | SlicedPlan
     if isinstance(subject, OptimizedModule):
         report = subject.report
-    elif isinstance(subject, Plan):
+    elif isinstance(subject, (Plan, SlicedPlan)):
         report = subject
     elif isinstance(subject, Expression):
         report = subject.plan

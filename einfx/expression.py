@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .algebra import Semiring
-from .dispatch import contract
+from .dispatch import as_written, contract
 from .equation import Equation
-from .errors import OperandError, UsageError
+from .errors import MemoryLimitError, OperandError, UsageError
+from .given_plans import UNBOUNDED, given_plan
+from .layout import contiguous_strides
 from .options import Options
 from .pattern import IndexPattern, taker_of
 from .planning import plan
 from .plans import Plan, Step
 from .semiring_dispatch import contract_over
+from .slicing import SlicedPlan, is_sliceable, letters_of, plan_within
+from .stripped import contract_stripped
 
 __all__ = ["Expression", "contract_expression"]
 
@@ -28,8 +33,33 @@ class Expression:
         plan: how all operands are contracted.
     """
 
-    def __init__(self, plan: Plan, constants: Mapping[int, Tensor]) -> None:
+    def __init__(
+        self, plan: Plan | SlicedPlan, constants: Mapping[int, Tensor], strip_exponent: bool = False
+    ) -> None:
         self.plan = plan
+        self._stripped = strip_exponent
+        self._varying = [i for i in range(len(plan.shapes)) if i not in constants]
+        self._converted: dict[Any, list[Tensor]] = {}
+        self._equation: Equation | None
+        self._path: Any
+        self._answer: Tensor | None
+        if isinstance(plan, SlicedPlan) or strip_exponent:
+            # What a constant is contracted to would take memory beyond the limit, or leave the range of
+            # floats: it stays as it is.
+            self._equation, self._path, self._answer = plan.equation, plan, None
+            self._folded = [constants[i].detach() for i in sorted(constants)]
+            self._order = sorted(
+                range(len(plan.shapes)), key=[*self._varying, *sorted(constants)].__getitem__
+            )
+            self._options = plan.options
+            if isinstance(plan, SlicedPlan):
+                limit = UNBOUNDED if plan.memory_limit is None else plan.memory_limit
+                self._options = replace(plan.options, memory_limit=limit)
+            return
+        self._fold(plan, constants)
+
+    def _fold(self, plan: Plan, constants: Mapping[int, Tensor]) -> None:
+        """Compute what depends on constants alone, and find the path of the rest."""
         count = len(plan.shapes)
         options = plan.options
         values: dict[int, Tensor] = {i: x.detach() for i, x in constants.items()}
@@ -43,7 +73,6 @@ class Expression:
                     values[count + i] = _contract(step.equation, folded, "auto", plan.step_options(step))
                 else:
                     waiting.append(Step((*step.operands, count + i), step.equation))
-        self._varying = [i for i in range(count) if i not in constants]
         self._folded = [values[i] for i in sorted(values)] if waiting else []
         self._answer = None if waiting else values[count + len(plan.steps) - 1]
         alive = [*self._varying, *sorted(values)]
@@ -59,10 +88,12 @@ class Expression:
         self._path = tuple(path)
         everyone = [*self._varying, *sorted(values)]
         self._options = options.linear(*[i for i, x in enumerate(everyone) if x in options.linear_operands])
-        self._converted: dict[Any, list[Tensor]] = {}
 
-    def __call__(self, *operands: Tensor) -> Tensor:
+    def __call__(self, *operands: Tensor) -> Any:
         """Contract; operands may have other shapes than planned for, as long as they fit the equation.
+
+        Returns:
+            The contraction; where its exponent is stripped mantissa and exponent.
 
         Raises:
             OperandError: another number of operands than aren't constant, or shapes that don't fit.
@@ -75,8 +106,21 @@ class Expression:
         if self._equation is None:
             assert self._answer is not None
             return self._answer
-        folded = self._converted_to(operands[0]) if self._folded else []
+        folded = self._converted_to(operands[0]) if operands and self._folded else self._folded
+        if isinstance(self.plan, SlicedPlan) or self._stripped:
+            return self._whole((*operands, *folded))
         return _contract(self._equation, (*operands, *folded), self._path, self._options)
+
+    def _whole(self, given: Sequence[Tensor]) -> Any:
+        """The contraction in the blocks that were planned; operands of other shapes along the same path."""
+        plan = self.plan
+        everyone = [given[i] for i in self._order]
+        pairs = zip(everyone, plan.shapes, strict=True)
+        fits = all(x.shape == shape and x.dtype == plan.dtype for x, shape in pairs)
+        chosen = plan if fits and isinstance(plan, SlicedPlan) else plan.path
+        if self._stripped:
+            return contract_stripped(plan.equation, everyone, chosen, self._options)
+        return _contract(plan.equation, everyone, chosen, self._options)
 
     def __repr__(self) -> str:
         return f"<einfx expression\n{self.plan}>"
@@ -101,6 +145,7 @@ def contract_expression(
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
     semiring: str | Semiring = "real",
+    strip_exponent: bool = False,
     **options: Any,
 ) -> Expression | Any:
     """Plan a contraction once, to call it often.
@@ -112,10 +157,12 @@ def contract_expression(
         constants: operands that never change. Either a mapping from positions to tensors (``shapes`` may then
             leave these out), or a sequence of positions at which ``shapes`` has the tensors. What depends on
             constants alone is computed here, once, without a graph for gradients; don't change them later.
-        optimize: as in :func:`einfx.einsum`.
+            Under a limit nothing is computed ahead, as that would have to be kept.
+        optimize: as in :func:`einfx.einsum`; a plan in blocks, or its text, is the one that is run.
         dtype: to plan for; by default that of the first tensor given here, or float32.
         device: to plan for; by default that of the first tensor given here, or the CPU.
         semiring: as in :func:`einfx.einsum`.
+        strip_exponent: as in :func:`einfx.einsum`; then nothing is computed ahead either.
         options: further keywords of :func:`einfx.einsum` that belong to the semiring or limit memory.
 
     Returns:
@@ -156,21 +203,61 @@ def contract_expression(
     if example is not None:
         dtype, device = dtype or example.dtype, device or example.device
     if any(isinstance(x, IndexPattern) for x in given):
+        if strip_exponent:
+            raise UsageError(
+                "strip_exponent=True takes tensors; give those of index patterns: pattern.tensor(dtype)"
+            )
         words = Options.read(semiring, **options)
         made = taker_of(contract_expression)
         return made(equation, given, known, dtype or torch.float32, device or "cpu", optimize, words)
     sizes = [tuple(x.shape) if isinstance(x, Tensor) else tuple(x) for x in given]
     parsed = Equation.parse(equation, [len(s) for s in sizes])
-    chosen = plan(
-        parsed,
-        sizes,
-        dtype=dtype or torch.float32,
-        device=device or "cpu",
+    parsed.sizes(sizes)
+    dtype, device = dtype or torch.float32, torch.device(device or "cpu")
+    words = Options.read(semiring, **options)
+    examples = [
+        torch.empty_strided(
+            size,
+            x.stride() if isinstance(x, Tensor) else contiguous_strides(size),
+            dtype=dtype,
+            device="meta",
+        )
+        for x, size in zip(given, sizes, strict=True)
+    ]
+    ahead = () if strip_exponent else tuple(known)
+    planned = _planned(equation, parsed, examples, device.type, optimize, words, ahead)
+    return Expression(planned, known, strip_exponent)
+
+
+def _planned(
+    text: str,
+    equation: Equation,
+    examples: Sequence[Tensor],
+    device: str,
+    optimize: Any,
+    options: Options,
+    constants: Sequence[int],
+) -> Plan | SlicedPlan:
+    """The plan for operands like these, which are without data."""
+    if not isinstance(optimize, str) or optimize.startswith("{"):
+        optimize, given = given_plan(text, examples, optimize, options.words())
+        options = replace(options, memory_limit=given[5])
+    if isinstance(optimize, SlicedPlan):
+        return optimize
+    if examples and options.memory_limit is not None and is_sliceable(examples, options):
+        try:
+            return plan_within(equation, examples, device, optimize, options, letters_of(text, equation))
+        except MemoryLimitError as error:
+            raise as_written(text, error) from None
+    return plan(
+        equation,
+        [tuple(x.shape) for x in examples],
+        dtype=examples[0].dtype if examples else torch.float32,
+        device=device,
         optimize=optimize,
-        constants=tuple(sorted(known)),
-        options=Options.read(semiring, **options),
+        constants=tuple(sorted(constants)),
+        options=options,
     )
-    return Expression(chosen, known)
 
 
 def _contract(equation: Equation, operands: Sequence[Tensor], optimize: Any, options: Options) -> Tensor:

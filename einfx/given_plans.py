@@ -28,7 +28,7 @@ from .options import Options, read_keywords
 from .plans import Plan, refuse_others, size_text
 from .slicing import SlicedPlan, is_sliceable, plan_of_slices
 
-__all__ = ["Words", "given_plan", "read_plan"]
+__all__ = ["UNBOUNDED", "Words", "given_plan", "read_plan"]
 
 UNBOUNDED = 1 << 62
 """The limit of a plan in blocks that was made without one."""
@@ -89,7 +89,10 @@ def read_plan(text: str) -> Plan | SlicedPlan:
 
 def _chosen(token: Any, tensors: Sequence[Any], optimize: Any, words: Words) -> tuple[Any, Words]:
     if not all(isinstance(x, torch.Tensor) for x in tensors):
-        return getattr(optimize, "path", optimize), words  # who reads the operands says what is wrong
+        return (
+            optimize,
+            words,
+        )  # arrays come again as tensors; of anything else who reads them says what it is
     equation = read_equation(token, [x.dim() for x in tensors])
     options = read_keywords(*words)
     if isinstance(optimize, Plan):
@@ -100,7 +103,7 @@ def _chosen(token: Any, tensors: Sequence[Any], optimize: Any, words: Words) -> 
         limited = replace(options, memory_limit=UNBOUNDED)
         if not is_sliceable(tensors, limited):
             return optimize, words
-        device = tensors[0].device.type
+        device = tensors[0].device.type.replace("meta", "cpu")
         return plan_of_slices(equation, tensors, device, optimize), _within(words, words[5])
     _check(equation, token, optimize, options)
     refuse_others(optimize.text, optimize.shapes, optimize.dtype, tensors)

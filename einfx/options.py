@@ -125,6 +125,14 @@ class Options:
             words["memory_limit"] = self.memory_limit
         return words
 
+    def words(self) -> tuple[Any, Any, Any, Any, Any, Any]:
+        """All of :data:`KEYWORDS`, as :func:`read_keywords` takes them."""
+        gradient = self.grad_of_neg_inf
+        number = gradient if gradient == "uniform" else float(gradient)
+        annihilates = self.semiring.zero_annihilates or None
+        rest = self.linear_operands, annihilates, number, self.block_size, self.memory_limit
+        return self.semiring, *rest
+
     def linear(self, *positions: int) -> Options:
         """The same with other linear operands."""
         chosen = tuple(sorted(positions))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, get_num_threads
 
 from .dispatch import as_written, read_equation, remember
-from .errors import OperandError, UsageError
+from .errors import MemoryLimitError, OperandError, UsageError
 from .kernels.batching import has_tangents
 from .layout import hint
 from .modes import is_captured
@@ -61,7 +61,7 @@ def contract_over(
             equation = read_equation(token, [x.dim() for x in operands])
             return contract_within(equation, operands, optimize, options)
         program, shifted = _program(token, operands, optimize, options)
-    except OperandError as error:
+    except (OperandError, MemoryLimitError) as error:
         raise as_written(token, error) from None
     if torch._C._get_tracing_state() is not None:
         if return_argmax:

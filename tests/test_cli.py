@@ -288,3 +288,28 @@ def test_the_demo_finds_all_shipped_models_equal(capsys: pytest.CaptureFixture[s
     printed = capsys.readouterr().out
     assert printed.count("equal everywhere") == 3
     assert printed.count("reloaded in a process with torch alone: equal") == 3
+
+
+def test_plan_shows_the_loops_that_a_limit_takes_and_keeps_the_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["plan", "ij,jk->ik", "100,20", "20,300", "--memory-limit", "2 MiB", "--gradients"]
+    assert cli.main([*words, "--dtype", "float64", "--save", str(tmp_path / "plan.json")]) == 0
+    plan = einfx.SlicedPlan.from_text((tmp_path / "plan.json").read_text())
+    assert plan.memory_limit == 2 << 20
+    assert capsys.readouterr().out == f"{plan}\n\n{plan.vjp()}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["2x3"], "'2x3' is not a shape like 10,20"),
+        (["2,3", "--shapes", "2x3"], "not both"),
+        (["2,3", "--memory-limit", "12 parsecs"], "memory_limit='12 parsecs'"),
+        (["2,3", "--memory-limit", "3"], "it needs"),
+        (["2,3", "--dtype", "float33"], "'float33'"),
+        (["2,3", "--save", "/nowhere/plan.json"], "/nowhere/plan.json"),
+    ],
+)
+def test_plan_refuses_bad_words(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert named in complaint(capsys, "plan", "ij->j", *words)

@@ -11,14 +11,17 @@ file                holds
 ``gradients.py``    what one line of it does: gradients passed on from a contraction to its operands
 ``liveness.py``     which lines are needed, and where buffers are freed
 ``loads.py``        where blocks of what lies elsewhere are loaded and stored
+``hoisting.py``     how far out loads go, where memory is left
 ``into.py``         one contraction written into a part of a buffer
 ``memory.py``       what a schedule takes, and where its buffers lie
 ``search.py``       which path with which loops stays within a limit, and is fastest
 ``run.py``          running a schedule
+``moving.py``       running its loads ahead of it, and its stores behind it
 ``stripped_run.py`` the same with every buffer beside a power of two
 ``stripped.py``     from tensors and a limit to a mantissa and an exponent, and to gradients
 ``plain.py``        every label once in an operand, nothing that broadcasts
 ``plan.py``         all of this as a plan: data that is printed, kept as text, run, derived
+``plan_parts.py``   what plans are made from
 ``plan_text.py``    plans as text
 ``plan_print.py``   plans for people
 ``flops.py``        how many multiplications and additions a schedule takes
@@ -27,6 +30,7 @@ file                holds
 ``contraction.py``  which contractions are cut into blocks, and their schedules remembered
 ``problem.py``      a contraction within a limit, and what is computed of it
 ``within.py``       the same under autograd and torch.func
+``streamed.py``     the same for operands that lie elsewhere
 ``third.py``        derivatives beyond the second
 ==================  ==================================================================================
 """

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from ..options import Options
+from .derivatives import is_linear
 from .schedule import Adjoint, Contract, Loop, Schedule, Statement
 
 __all__ = ["count_flops"]
@@ -38,7 +39,7 @@ def _line_flops(line: Statement, program: Schedule, options: Options, blocks: di
         return _terms(program, line.operands, line.target, blocks)
     if not isinstance(line, Adjoint):
         return 0
-    if options.semiring.name != "real":
+    if not is_linear(options):
         return 3 * _terms(program, line.operands, line.gradient, blocks)
     count = 0
     for position, mine in enumerate(line.gradients):

@@ -21,7 +21,8 @@ from ..errors import OperandError, PlanError, UsageError
 from ..semiring import get
 from .flops import count_flops
 from .plain import kept_labels, plain
-from .plan import SlicedPlan, demand_of, examples, found_fields, program_of
+from .plan import SlicedPlan
+from .plan_parts import demand_of, examples, found_fields, program_of
 from .search import Sliced
 from .tree import ContractionTree, Cut
 
@@ -229,10 +230,12 @@ def jobs_of(plan: SlicedPlan, count: int | None) -> Jobs:
 
     Raises:
         UsageError: a count that isn't a number from 1 up.
-        PlanError: gradients that can't be cut anywhere.
+        PlanError: operands in half precision, or linear ones.
     """
     if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
         raise UsageError(f"count={count!r}: it is the number of jobs, from 1 up")
+    if plan.schedule.loaded or plan.options.linear_operands:
+        raise PlanError(f"the plan of {plan.text!r} can't be cut into jobs, in {plan.dtype} with its options")
     allowed = _cuttable(plan)
     if count is None:
         around = [cut for cut in plan.cuts if cut[0] == plan.tree.root and cut[1] in allowed]
@@ -293,7 +296,7 @@ def _restricted(plan: SlicedPlan, places: Ranges) -> SlicedPlan:
     )
     program = program_of(tree, cuts, plan.repeated, plan.needs_grad, plan.options)
     strides = tuple(x.stride() for x in operands)
-    found = demand_of(program, plan.dtype, plan.device, plan.options.unlimited(), strides)
+    found = demand_of(program, plan.dtype, plan.device, plan.options, strides)
     whole_program = program_of(tree, (), (), plan.needs_grad, plan.options)
     terms = prod(plan.equation.sizes(shapes).values())
     return replace(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
 
@@ -18,21 +18,21 @@ from torch import Tensor
 
 from ..equation import Equation
 from ..errors import OperandError, PlanError
-from ..layout import contiguous_strides
+from ..machine import accumulation_dtype
 from ..options import Options
 from ..plans import Shapes, linear_path, refuse_others
-from .adjoint import adjoint
 from .flops import count_flops
-from .memory import Demand, demand
+from .memory import Demand
 from .plain import kept_labels, plain
+from .plan_parts import algebra_of, demand_of, examples, found_fields, has_gradients, program_of, written
 from .plan_print import described
 from .plan_text import plan_text, read_fields
 from .run import run
 from .schedule import Schedule
 from .search import Sliced, find_schedule
-from .tree import ContractionTree, Cut, schedule
+from .tree import ContractionTree, Cut
 
-__all__ = ["PlannedLoop", "SlicedPlan", "demand_of", "examples", "found_fields", "program_of"]
+__all__ = ["PlannedLoop", "SlicedPlan"]
 
 
 class PlannedLoop(NamedTuple):
@@ -190,7 +190,7 @@ class SlicedPlan:
             torch.Size([3, 4])
         """
         count = len(self.shapes)
-        expected = count if not self.needs_grad else count + 1 + (self.options.semiring.name != "real")
+        expected = self.schedule.count
         if len(operands) != expected:
             more = ("", ", then the gradient of the result", ", then its gradient and the result")
             raise OperandError(
@@ -207,11 +207,11 @@ class SlicedPlan:
                 )
         inputs = plain(self.equation, [x.detach() for x in operands[:count]])[1]
         extras = [x.detach().contiguous() for x in operands[count:]]
-        if self.needs_grad and self.options.semiring.selective:
-            extras[0] = extras[0].clone()  # it is used up
         strides = tuple(x.stride() for x in inputs)
         found = self._demand(strides, self.dtype, operands[0].device.type)
-        made = run(self.schedule, [*inputs, *extras], found, self.options.unlimited())
+        wide = accumulation_dtype(self.dtype)
+        how = algebra_of(self.options)
+        made = run(self.schedule, [*inputs, *extras], found, how, dtype=wide, stored=self.dtype)
         if not self.needs_grad:
             return made[0]
         wanted = [i for i, needed in enumerate(self.needs_grad) if needed]
@@ -228,7 +228,7 @@ class SlicedPlan:
 
         Raises:
             MemoryLimitError: they don't fit the limit.
-            PlanError: this is a plan of gradients already.
+            PlanError: this is a plan of gradients already; a semiring or a dtype that has none.
 
         Example:
             >>> import einfx
@@ -247,6 +247,11 @@ class SlicedPlan:
             raise PlanError(
                 f"needs_grad={needs_grad!r}: {self.text!r} has {count} operand(s); it is as many truth "
                 "values, one of them true"
+            )
+        if self.schedule.loaded or not has_gradients(self.dtype, self.options):
+            raise PlanError(
+                f"{self.text!r} over {self.options.semiring.name!r} in {self.dtype} has no plan of "
+                "gradients; einfx.einsum differentiates it, where it can be"
             )
         operands = plain(self.equation, self._examples())[1]
         strides = tuple(x.stride() for x in operands)
@@ -318,7 +323,7 @@ class SlicedPlan:
             made = Sliced(self.schedule, self._demand(strides, dtype, device), tree, self.tree_cuts)
         elif self.memory_limit is None:
             program = program_of(tree, self.tree_cuts, self.repeated, wanted, self.options)
-            found = demand_of(program, dtype, device, self.options.unlimited(), strides)
+            found = demand_of(program, dtype, device, self.options, strides)
             made = Sliced(program, found, tree, self.tree_cuts)
         if made is not None and (limit is None or made.bytes <= limit):
             return made
@@ -331,7 +336,7 @@ class SlicedPlan:
             limit,
             dtype,
             device,
-            options=self.options.unlimited(),
+            options=algebra_of(self.options),
             wanted=wanted,
             strides=strides,
         )
@@ -374,7 +379,7 @@ class SlicedPlan:
         return examples(self.shapes, self.strides, self.dtype)
 
     def _demand(self, strides: Shapes, dtype: torch.dtype, device: str) -> Demand:
-        return demand_of(self.schedule, dtype, device, self.options.unlimited(), strides)
+        return demand_of(self.schedule, dtype, device, self.options, strides)
 
     def _as_operand(self, position: int, gradient: Tensor) -> Tensor:
         """The gradient of an operand, from that without what repeats or broadcasts in it."""
@@ -386,65 +391,3 @@ class SlicedPlan:
         views[position] = whole
         plain(self.equation, views)[1][position].copy_(gradient)
         return whole
-
-
-def found_fields(made: Sliced, kept: Sequence[int], options: Options) -> dict[str, Any]:
-    """The fields of a plan that a program which was found says; ``kept`` as :attr:`SlicedPlan.kept`."""
-    return {
-        "steps": tuple(tuple(step) for step in made.tree.path),
-        "cuts": tuple((cut.value, kept[cut.label], cut.block) for cut in made.cuts),
-        "repeated": tuple(sorted(getattr(made, "repeated", ()))),
-        "schedule": made.schedule,
-        "flops": count_flops(made.schedule, options),
-        "peak_bytes": made.bytes,
-        "seconds": made.demand.seconds,
-    }
-
-
-def examples(shapes: Shapes, strides: Shapes, dtype: torch.dtype) -> list[Tensor]:
-    """Tensors without data that lie as operands do."""
-    pairs = zip(shapes, strides, strict=True)
-    return [torch.empty_strided(shape, own, dtype=dtype, device="meta") for shape, own in pairs]
-
-
-def written(equation: Equation, letters: Sequence[str]) -> str:
-    """An equation in the letters of its user."""
-    inputs = ",".join("".join(letters[x] for x in labels) for labels in equation.inputs)
-    return f"{inputs}->{''.join(letters[x] for x in equation.output)}"
-
-
-def program_of(
-    tree: ContractionTree,
-    cuts: Sequence[Cut],
-    repeated: Sequence[int],
-    needs_grad: Sequence[bool],
-    options: Options,
-) -> Schedule:
-    """The program of a tree with cuts, or of its gradients.
-
-    Args:
-        tree: the order of contraction.
-        cuts: the loops.
-        repeated: as :class:`SlicedPlan` has them.
-        needs_grad: for each operand whether its gradient is computed; empty for the contraction itself.
-        options: over which semiring.
-    """
-    program = schedule(tree, cuts, repeated)
-    return adjoint(program, needs_grad, options.semiring.name != "real") if any(needs_grad) else program
-
-
-@lru_cache(maxsize=1024)
-def demand_of(
-    program: Schedule, dtype: torch.dtype, device: str, options: Options, strides: Shapes
-) -> Demand:
-    """What a program takes, whose first operands lie as given, and all others contiguously.
-
-    Args:
-        program: the program.
-        dtype: of all values.
-        device: where it runs.
-        options: over which semiring.
-        strides: of the first operands, in elements.
-    """
-    extra = [contiguous_strides(program.shape(value)) for value in range(len(strides), program.count)]
-    return demand(program, dtype, device, options, [*strides, *extra])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -12,15 +13,17 @@ from torch import Tensor
 from ..equation import LETTERS, Equation
 from ..errors import PlanError
 from ..layout import contiguous_strides
+from ..machine import accumulation_dtype
 from ..options import Options
 from ..paths import paths_from
 from ..planning import plan
 from ..plans import Plan, deriving
 from .contraction import is_sliceable, sliced_plan
 from .flops import count_flops
-from .memory import demand
+from .loads import HERE, Remote
 from .plain import kept_labels, plain
-from .plan import SlicedPlan, examples, found_fields
+from .plan import SlicedPlan
+from .plan_parts import algebra_of, demand_of, examples, found_fields, has_gradients
 from .search import Sliced
 from .tree import ContractionTree, Cut, schedule
 
@@ -57,15 +60,22 @@ def plan_within(
     simple, examined = plain(equation, operands)
     shapes = tuple(tuple(x.shape) for x in examined)
     strides = tuple(x.stride() for x in examined)
-    dtype, semiring = operands[0].dtype, options.unlimited()
-    assert options.memory_limit is not None
-    rest = optimize, options.memory_limit, dtype, device, semiring, (), torch.get_num_threads()
+    dtype, semiring, limit = operands[0].dtype, algebra_of(options), options.memory_limit
+    assert limit is not None
+    wide, remote, converted = accumulation_dtype(dtype), HERE, 0
+    if wide != dtype:
+        # Operands are converted block by block; the result is gathered, and converted when it's done.
+        remote = Remote((True,) * len(shapes), (True,), whole=True)
+        converted = dtype.itemsize * prod(simple.output_shape(shapes))
+    frozen = tuple(map(tuple, optimize)) if isinstance(optimize, (tuple, list)) else optimize
+    rest = frozen, max(limit - converted, 0), wide, device, semiring, (), torch.get_num_threads(), (), remote
     made = sliced_plan(simple, shapes, strides, *rest)
     fastest = made.tree.path
     if len(shapes) > 1:
         best = plan(simple, shapes, dtype=dtype, device=device, optimize=optimize, options=semiring)
         fastest = tuple(step.operands for step in best.steps)
-    return _plan_of(made, fastest, equation, operands, device, options, letters)
+    found = _plan_of(made, fastest, equation, operands, device, options, letters)
+    return replace(found, peak_bytes=found.peak_bytes + converted) if converted else found
 
 
 def plan_of_slices(
@@ -116,7 +126,8 @@ def plan_of_slices(
     cuts = tuple(Cut(order.root, label, 1) for label in looped if sizes[label] > 1)
     program = schedule(order, cuts)
     options = Options.read()
-    found = demand(program, operands[0].dtype, device, options, [x.stride() for x in examined])
+    strides = tuple(x.stride() for x in examined)
+    found = demand_of(program, operands[0].dtype, device, options, strides)
     made = Sliced(program, found, order, cuts)
     return _plan_of(made, order.path, equation, operands, device, options, letters)
 
@@ -174,19 +185,18 @@ def _vjp(chosen: Plan, needs_grad: Sequence[bool] | None) -> SlicedPlan:
     """The plan of gradients along the path of a plan of steps."""
     strides = tuple(contiguous_strides(shape) for shape in chosen.shapes)
     operands = examples(chosen.shapes, strides, chosen.dtype)
-    limited = Options(chosen.options.semiring, memory_limit=0)
-    usual = chosen.options.unlimited() == limited.unlimited()
-    if not usual or not is_sliceable(operands, limited):
+    options = chosen.options.unlimited()
+    limited = replace(options, memory_limit=0)
+    if not has_gradients(chosen.dtype, options) or not is_sliceable(operands, limited):
         raise PlanError(
-            f"{str(chosen.equation)!r} over {chosen.options.semiring.name!r} in {chosen.dtype}, with these "
-            "options, has no plan of gradients; einfx.einsum differentiates it"
+            f"{str(chosen.equation)!r} over {chosen.options.semiring.name!r} in {chosen.dtype} has no plan "
+            "of gradients; einfx.einsum differentiates it, where it can be"
         )
     simple, examined = plain(chosen.equation, operands)
     sizes = simple.sizes([x.shape for x in examined])
     steps = tuple(step.operands for step in chosen.steps)
     tree = ContractionTree(simple, tuple(sizes[label] for label in simple.labels), steps)
     program = schedule(tree)
-    options = chosen.options.unlimited()
-    found = demand(program, chosen.dtype, chosen.device, options, [x.stride() for x in examined])
+    found = demand_of(program, chosen.dtype, chosen.device, options, tuple(x.stride() for x in examined))
     made = Sliced(program, found, tree, ())
     return _plan_of(made, steps, chosen.equation, operands, chosen.device, options, None).vjp(needs_grad)
