@@ -18,10 +18,32 @@ from ..planning import plan
 from ..semiring_program import SemiringProgram
 from .problem import Problem
 
-__all__ = ["recorded_gradients", "second_by_contractions"]
+__all__ = ["recorded_gradients", "second_by_contractions", "tangent_by_contractions"]
 
 SMALL_BYTES = 1 << 20
 """Below this, no program over a semiring that autograd records takes less."""
+
+
+def tangent_by_contractions(
+    problem: Problem, moving: Sequence[bool], tensors: Sequence[Tensor], contract: Callable[..., Tensor]
+) -> Tensor:
+    """The derivative in a direction.
+
+    Args:
+        problem: over real numbers.
+        moving: for each operand whether it has a part in the direction; one has.
+        tensors: the direction, and the operands.
+        contract: contracts within the limit, as a function that can be differentiated.
+    """
+    count = sum(moving)
+    given, operands = iter(tensors[:count]), tensors[count:]
+    parts = []
+    for position, moves in enumerate(moving):
+        if moves:
+            tangent = next(given)
+            changed = [tangent if i == position else x for i, x in enumerate(operands)]
+            parts.append(contract(problem.equation, changed, "auto", problem.options))
+    return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 
 
 def second_by_contractions(

@@ -8,8 +8,8 @@ function          computes                                                      
 ================  ==============================================================  ======================
 ``_Value``        the contraction                                                 backward, jvp, vmap
 ``_Gradients``    ``G(g, x)``: gradients of ``<g, V(x)>``                         backward, jvp, vmap
-``_Tangent``      ``T(v, x)``: the derivative of ``V`` in the direction ``v``     backward, vmap
-``_Second``       ``S(g, v, x)``: gradients of ``<g, T(v, x)>`` by ``x``          backward, vmap
+``_Tangent``      ``T(v, x)``: the derivative of ``V`` in the direction ``v``     backward, jvp, vmap
+``_Second``       ``S(g, v, x)``: gradients of ``<g, T(v, x)>`` by ``x``          backward, jvp, vmap
 ================  ==============================================================  ======================
 
 Each is one sweep of a schedule of its own, see :mod:`.derivatives`.
@@ -18,7 +18,7 @@ Each is one sweep of a schedule of its own, see :mod:`.derivatives`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from ..options import Options
 from .derivatives import is_linear
 from .plain import plain
 from .problem import Problem
-from .third import recorded_gradients, second_by_contractions
+from .third import recorded_gradients, second_by_contractions, tangent_by_contractions
 
 __all__ = ["contract_within"]
 
@@ -153,6 +153,7 @@ class _Tangent(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.problem, ctx.moving = inputs[:2]
         ctx.save_for_backward(*inputs[2:])
+        ctx.save_for_forward(*inputs[2:])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
@@ -172,6 +173,16 @@ class _Tangent(torch.autograd.Function):
             *(next(made, None) if needed else None for needed in wanted),
             *(None for _ in saved[operands:]),
         )
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, __: None, *tangents: Tensor | None) -> Tensor:
+        how = ctx.problem, ctx.moving
+
+        def again(*tensors: Tensor) -> Tensor:
+            return tangent_by_contractions(*how, tensors, contract_within)
+
+        made: Tensor = _pushed(again, ctx.saved_tensors, tangents)
+        return made
 
     @staticmethod
     def vmap(
@@ -199,17 +210,24 @@ class _Second(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.problem, ctx.wanted, ctx.moving = inputs[:3]
         ctx.save_for_backward(*inputs[3:])
+        ctx.save_for_forward(*inputs[3:])
 
     @staticmethod
     def backward(ctx: Any, *changes: Tensor) -> tuple[Any, ...]:
-        problem, wanted, moving = ctx.problem, ctx.wanted, ctx.moving
-
-        def again(*tensors: Tensor) -> tuple[Tensor, ...]:
-            return second_by_contractions(problem, wanted, moving, tensors, contract_within)
-
         # Third derivatives: of a sum of contractions, each within the limit.
-        pull = torch.func.vjp(again, *ctx.saved_tensors)[1]
+        pull = torch.func.vjp(_Second.again(ctx), *ctx.saved_tensors)[1]
         return None, None, None, *pull(changes)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, __: None, ___: None, *tangents: Tensor | None) -> tuple[Tensor, ...]:
+        made: tuple[Tensor, ...] = _pushed(_Second.again(ctx), ctx.saved_tensors, tangents)
+        return made
+
+    @staticmethod
+    def again(ctx: Any) -> Any:
+        """The same as a function that can be differentiated."""
+        how = ctx.problem, ctx.wanted, ctx.moving
+        return lambda *tensors: second_by_contractions(*how, tensors, contract_within)
 
     @staticmethod
     def vmap(
@@ -235,26 +253,41 @@ def _gradients(
     """The gradients that are wanted."""
     if not any(wanted):
         return ()
-    if torch._C._functorch.is_legacy_batchedtensor(gradient):
-        return _with_batched_gradient(problem, wanted, gradient, saved)
+    made: tuple[Tensor, ...]
+    if _is_batched(gradient, *saved):
+        made = _taken_apart(_Gradients, problem, wanted, gradient, *saved)
+        return made
     if tracked(gradient, *saved):
         if not is_linear(problem.options):
             return recorded_gradients(problem, wanted, gradient, saved)
-        made: tuple[Tensor, ...] = apply(_Gradients, problem, wanted, gradient, *saved)
+        made = apply(_Gradients, problem, wanted, gradient, *saved)
         return made
     return problem.gradients(wanted, gradient, saved)
 
 
-def _with_batched_gradient(
-    problem: Problem, wanted: tuple[bool, ...], gradient: Tensor, saved: Sequence[Tensor]
-) -> tuple[Tensor, ...]:
-    """The gradients for what ``torch.autograd.grad(is_grads_batched=True)`` hands over, before any rule."""
+def _is_batched(*tensors: Tensor) -> bool:
+    """Whether these are what ``torch.autograd.grad(is_grads_batched=True)`` hands over, before any rule."""
+    return any(torch._C._functorch.is_legacy_batchedtensor(x) for x in tensors)
+
+
+class _Batch(NamedTuple):
+    """What a rule for vmap is told."""
+
+    batch_size: int
+
+
+def _taken_apart(function: Any, *args: Any) -> Any:
+    """The value of a function for such tensors, by its rule for vmap."""
     level = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()
-    batch = torch._remove_batch_dim(gradient, level, 1, 0)
-    dims = [None] * len(saved)
-    tensors, mapped = _mapped(batch.shape[0], [0, *dims], [batch, *saved], [True, *wanted, True])
-    made = problem.batched(mapped[1 : 1 + len(wanted)]).gradients(wanted, tensors[0], tensors[1:])
+    batched = [isinstance(x, Tensor) and _is_batched(x) for x in args]
+    plain = [
+        torch._remove_batch_dim(x, level, 1, 0) if has else x for x, has in zip(args, batched, strict=True)
+    ]
+    size = next(x.shape[0] for x, has in zip(plain, batched, strict=True) if has)
+    made, _ = function.vmap(_Batch(size), tuple(0 if has else None for has in batched), *plain)
+    if isinstance(made, Tensor):
+        return torch._add_batch_dim(made, 0, level)
     return tuple(torch._add_batch_dim(x, 0, level) for x in made)
 
 
@@ -264,8 +297,12 @@ def _tangent(problem: Problem, direction: Sequence[Tensor | None], saved: Sequen
     if not any(moving):
         return None
     given = [x for x in direction if x is not None]
+    made: Tensor
+    if _is_batched(*given, *saved):
+        made = _taken_apart(_Tangent, problem, moving, *given, *saved)
+        return made
     if tracked(*given, *saved):
-        made: Tensor = apply(_Tangent, problem, moving, *given, *saved)
+        made = apply(_Tangent, problem, moving, *given, *saved)
         return made
     return problem.tangent(moving, given, saved)
 
@@ -282,10 +319,20 @@ def _second(
     if not any(moving) or not any(wanted):
         return ()
     given = [x for x in direction if x is not None]
+    made: tuple[Tensor, ...]
+    if _is_batched(gradient, *given, *saved):
+        made = _taken_apart(_Second, problem, wanted, moving, gradient, *given, *saved)
+        return made
     if tracked(gradient, *given, *saved):
-        made: tuple[Tensor, ...] = apply(_Second, problem, wanted, moving, gradient, *given, *saved)
+        made = apply(_Second, problem, wanted, moving, gradient, *given, *saved)
         return made
     return problem.second(wanted, moving, gradient, given, saved)
+
+
+def _pushed(function: Any, tensors: Sequence[Tensor], tangents: Sequence[Tensor | None]) -> Any:
+    """The derivative of a function along tangents."""
+    given = [torch.zeros_like(x) if t is None else t for x, t in zip(tensors, tangents, strict=True)]
+    return torch.func.jvp(function, tuple(tensors), tuple(given))[1]
 
 
 def _in_front(size: int, dims: Sequence[int | None], tensors: Sequence[Tensor]) -> list[Tensor]:
