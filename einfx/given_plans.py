@@ -8,7 +8,8 @@ a plan in blocks                       its program, for gradients that of ``plan
 a cotengra tree with sliced indices    its path in loops over these, in blocks of 1
 =====================================  =================================================================
 
-A plan fits the equation, the shapes and the dtype that it was made for, and nothing else.
+A plan fits the equation, the shapes and the dtype that it was made for, and nothing else. What traces or
+compiles a call records the path and the limit, and finds the slices again.
 """
 
 from __future__ import annotations
@@ -57,13 +58,14 @@ def given_plan(token: Any, tensors: Sequence[Any], optimize: Any, words: Words) 
     """
     if isinstance(optimize, (tuple, list)):
         return optimize, words
-    if isinstance(optimize, str):
-        optimize = read_plan(optimize)
     if has_torch_function(tensors) or torch.compiler.is_compiling():
         # What is recorded is the path and the limit; slices are found again.
-        if isinstance(optimize, SlicedPlan) and words[5] is None:
-            words = (*words[:5], optimize.memory_limit)
-        return (optimize.path if isinstance(optimize, (Plan, SlicedPlan)) else optimize), words
+        if isinstance(optimize, (str, Plan, SlicedPlan)):
+            optimize, limit = _recorded(optimize)
+            words = (*words[:5], limit if words[5] is None else words[5])
+        return optimize, words
+    if isinstance(optimize, str):
+        optimize = read_plan(optimize)
     if not (isinstance(optimize, (Plan, SlicedPlan)) or getattr(optimize, "sliced_inds", None)):
         return optimize, words
     try:
@@ -87,6 +89,13 @@ def read_plan(text: str) -> Plan | SlicedPlan:
     return SlicedPlan.from_text(text) if '"schedule"' in text else Plan.from_text(text)
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _recorded(optimize: str | Plan | SlicedPlan) -> tuple[tuple[tuple[int, ...], ...], int | None]:
+    """The path of a plan, and its limit."""
+    plan = read_plan(optimize) if isinstance(optimize, str) else optimize
+    return plan.path, plan.memory_limit if isinstance(plan, SlicedPlan) else None
+
+
 def _chosen(token: Any, tensors: Sequence[Any], optimize: Any, words: Words) -> tuple[Any, Words]:
     if not all(isinstance(x, torch.Tensor) for x in tensors):
         return (
@@ -98,7 +107,8 @@ def _chosen(token: Any, tensors: Sequence[Any], optimize: Any, words: Words) -> 
     if isinstance(optimize, Plan):
         _check(equation, token, optimize, options)
         refuse_others(str(equation), optimize.shapes, optimize.dtype, tensors)
-        return optimize.path, words
+        limit = optimize.options.memory_limit if words[5] is None else words[5]
+        return optimize.path, (*words[:5], limit)
     if not isinstance(optimize, SlicedPlan):
         limited = replace(options, memory_limit=UNBOUNDED)
         if not is_sliceable(tensors, limited):

@@ -144,6 +144,16 @@ def test_a_traced_program_keeps_the_path_and_the_limit_of_a_plan() -> None:
     torch.testing.assert_close(graph(*operands), torch.linalg.multi_dot(operands))
 
 
+def test_a_compiled_program_keeps_the_path_and_the_limit_of_a_plan() -> None:
+    operands = _operands()
+    plan = einfx.contract_path(CHAIN, *operands, memory_limit="1 MiB")
+    for optimize in (plan, plan.to_text(), einfx.contract_path(CHAIN, *operands)):
+        compiled = torch.compile(
+            partial(einfx.einsum, CHAIN, optimize=optimize), backend="eager", fullgraph=True
+        )
+        torch.testing.assert_close(compiled(*operands), torch.linalg.multi_dot(operands))
+
+
 def _tree(cotengra: Any) -> Any:
     sizes = {"i": 60, "j": 50, "k": 80, "l": 70, "m": 40}
     inputs = [("i", "j"), ("j", "k"), ("k", "l"), ("l", "m")]
