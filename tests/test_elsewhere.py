@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, fx
 
 import einfx
-from einfx import streaming
 from einfx.errors import OperandError, UsageError
 from einfx.operands import mapped
+from einfx.slicing.run import run
 
 FILE = (1100, 600)  # 2.5 MiB of float32
 
@@ -203,7 +203,7 @@ def test_what_goes_wrong_in_a_copy_reaches_the_caller(file: Path, monkeypatch: p
     def broken(*arguments: Any) -> None:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(streaming._Host, "move", broken)
+    monkeypatch.setattr(run.__globals__["Transfers"].__init__.__globals__["_Host"], "move", broken)
     with pytest.raises(OSError, match="the disk is gone"):
         einfx.einsum("ij->i", _map("memmap r", file), memory_limit="600 KiB")
     assert not _transfers()

@@ -16,10 +16,15 @@ from torch.overrides import TorchFunctionMode
 from einfx import streaming
 from einfx.equation import Equation
 from einfx.options import Options
+from einfx.slicing.run import run
 from einfx.slicing.streamed import Elsewhere, contract_elsewhere
-from einfx.streaming import Transfers, pieces
+from einfx.streaming import pieces
 
 CPU = torch.device("cpu")
+Transfers = run.__globals__["Transfers"]
+OURS = Transfers.__init__.__globals__
+"""What the module of transfers holds, by whatever name it was imported."""
+
 ONE_AT_A_TIME = threading.RLock()
 
 
@@ -146,7 +151,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """A pretended GPU, which is given the storages that lie in host memory."""
     host: set[int] = set()
 
-    class Mover(streaming._Cuda):
+    base: Any = OURS["_Cuda"]
+
+    class Mover(base):  # type: ignore[misc]
         piece_bytes = 256
 
         def __init__(self) -> None:
@@ -156,8 +163,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> set[int]:
             return source.untyped_storage().data_ptr() in host
 
     now = _Now()
-    monkeypatch.setattr(streaming, "_Host", Mover)
-    monkeypatch.setattr(streaming, "_pinned", lambda bytes_: torch.zeros(bytes_, dtype=torch.uint8))
+    monkeypatch.setitem(OURS, "_Host", Mover)
+    monkeypatch.setitem(OURS, "_pinned", lambda bytes_: torch.zeros(bytes_, dtype=torch.uint8))
     monkeypatch.setattr(Tensor, "is_pinned", lambda x: False)
     monkeypatch.setattr(torch.cuda, "Stream", _Stream)
     monkeypatch.setattr(torch.cuda, "Event", _Event)
