@@ -52,11 +52,12 @@ IMPROVED_ROUNDS = 3
 WRITTEN = 4.0
 """How many multiplications the writing of an element counts for in the search for a fast path."""
 
-MAX_COMPARED = 16
-"""Up to this many operands paths are compared with every copy counted, ..."""
+MAX_ARRANGED = 16
+"""Up to this many operands planning tries many orders of labels for each path, ..."""
 
 WORTH_IT = 0.9
-"""... of more the path with more multiplications is taken where its predicted time falls below this part."""
+"""... of more one path may have to do: then that with more multiplications is taken where its predicted time
+falls below this part."""
 
 MOST_ELEMENTS = 1 << 200
 """Nobody has tensors larger than this; predictions for them stay within a float."""
@@ -148,23 +149,34 @@ class Network:
             known = self._seconds[key] = self.pair_seconds(left, right, result)
         return known
 
-    def promising(self, constants: Sequence[int] = ()) -> list[Path]:
+    def promising(self, constants: Sequence[int] = (), several: bool = True) -> list[Path]:
         """Paths of few multiplications, of few elements written and of little predicted time.
 
         Args:
             constants: operands that never change, whose steps cost nothing; heeded where few operands meet.
+            several: whether several paths of many operands are wanted, or one, as every path takes long to
+                look at.
         """
         if len(self.masks) <= MAX_EXHAUSTIVE:
             costs = (self._weighted(0.0), self._weighted(WRITTEN), self.seconds)
             return _distinct([self._path(self._table(constants, cost)[1]) for cost in costs])
-        weights = (0.0, WRITTEN) if len(self.masks) <= MAX_COMPARED else (WRITTEN,)
-        paths = self._annealed(weights)
-        tree = Tree(self.masks, paths[-1], self.output, self.seconds)
-        before = tree.total
+        if len(self.masks) <= MAX_ARRANGED:
+            paths = self._annealed((0.0, WRITTEN))
+            return _distinct([[*path] for path in (*paths, self._improved(paths[-1]).path())])
+        if several:
+            paths = self._annealed((0.0, WRITTEN))
+            improved = [self._improved(path).path() for path in paths]
+            return _distinct([[*path] for path in (paths[0], *improved)])
+        (path,) = self._annealed((WRITTEN,))
+        before = Tree(self.masks, path, self.output, self.seconds).total
+        tree = self._improved(path)
+        return [[*tree.path()] if tree.total < WORTH_IT * before else [*path]]
+
+    def _improved(self, path: list[tuple[int, int]]) -> Tree:
+        """A path's tree, its parts in the order of the least predicted time."""
+        tree = Tree(self.masks, path, self.output, self.seconds)
         improve(tree, self.solve, IMPROVED_SIZE, IMPROVED_ROUNDS)
-        if len(self.masks) <= MAX_COMPARED:
-            return _distinct([[*path] for path in (*paths, tree.path())])
-        return [[*tree.path()] if tree.total < WORTH_IT * before else [*paths[0]]]
+        return tree
 
     def fewest_multiplications(self) -> Path:
         """A path of few multiplications, the fewest where few operands meet."""

@@ -31,8 +31,9 @@ def find_paths(
     device: str,
     constants: Sequence[int] = (),
     options: Options = REAL,
+    several: bool = False,
 ) -> list[Path]:
-    """The paths worth a closer look, found in the time that a search may take."""
+    """The paths worth a closer look; of many operands one, or several."""
     scalars, others = _scalars(shapes)
     network = Network(equation, shapes, others, dtype, device, options)
     if len(others) <= 1:
@@ -40,7 +41,7 @@ def find_paths(
     elif len(others) <= MAX_ENUMERATED:
         paths = network.every(constants)
     else:
-        paths = network.promising(constants)
+        paths = network.promising(constants, several)
     return [_with_scalars(equation, shapes, scalars, others, path) for path in paths]
 
 

@@ -119,7 +119,7 @@ def _plan(
     if count <= 2 and isinstance(optimize, str):
         paths: list[list[tuple[int, ...]]] = [at_once]
     elif optimize == "auto":
-        paths = find_paths(equation, shapes, dtype, device, constants, options)
+        paths = find_paths(equation, shapes, dtype, device, constants, options, several=True)
         for path in candidates:
             paths += paths_from(equation, shapes, path)
     else:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from einfx.equation import Equation
-from einfx.network import MAX_COMPARED, Network
+from einfx.network import MAX_ARRANGED, Network
 from einfx.options import Options
 from einfx.paths import fewest_multiplications, find_paths
 from einfx.semiring import semirings
@@ -74,7 +74,7 @@ def test_every_path_contracts_everything(count: int, seed: int) -> None:
         assert contracts_everything(path, count)
 
 
-@pytest.mark.parametrize("count", [6, 12, MAX_COMPARED + 4])
+@pytest.mark.parametrize("count", [6, 12, MAX_ARRANGED + 4])
 def test_networks_in_parts_and_scalars_are_contracted(count: int) -> None:
     vectors = Equation(tuple((i // 2,) for i in range(count)), (0,))
     shapes = [(2 + i // 2,) for i in range(count)]

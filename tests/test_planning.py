@@ -311,3 +311,17 @@ class TestSearch:
 
 def test_errors_are_of_one_family() -> None:
     assert issubclass(PlanError, EinfxError)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_fast_path_of_many_operands_is_predicted_to_be_no_slower_than_that_of_few_multiplications(
+    seed: int,
+) -> None:
+    made = cotengra.utils.rand_equation(
+        20, 3, n_out=2, n_hyper_in=2, n_hyper_out=1, d_min=2, d_max=8, seed=seed
+    )
+    number = {label: i for i, label in enumerate(made.size_dict)}
+    inputs = tuple(tuple(number[x] for x in part) for part in made.inputs)
+    equation = Equation(inputs, tuple(number[x] for x in made.output))
+    fast, few = (plan(equation, made.shapes, optimize=how) for how in ("auto", "multiplications"))
+    assert fast.seconds <= 1.1 * few.seconds
