@@ -196,3 +196,15 @@ def test_integers_and_patterns_are_refused() -> None:
         einfx.einsum("ij,jk->ik", ones, ones, strip_exponent=True)
     with pytest.raises(UsageError, match="operand 0 is an index pattern"):
         einfx.einsum("koi,ki->o", einfx.IndexPattern(4, 2), torch.ones(2, 4), strip_exponent=True)
+
+
+@pytest.mark.parametrize("limit", [None, 4000])
+def test_expressions_strip_exponents_of_constants_too(limit: int | None) -> None:
+    a, b = torch.full((2, 3), 1e30), torch.full((3, 4), 1e30)
+    expression = einfx.contract_expression(
+        "ij,jk,kl->il", a, b, (4, 5), constants=[0, 1], strip_exponent=True, memory_limit=limit
+    )
+    for size in (5, 6):
+        mantissa, exponent = expression(torch.full((4, size), 1e30))
+        torch.testing.assert_close(mantissa, torch.ones(2, size))
+        assert exponent.item() == pytest.approx(90 + math.log10(12))
