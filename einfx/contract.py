@@ -71,7 +71,8 @@ def einsum(
             it has to be in the range of the dtype.
         device: where is computed, by default where the operands are. Operands in host memory that are to be
             computed with on a GPU are copied there in blocks, within ``memory_limit``, by default 80% of what
-            is free there. So are, to a CPU, operands in mapped files of 1 MiB and more, if a limit is given.
+            is free there. So are, to a CPU, operands in mapped files of 1 MiB and more, if a limit is given
+            and they aren't in memory already.
         progress: whether to show how far it is, by tqdm; by default on a terminal, after some seconds. Or a
             function that is called with slices done, slices, bytes copied and bytes to copy. For contractions
             under a limit.

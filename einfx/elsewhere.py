@@ -5,7 +5,8 @@ operands                                 are
 =======================================  ===============================================================
 on the device                            used where they lie
 in host memory, the device is a GPU      streamed in blocks within the limit
-in mapped files, under a limit           streamed in blocks within the limit, if it leaves room for them
+in mapped files, under a limit           streamed in blocks within the limit, if it leaves room for them;
+                                         used where they lie if they are in memory already
 of what can't be cut into blocks         moved whole: half precision, an argmax, torch.func, a recording
 =======================================  ===============================================================
 
@@ -24,7 +25,7 @@ from torch import Tensor
 from .dispatch import as_written, contract, read_equation
 from .errors import MemoryLimitError, OperandError, UsageError
 from .kernels.batching import has_tangents
-from .operands import as_tensor, is_array, mapped
+from .operands import as_tensor, is_array, is_resident, mapped
 from .options import Options
 from .plans import size_text
 from .progress import Choice
@@ -43,7 +44,12 @@ def is_elsewhere(tensors: Sequence[Any], options: Options) -> bool:
     """Whether a call without ``device`` has operands in mapped files, and a limit."""
     if options.memory_limit is None or not all(isinstance(x, Tensor) for x in tensors):
         return False
-    return all(x.device.type == "cpu" for x in tensors) and any(mapped(tensors))
+    return all(x.device.type == "cpu" for x in tensors) and any(_on_disk(tensors))
+
+
+def _on_disk(operands: Sequence[Tensor]) -> tuple[bool, ...]:
+    """Which operands are read from files; pages that are in memory are computed with where they are."""
+    return tuple(there and not is_resident(x) for x, there in zip(operands, mapped(operands), strict=True))
 
 
 def contract_anywhere(
@@ -81,7 +87,7 @@ def contract_anywhere(
     operands = [x if x.device.type == "cpu" else x.to(target) for x in tensors]
     there = tuple(x.device != target for x in operands)
     if target.type == "cpu" and options.memory_limit is not None:
-        there = mapped(operands)
+        there = _on_disk(operands)
     elif any(there) and options.memory_limit is None and target.type == "cuda":
         options = replace(options, memory_limit=_default_limit(target))
     if options.memory_limit is None or not (any(there) or progress):

@@ -7,6 +7,7 @@ itself is never imported here: where an operand is an array, it's there.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import sys
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -18,12 +19,15 @@ from torch import Tensor
 
 from .errors import OperandError
 
-__all__ = ["as_tensor", "is_array", "mapped"]
+__all__ = ["as_tensor", "is_array", "is_resident", "mapped"]
 
 SMALL_BYTES = 1 << 20
 """Operands below this are taken for ordinary ones, unless they say that they are files."""
 
 MAPS = Path("/proc/self/maps")
+
+PROBES = 64
+"""At how many places is asked whether a file is in memory already."""
 
 
 def is_array(value: Any) -> bool:
@@ -80,8 +84,8 @@ def as_tensor(array: Any, name: str) -> Tensor:
     item = array.dtype.itemsize
     if any(step % item for step in array.strides):
         raise OperandError(
-            f"{name} is an array of strides {array.strides}, which aren't multiples of its {item} bytes; copy "
-            "it by numpy.ascontiguousarray"
+            f"{name} is an array of strides {array.strides}, which aren't multiples of its {item} bytes; "
+            "copy it by numpy.ascontiguousarray"
         )
     if array.flags.writeable:
         return torch.from_numpy(array)
@@ -118,6 +122,29 @@ def mapped(operands: Sequence[Tensor]) -> tuple[bool, ...]:
             there = place >= 0 and address < ends[place]
         found.append(bool(there))
     return tuple(found)
+
+
+def is_resident(operand: Tensor) -> bool:
+    """Whether the pages of a file, as a tensor sees it, are in memory already, all but a few.
+
+    Args:
+        operand: one that is mapped.
+
+    Example:
+        >>> is_resident(torch.ones(1000))
+        True
+    """
+    if not MAPS.exists() or operand.numel() == 0:
+        return False
+    last = sum((size - 1) * step for size, step in zip(operand.shape, operand.stride(), strict=True))
+    start, extent = operand.data_ptr(), (last + 1) * operand.itemsize
+    ask, page = ctypes.CDLL(None).mincore, mmap.PAGESIZE
+    found, there = 0, ctypes.c_ubyte()
+    for probe in range(PROBES):
+        address = (start + extent * probe // PROBES) // page * page
+        done = ask(ctypes.c_void_p(address), ctypes.c_size_t(page), ctypes.byref(there))
+        found += done == 0 and there.value & 1
+    return found >= PROBES - 2
 
 
 def _is_in_file(operand: Tensor) -> bool | None:

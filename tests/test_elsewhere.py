@@ -18,18 +18,21 @@ import torch
 from torch import Tensor, fx
 
 import einfx
+from einfx.elsewhere import contract_anywhere
 from einfx.errors import OperandError, UsageError
-from einfx.operands import mapped
+from einfx.operands import is_resident, mapped
 from einfx.slicing.run import run
 
 FILE = (1100, 600)  # 2.5 MiB of float32
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of random numbers."""
     path = tmp_path / "numbers"
     np.random.default_rng(0).standard_normal(FILE, dtype=np.float32).tofile(path)
+    # What was written just now is in memory, and would be used where it lies.
+    monkeypatch.setitem(contract_anywhere.__globals__, "is_resident", lambda x: False)
     return path
 
 
@@ -141,6 +144,21 @@ def test_which_tensors_are_files(file: Path) -> None:
     assert mapped([whole.clone(), torch.ones(3), shared, torch.empty(0), torch.ones(3, device="meta")]) == (
         (False,) * 5
     )
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="pages are asked for on Linux")
+def test_what_is_in_memory_already_is_used_where_it_lies(tmp_path: Path) -> None:
+    path = tmp_path / "numbers"
+    np.ones(FILE, dtype=np.float32).tofile(path)
+    mapping = np.memmap(path, np.float32, "r", shape=FILE)
+    assert mapping.sum() == mapping.size
+    seen: list[tuple[int, int, int, int]] = []
+    found = einfx.einsum(
+        "ij->i", mapping, memory_limit="600 KiB", progress=lambda *numbers: seen.append(numbers)
+    )
+    assert found.tolist() == [FILE[1]] * FILE[0]
+    if is_resident(einfx.einsum("ij->ij", np.memmap(path, np.float32, "r+", shape=FILE))):
+        assert not any(moved for *_, moved, _ in seen)
 
 
 def test_a_limit_that_leaves_no_room_for_blocks_reads_the_file_where_it_is(file: Path) -> None:
@@ -257,8 +275,9 @@ def test_a_bar_shows_bytes_and_slices(file: Path, capsys: pytest.CaptureFixture[
 
 WORK = """
 import sys, threading
-import numpy as np, torch, einfx
+import numpy as np, torch, einfx, einfx.elsewhere
 torch.set_num_threads(1)
+einfx.elsewhere.is_resident = lambda x: False
 path, rows, limit = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 mapping = np.memmap(path, np.float32, "r", shape=(rows, 256))
 weights = torch.ones(256, 8)
