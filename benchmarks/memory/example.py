@@ -108,7 +108,7 @@ def gradients(operands: list[Tensor]) -> Calls:
     returned = sum(x.nbytes for x in leaves)
     beside = peak_of(unlimited) - returned
     calls: Calls = {("einfx", None): unlimited}
-    for limit in [returned + beside // fraction for fraction in FRACTIONS]:
+    for limit in [returned + beside, returned + beside // 2, returned + beside // 4]:
         calls["einfx", limit] = backward(
             lambda limit=limit: einfx.einsum(EQUATION, *leaves, memory_limit=limit)  # type: ignore[misc]
         )

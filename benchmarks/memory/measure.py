@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import resource as limits
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +19,9 @@ from ..timing import interleave
 __all__ = ["MIB", "Point", "anonymous_bytes", "available_bytes", "measured", "peak_of", "stay_within"]
 
 MIB = 1 << 20
+
+MOST_SECONDS = 30.0
+"""A call that takes longer, planning included, is told as that."""
 
 
 class Point(NamedTuple):
@@ -59,12 +64,13 @@ def measured(
     expected: Any = None
     for key, call in calls.items():
         try:
-            result = call()
+            with _at_most(MOST_SECONDS):
+                result = call()
             expected = result if expected is None else expected
             torch.testing.assert_close(result, expected, rtol=1e-2, atol=1e-3 * _scale(expected))
             del result
             peaks[key] = peak_of(call, device)
-        except (einfx.EinfxError, RuntimeError, MemoryError) as error:
+        except (einfx.EinfxError, RuntimeError, MemoryError, TimeoutError) as error:
             failures[key] = _reason(error)
     kept = {str(key): call for key, call in calls.items() if key in peaks}
     times = interleave(kept, budget_seconds, min_rounds=rounds)
@@ -116,6 +122,22 @@ def stay_within(size: int) -> None:
     """Let this process have so many more bytes, so that what asks for more is refused at once."""
     total = resident("VmSize") + size
     limits.setrlimit(limits.RLIMIT_AS, (total, total))
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """End what takes longer, in seconds of the processor, with an error, as soon as it comes back to Python."""
+
+    def end(*_: object) -> None:
+        raise TimeoutError(f"takes more than {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGVTALRM, end)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def _scale(expected: Any) -> float:

@@ -83,6 +83,17 @@ def test_what_fails_for_want_of_memory_is_told_beside_what_runs() -> None:
 
 
 @needs_proc
+def test_what_takes_too_long_is_told_beside_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless() -> torch.Tensor:
+        while True:
+            pass
+
+    monkeypatch.setattr(measure, "MOST_SECONDS", 0.1)
+    points = measure.measured({("ones", None): lambda: torch.ones(3), ("endless", None): endless}, 0.01)
+    assert [point.failure for point in points] == ["", "takes more than 0 s"]
+
+
+@needs_proc
 def test_results_that_differ_are_no_contest() -> None:
     with pytest.raises(AssertionError, match="not close"):
         measure.measured(
