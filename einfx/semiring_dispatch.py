@@ -19,6 +19,7 @@ from .planning import plan
 from .semiring_program import SemiringProgram
 from .shifted_log import ShiftedLog
 from .slicing import contract_within, is_linear, is_sliceable
+from .slicing.operators import contract_captured, is_an_operator
 
 __all__ = ["contract_over", "prepared", "promoted", "sees_numbers"]
 
@@ -57,7 +58,11 @@ def contract_over(
             "torch.func.jvp outside of the compiled function, or take gradients (torch.func.vjp, autograd)"
         )
     try:
-        if not return_argmax and is_sliceable(operands, options) and _is_followed(operands, options):
+        sliceable = not return_argmax and is_sliceable(operands, options)
+        if sliceable and torch.compiler.is_compiling() and is_an_operator(optimize, options):
+            equation = read_equation(token, [x.dim() for x in operands])
+            return contract_captured(equation, operands, optimize, options)
+        if sliceable and _is_followed(operands, options):
             equation = read_equation(token, [x.dim() for x in operands])
             return contract_within(equation, operands, optimize, options)
         program, shifted = _program(token, operands, optimize, options)

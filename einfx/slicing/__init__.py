@@ -31,6 +31,7 @@ file                holds
 ``problem.py``      a contraction within a limit, and what is computed of it
 ``within.py``       the same under autograd and torch.func
 ``streamed.py``     the same for operands that lie elsewhere
+``operators.py``    the same as operators, for torch.compile
 ``third.py``        derivatives beyond the second
 ==================  ==================================================================================
 """

@@ -54,7 +54,7 @@ class Problem(NamedTuple):
         Raises:
             MemoryLimitError: these don't stay within the limit.
         """
-        backward = self._sliced(operands, wanted)
+        backward = self.sliced(operands, wanted)
         if self.options.semiring.selective and not self._is_planned:
             # What was selected is told by equal numbers, which another order of products would not give.
             return self._replace(optimize=backward.tree)
@@ -72,7 +72,7 @@ class Problem(NamedTuple):
 
     def value(self, operands: Sequence[Tensor]) -> Tensor:
         """The contraction."""
-        (made,) = self._run(self._sliced(operands), operands)
+        (made,) = self._run(self.sliced(operands), operands)
         return made
 
     def gradients(self, wanted: Flags, gradient: Tensor, saved: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -87,7 +87,7 @@ class Problem(NamedTuple):
         operands, result = saved[:count], saved[count:]
         if result and accumulation_dtype(gradient.dtype) != gradient.dtype:
             # Rounded, it no longer tells what was selected, or which share each term had.
-            result = self._run(self._sliced(operands, wide=True), operands)
+            result = self._run(self.sliced(operands, wide=True), operands)
         sliced, gradient = self._with_gradient(operands, [], gradient, wanted)
         return self._run(sliced, [*operands, gradient, *result])
 
@@ -104,7 +104,7 @@ class Problem(NamedTuple):
         """
         self._require_linear()
         operands = saved[: len(moving)]
-        sliced = self._sliced(operands, (), moving, direction)
+        sliced = self.sliced(operands, (), moving, direction)
         (made,) = self._run(sliced, [*operands, *direction])
         return made
 
@@ -122,47 +122,7 @@ class Problem(NamedTuple):
         sliced, gradient = self._with_gradient(operands, direction, gradient, wanted, moving)
         return self._run(sliced, [*operands, *direction, gradient])
 
-    @property
-    def _is_planned(self) -> bool:
-        """Whether ``optimize`` is a plan of blocks, made before, for just these operands."""
-        return hasattr(self.optimize, "sliced")
-
-    def _require_linear(self) -> None:
-        if not is_linear(self.options):
-            raise UsageError(
-                f"einsum {str(self.equation)!r} over {self.options.semiring.name!r} with a memory_limit: "
-                "there are gradients within the limit, but no second or forward-mode derivatives; leave out "
-                "memory_limit for these, or give block_size instead"
-            )
-
-    def _with_gradient(
-        self,
-        operands: Sequence[Tensor],
-        direction: Sequence[Tensor],
-        gradient: Tensor,
-        wanted: Flags,
-        moving: Flags = (),
-    ) -> tuple[Sliced, Tensor]:
-        """The schedule for an incoming gradient, and this as the schedule takes it."""
-        repeated = [
-            step == 0 and size > 1 for step, size in zip(gradient.stride(), gradient.shape, strict=True)
-        ]
-        copied = gradient.numel() * gradient.element_size()
-        limit = self.options.memory_limit
-        if gradient.is_contiguous() or self._is_planned:
-            return self._sliced(operands, wanted, moving, direction), gradient.contiguous()
-        linear = is_linear(self.options)
-        if not (linear and any(repeated)):
-            sliced = self._sliced(operands, wanted, moving, direction)
-            if limit is not None and sliced.bytes + copied <= limit:
-                return sliced, gradient.contiguous()
-        sliced = self._sliced(operands, wanted, moving, [*direction, gradient])
-        for dim in reversed(range(gradient.dim())):
-            if linear and repeated[dim]:
-                gradient = gradient.select(dim, 0)
-        return sliced, gradient
-
-    def _sliced(
+    def sliced(
         self,
         operands: Sequence[Tensor],
         wanted: Flags = (),
@@ -179,6 +139,9 @@ class Problem(NamedTuple):
             moving: for each operand whether it has a part in the direction; empty for none.
             beside: the direction and the gradient, as far as they aren't contiguous.
             wide: whether the result is left in the dtype that sums are taken in.
+
+        Raises:
+            MemoryLimitError: none stays within the limit.
         """
         first, limit = operands[0], self.options.memory_limit
         assert limit is not None
@@ -217,6 +180,46 @@ class Problem(NamedTuple):
                 f"{needed} bytes ({size_text(needed)}), as far as was found",
                 needed,
             ) from None
+
+    @property
+    def _is_planned(self) -> bool:
+        """Whether ``optimize`` is a plan of blocks, made before, for just these operands."""
+        return hasattr(self.optimize, "sliced")
+
+    def _require_linear(self) -> None:
+        if not is_linear(self.options):
+            raise UsageError(
+                f"einsum {str(self.equation)!r} over {self.options.semiring.name!r} with a memory_limit: "
+                "there are gradients within the limit, but no second or forward-mode derivatives; leave out "
+                "memory_limit for these, or give block_size instead"
+            )
+
+    def _with_gradient(
+        self,
+        operands: Sequence[Tensor],
+        direction: Sequence[Tensor],
+        gradient: Tensor,
+        wanted: Flags,
+        moving: Flags = (),
+    ) -> tuple[Sliced, Tensor]:
+        """The schedule for an incoming gradient, and this as the schedule takes it."""
+        repeated = [
+            step == 0 and size > 1 for step, size in zip(gradient.stride(), gradient.shape, strict=True)
+        ]
+        copied = gradient.numel() * gradient.element_size()
+        limit = self.options.memory_limit
+        if gradient.is_contiguous() or self._is_planned:
+            return self.sliced(operands, wanted, moving, direction), gradient.contiguous()
+        linear = is_linear(self.options)
+        if not (linear and any(repeated)):
+            sliced = self.sliced(operands, wanted, moving, direction)
+            if limit is not None and sliced.bytes + copied <= limit:
+                return sliced, gradient.contiguous()
+        sliced = self.sliced(operands, wanted, moving, [*direction, gradient])
+        for dim in reversed(range(gradient.dim())):
+            if linear and repeated[dim]:
+                gradient = gradient.select(dim, 0)
+        return sliced, gradient
 
     def _size(self, operands: Sequence[Tensor]) -> int:
         """How many elements the result has."""

@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -15,7 +15,13 @@ from einfx.errors import MemoryLimitError
 from tests.semiring_oracle import brute_force
 
 SEMIRINGS = ("real", "log", "max_plus", "min_plus", "max_times", "max_min")
-SPECIAL = (0.0, -0.0, 1.0, math.inf, -math.inf, math.nan)
+SPECIAL = {
+    "log": (-math.inf,),
+    "max_plus": (-math.inf,),
+    "min_plus": (math.inf,),
+    "max_min": (math.inf, -math.inf),
+}
+"""Infinities over which products distribute: others are nan in one order of steps, and not in another."""
 
 
 class Case(NamedTuple):
@@ -105,14 +111,11 @@ def test_values_and_gradients_are_those_of_all_products_at_once(case: Case) -> N
 
 @CHEAP
 @given(cases(), st.data())
-def test_infinities_zeros_and_nans_come_through_as_without_a_limit(case: Case, data: st.DataObject) -> None:
+def test_infinities_zeros_and_nans_come_through(case: Case, data: st.DataObject) -> None:
+    special = (0.0, 1.0, math.nan, *SPECIAL.get(case.semiring, ()))
     for operand in case.operands:
-        special = SPECIAL[:-2] + SPECIAL[-1:] if case.semiring == "max_times" else SPECIAL
         for position in data.draw(st.lists(st.integers(0, 1 << 10), max_size=3)):
             operand.view(-1)[position % operand.numel()] = data.draw(st.sampled_from(special))
     found = _limited(case, case.operands)
-    if case.semiring == "log":
-        # numpy's sum has no rule for infinities of both signs.
-        assume(not any(bool((x == math.inf).any()) for x in case.operands))
     expected = brute_force(case.text, case.operands, case.semiring)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9, equal_nan=True)

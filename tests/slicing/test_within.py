@@ -11,6 +11,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import einfx
+from einfx.equation import Equation
+from einfx.options import Options
+from einfx.slicing.problem import Problem
 from tests.semiring_oracle import brute_force
 
 CHAIN = "ij,jk,kl->il"
@@ -253,3 +256,33 @@ def test_a_semiring_of_ones_own_keeps_the_limit() -> None:
     one = torch.autograd.grad(graded.sum(), operands)
     other = torch.autograd.grad(einfx.einsum(CHAIN, *operands, semiring=widest).sum(), operands)
     torch.testing.assert_close(one, other)
+
+
+def test_compiled_functions_keep_the_limit() -> None:
+    operands = _chain()
+
+    def function(*tensors: Tensor) -> Tensor:
+        return _limited(CHAIN, 2_000)(*tensors).sum()
+
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+    found, expected = compiled(*operands), function(*operands)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, operands), torch.autograd.grad(expected, operands))
+    torch._dynamo.reset()
+
+
+def test_gradients_of_long_chains_take_three_times_the_contraction() -> None:
+    sites = 40
+    labels = [[2 * i, 2 * i + 1, 2 * i + 2] for i in range(sites)]
+    bras = [[1000 + 2 * i, 2 * i + 1, 1000 + 2 * i + 2] for i in range(sites)]
+    inputs = [part for pair in zip(labels, bras, strict=True) for part in pair]
+    inputs = [[0, 1000], *inputs, [2 * sites, 1000 + 2 * sites]]
+    equation = Equation(tuple(map(tuple, inputs)), ())
+    shapes = [(4, 4), *[(4, 2, 4)] * (2 * sites), (4, 4)]
+    operands = [torch.empty(shape) for shape in shapes]
+    problem = Problem.of(equation, "greedy", Options.read(memory_limit="1MiB"))
+    whole = problem.sliced(operands).demand.flops
+    gradients = problem.sliced(operands, (True,) * len(operands)).demand.flops
+    assert gradients <= 3 * whole
+    second = problem.sliced(operands, (True,) * len(operands), (True,) * len(operands)).demand.flops
+    assert second <= 9 * whole
