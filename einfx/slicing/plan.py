@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..equation import Equation
-from ..errors import OperandError, PlanError
+from ..errors import MemoryLimitError, OperandError, PlanError
 from ..machine import accumulation_dtype
 from ..options import Options
 from ..plans import Shapes, linear_path, refuse_others
@@ -255,7 +255,11 @@ class SlicedPlan:
             )
         operands = plain(self.equation, self._examples())[1]
         strides = tuple(x.stride() for x in operands)
-        made = self.sliced(strides, self.memory_limit, self.dtype, self.device, wanted)
+        try:
+            made = self.sliced(strides, self.memory_limit, self.dtype, self.device, wanted)
+        except MemoryLimitError as error:
+            text = f"einsum {self.text!r}, read as {str(error).removeprefix('einsum ')}"
+            raise MemoryLimitError(text, error.needed_bytes) from None
         # Of the same path, with all values as long as they are.
         whole = program_of(self.tree, (), (), wanted, self.options)
         return replace(
