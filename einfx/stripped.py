@@ -34,7 +34,6 @@ _WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 """In what sums are made whose own dtype ends soon above 1, where operands are."""
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def einsum(
     token: Any, tensors: Sequence[Any], optimize: Any, words: tuple[Any, ...], return_argmax: bool
 ) -> tuple[Tensor, Tensor]:
@@ -50,6 +49,16 @@ def einsum(
     Raises:
         UsageError: also for an argmax, or an index pattern among the operands.
     """
+    # The marker that keeps a compiler out takes a second to import; without a compiler nobody needs it.
+    if torch.compiler.is_dynamo_compiling():
+        kept_out: tuple[Tensor, Tensor] = _uncompiled(token, tensors, optimize, words, return_argmax)
+        return kept_out
+    return _einsum(token, tensors, optimize, words, return_argmax)
+
+
+def _einsum(
+    token: Any, tensors: Sequence[Any], optimize: Any, words: tuple[Any, ...], return_argmax: bool
+) -> tuple[Tensor, Tensor]:
     if return_argmax:
         raise UsageError("return_argmax=True has no exponent to strip: leave strip_exponent out")
     for position, tensor in enumerate(tensors):
@@ -61,6 +70,9 @@ def einsum(
     if isinstance(optimize, list):
         optimize = tuple(map(tuple, optimize))
     return contract_stripped(token, tensors, optimize, read_keywords(*words))
+
+
+_uncompiled = torch._disable_dynamo(_einsum)
 
 
 def contract_stripped(
