@@ -89,11 +89,15 @@ def read_plan(text: str) -> Plan | SlicedPlan:
     return SlicedPlan.from_text(text) if '"schedule"' in text else Plan.from_text(text)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _recorded(optimize: str | Plan | SlicedPlan) -> tuple[tuple[tuple[int, ...], ...], int | None]:
     """The path of a plan, and its limit."""
     plan = read_plan(optimize) if isinstance(optimize, str) else optimize
     return plan.path, plan.memory_limit if isinstance(plan, SlicedPlan) else None
+
+
+# The mark that torch.compiler.assume_constant_result makes: that function imports a compiler, which takes
+# longer than all of einfx.
+setattr(_recorded, "_dynamo_marked_constant", True)  # noqa: B010
 
 
 def _chosen(token: Any, tensors: Sequence[Any], optimize: Any, words: Words) -> tuple[Any, Words]:
