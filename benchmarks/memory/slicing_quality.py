@@ -104,7 +104,7 @@ def _outcome(name: str, equation: Equation, shapes: Sequence[tuple[int, ...]], f
     )
     tree = optimizer.search(equation.inputs, equation.output, sizes)
     whole, largest = tree.contraction_cost(), tree.max_size()
-    tree = tree.slice(target_size=max(int(largest / fraction), 1), seed=0)
+    tree = tree.slice_and_reconfigure(target_size=max(int(largest / fraction), 1))
     between = time.perf_counter()
     limit = _bytes(equation, shapes, tree)
     middle = time.perf_counter()
