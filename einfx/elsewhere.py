@@ -193,8 +193,6 @@ def converted(
     on_host: list[bool] = []
 
     def change(value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            return [change(x) for x in value]
         if not compiling and is_array(value):
             tensor = as_tensor(value, f"{call}: operand {len(on_host)}")
             if not value.flags.writeable:
@@ -205,10 +203,14 @@ def converted(
             return value if device is None else value.to(device)
         return value
 
-    found = einsum(*[change(x) for x in (equation, *operands)], **keywords)
+    found = einsum(*[_changed(x, change) for x in (equation, *operands)], **keywords)
     if device is not None and all(on_host):
         found = tuple(x.cpu() for x in found) if isinstance(found, tuple) else found.cpu()
     return _unshared(found, readonly)
+
+
+def _changed(value: Any, change: Callable[[Any], Any]) -> Any:
+    return [_changed(x, change) for x in value] if isinstance(value, (list, tuple)) else change(value)
 
 
 def _unshared(result: Any, readonly: Sequence[Tensor]) -> Any:

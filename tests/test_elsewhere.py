@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import signal
 import subprocess
 import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +90,25 @@ def test_arrays_and_tensors_go_together_in_every_style() -> None:
         assert found.tolist() == [[3.0] * 4] * 2
     assert einfx.einsum("ij,jk->ik", a, b, semiring="max_plus").tolist() == [[2.0] * 4] * 2
     assert einfx.einsum("ij->i", a, semiring="max_plus", return_argmax=True)[1].tolist() == [[0], [0]]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_operands_and_buffers_are_let_go_at_once(fails: bool, file: Path) -> None:
+    whole = np.memmap(file, np.float32, "r", shape=FILE)
+    known = weakref.ref(whole)
+
+    def report(*numbers: int) -> None:
+        if fails and numbers[2] > 0:
+            raise KeyboardInterrupt
+
+    gc.disable()
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            einfx.einsum("ij,kj->ik", whole, torch.ones(3, FILE[1]), memory_limit="600 KiB", progress=report)
+        del whole
+        assert known() is None
+    finally:
+        gc.enable()
 
 
 def test_a_view_of_an_array_shares_its_memory_unless_that_is_not_to_be_written() -> None:

@@ -7,7 +7,7 @@ free buffers. A buffer is free again when the program frees it, or when what it 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -133,6 +133,11 @@ class Moving:
             self._free[value].append((slot, self._transfers.mark()))
             self._begin()
 
+    def close(self) -> None:
+        """Look no further ahead."""
+        self._walk.close()
+        self._next = None
+
     def _settle(self, value: int) -> None:
         for transfer in self._storing.pop(value, {}).values():
             self._transfers.wait(transfer)
@@ -155,7 +160,9 @@ class Moving:
         self._coming.setdefault(target, deque()).append(_Loaded(buffer, slot, transfer))
         self._next = next(self._walk, None)
 
-    def _loads(self, statements: Sequence[Any], sources: Mapping[int, Tensor]) -> Iterator[_Ahead]:
+    def _loads(
+        self, statements: Sequence[Any], sources: Mapping[int, Tensor]
+    ) -> Generator[_Ahead, None, None]:
         for line in statements:
             if isinstance(line, Load):
                 entry = self._walked.get(self._loop_of.get(line.target, -1), 0)

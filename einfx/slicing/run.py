@@ -73,6 +73,8 @@ def run(
         running.progress, running.stored = shown, stored or running.dtype
         if schedule.loaded or schedule.stored:
             running.move(stack.enter_context(Transfers(running.device)))
+            # Both know one another, and would keep the memory until Python looks for such rings.
+            stack.callback(running.move_nothing)
         return running.outputs()
 
 
@@ -115,6 +117,12 @@ class _Running:
         }
         sources = {value: self.operands[value] for value in self.schedule.loaded}
         self.moving = Moving(self.schedule, sources, transfers, self._slot, additions)
+
+    def move_nothing(self) -> None:
+        """Forget what loads and stores."""
+        if self.moving is not None:
+            self.moving.close()
+            self.moving = None
 
     def outputs(self) -> tuple[Tensor, ...]:
         self._run(self.schedule.statements, dict(enumerate(self.operands)), {})
