@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from .dispatch import as_written, contract, read_equation
 from .equation import Equation
@@ -72,7 +73,7 @@ def _einsum(
     return contract_stripped(token, tensors, optimize, read_keywords(*words))
 
 
-_uncompiled = torch._disable_dynamo(_einsum)
+_uncompiled = _disable_dynamo(_einsum)
 
 
 def contract_stripped(
