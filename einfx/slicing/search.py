@@ -42,6 +42,9 @@ MOST_SEARCHED = 16
 WORTH_MORE = 1.3
 """Where a path takes so many times the time that it takes without a limit, other kinds of loops are tried."""
 
+SLOWER, GUESSES = 2.0, 6
+"""An error also says which limit takes at most so many times the time without one, guessed so often."""
+
 LOWER = (1.0, 0.97, 0.93, 0.87, 0.8, 0.7)
 """Which parts of the limit are aimed at, one after the other, where buffers leave gaps in the arena."""
 
@@ -183,7 +186,7 @@ def find_schedule(
     chosen = branches[:BRANCHES]
     chosen += [x for x in sorted(branches, key=lambda x: x.plain.taken.bytes)[:2] if x not in chosen]
     best: Sliced | None = None
-    least = inf
+    least, slowest = inf, branches[0]
     for branch in chosen:
         if best is not None and branch.plain.taken.seconds >= best.demand.seconds:
             continue
@@ -194,7 +197,8 @@ def find_schedule(
             # The finest there is, whatever the limit: it may be enough, and says what would be.
             finest = branch.finest()
             exact = problem.sliced(branch.tree, finest.loops)
-            least = min(least, exact.bytes)
+            if exact.bytes < least:
+                least, slowest = exact.bytes, branch
             if exact.bytes <= problem.limit:
                 found = _aimed(problem, branch, problem.limit, finest, branch.fitted) or exact
         if found is not None and (best is None or found.demand.seconds < best.demand.seconds):
@@ -210,10 +214,34 @@ def find_schedule(
         raise MemoryLimitError(
             f"einsum {str(equation)!r} of {', '.join(str(tuple(shape)) for shape in shapes)}{gradients}: "
             f"memory_limit={limit} ({size_text(limit)}) is too little; beside its operands it needs "
-            f"{needed} bytes ({size_text(needed)}), as far as was found",
+            f"{needed} bytes ({size_text(needed)}), as far as was found{_advice(problem, slowest, needed)}",
             needed,
         )
     return problem.settled(best)
+
+
+def _advice(problem: _Problem, branch: Branch, least: int) -> str:
+    """With how much more than the least limit a path isn't much slower than without one."""
+    if branch.tree.count > MOST_SEARCHED:
+        return ""
+    whole = problem.sliced(branch.tree, Loops())
+    low, high = least, whole.bytes
+    enough, first = SLOWER * whole.demand.seconds, True
+    for _ in range(GUESSES):
+        # The least limit itself first, which may do.
+        middle = low if first else round((low * high) ** 0.5)
+        found = _within(problem, branch, middle)
+        if found is not None and found.demand.seconds <= enough:
+            high = middle
+            if first:
+                return ""
+        else:
+            low = middle
+        first = False
+    return (
+        f", and takes long with so little; from about {high} bytes ({size_text(high)}) on it takes at most "
+        f"{SLOWER:g} times as long as without a limit"
+    )
 
 
 def _within(problem: _Problem, branch: Branch, limit: int) -> Sliced | None:

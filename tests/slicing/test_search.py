@@ -148,6 +148,17 @@ def test_a_limit_just_above_the_least_has_the_longest_blocks_that_fit() -> None:
     assert found.demand.seconds < 0.2 * _found("ij,jk,kl,lm->im", shapes, needed).demand.seconds
 
 
+def test_an_error_also_says_from_which_limit_on_it_does_not_take_long() -> None:
+    shapes = [(64, 512), (512, 64), (64, 512), (512, 64)]
+    with pytest.raises(MemoryLimitError, match="takes long with so little") as caught:
+        _found("ij,jk,kl,lm->im", shapes, 1)
+    usable = int(re.findall(r"from about (\d+) bytes", str(caught.value))[0])
+    whole = _found("ij,jk,kl,lm->im", shapes, 1 << 40)
+    assert caught.value.needed_bytes is not None
+    assert caught.value.needed_bytes < usable < whole.bytes
+    assert _found("ij,jk,kl,lm->im", shapes, usable).demand.seconds <= 2.01 * whole.demand.seconds
+
+
 def test_elements_of_a_product_of_three_are_summed_in_blocks() -> None:
     shapes = [(1000, 1000)] * 3
     whole = _found("ak,ak,ak->a", shapes, 1 << 40)
