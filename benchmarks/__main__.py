@@ -1,6 +1,7 @@
 """Command line of the benchmarks."""
 
 import argparse
+import importlib.util
 import re
 import sys
 import time
@@ -70,6 +71,7 @@ def _memory(options: argparse.Namespace) -> str:
     parts = {
         "example": lambda: memory.example_section(memory.example.run()),
         "curves": lambda: _curves(options.write),
+        "slicing": _slicing,
         "disk": lambda: memory.disk_section(memory.disk.run(), memory.disk.LIMIT),
         "random": lambda: _random_equations(options),
     }
@@ -80,6 +82,12 @@ def _memory(options: argparse.Namespace) -> str:
             sections.append(part())
             print(f"{name} took {time.perf_counter() - start:.0f} s", flush=True)
     return "\n".join(sections)
+
+
+def _slicing() -> str:
+    if importlib.util.find_spec("cotengra") is None:
+        return "### Slices of networks\n\ncotengra is not installed.\n"
+    return f"### Slices of networks\n\n{memory.slicing_quality.section(memory.slicing_quality.run())}"
 
 
 def _curves(write: bool) -> str:

@@ -1,6 +1,6 @@
 """Contractions under a limit: whether their peaks stay within it, and what that costs in time."""
 
-from . import curves, disk, example, plots, random_equations
+from . import curves, disk, example, plots, random_equations, slicing_quality
 from .report import curves_section, disk_section, example_section, line, section
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "plots",
     "random_equations",
     "section",
+    "slicing_quality",
 ]

@@ -126,7 +126,7 @@ def stay_within(size: int) -> None:
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """End what takes longer, in seconds of the processor, with an error, as soon as it comes back to Python."""
+    """End what takes longer, in seconds of the processor, with an error once it comes back to Python."""
 
     def end(*_: object) -> None:
         raise TimeoutError(f"takes more than {seconds:.0f} s")
