@@ -37,7 +37,8 @@ def contract_path(
     Args:
         equation: text, as in :func:`einfx.einsum`.
         shapes: the shape of each operand, or a tensor or a NumPy array like it; an index pattern is itself.
-            Under a limit it counts how a tensor lies; shapes stand for contiguous ones.
+            Under a limit it counts how a tensor lies; shapes stand for contiguous ones. All are planned as
+            if they were where it is computed, also those in mapped files, which einsum loads in blocks.
         dtype: of the operands; by default that of the first tensor given, or float32.
         device: where it is computed; by default that of the first tensor given, or the CPU.
         optimize: as in :func:`einfx.einsum`; of a plan for other sizes the path is taken.
