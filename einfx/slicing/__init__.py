@@ -14,6 +14,9 @@ file                holds
 ``hoisting.py``     how far out loads go, where memory is left
 ``into.py``         one contraction written into a part of a buffer
 ``memory.py``       what a schedule takes, and where its buffers lie
+``skeleton.py``     the same for blocks of any lengths, quickly
+``moves.py``        which loops could help where the most memory is in use
+``fitting.py``      which loops keep one path within a limit
 ``search.py``       which path with which loops stays within a limit, and is fastest
 ``run.py``          running a schedule
 ``moving.py``       running its loads ahead of it, and its stores behind it
