@@ -25,6 +25,7 @@ from torch import Tensor
 from .dispatch import as_written, contract, read_equation
 from .errors import MemoryLimitError, OperandError, UsageError
 from .kernels.batching import has_tangents
+from .machine import accumulation_dtype
 from .operands import as_tensor, is_array, is_resident, mapped
 from .options import Options
 from .plans import size_text
@@ -99,6 +100,9 @@ def contract_anywhere(
         if (
             not plain
             or target.type not in ("cpu", "cuda")
+            # Blocks that are loaded are logarithms, in the dtype that sums are taken in.
+            or (bool(options.linear_operands) and any(there))
+            or accumulation_dtype(dtype) != dtype
             or not is_sliceable([stand_in, *operands], options)
         ):
             return _in_place(token, operands, optimize, options, return_argmax, target)
