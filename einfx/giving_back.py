@@ -1,8 +1,8 @@
 """Free memory that the allocator keeps is given back to the system before it adds up.
 
-What the C library's allocator frees stays resident for later use. Between values of different sizes much of it
-lies in gaps that nothing fits into, and a program takes twice of what its values do. Where that could come to
-be over a limit, the program asks for it to be given back, which costs less than making most tensors.
+What the C library's allocator frees stays resident for later use. Between values of different sizes much of
+it lies in gaps that nothing fits into, and a program takes twice of what its values do. Where that could come
+to be over a limit, the program asks for it to be given back, which costs less than making most tensors.
 """
 
 from __future__ import annotations

@@ -19,9 +19,15 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .contract import einsum
 from .contraction_bytes import needed_bytes, planned_bytes
+from .conv.planning.limits import within
+from .conv.symbolic.network import Network, Operand
+from .conv.symbolic.views import View
+from .equation import Equation
 from .errors import MemoryLimitError
 from .nodes import in_any_order
+from .pattern import IndexPattern
 from .rewrite import copied_graph
 from .shapes import ShapeInterpreter
 from .sources import source_line
@@ -167,8 +173,26 @@ class _Interpreter(ShapeInterpreter):
         return value
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        limit = kwargs.get("memory_limit") if target is einsum else None
+        if limit is not None and any(isinstance(x, IndexPattern) for x in args[1:]):
+            return self._limited_with_patterns(args[0], args[1:], limit)
         with self.tracker:
             return super().call_function(target, args, kwargs)
+
+    def _limited_with_patterns(self, text: str, operands: Sequence[Any], limit: int) -> Tensor:
+        """What a contraction with patterns returns, which would run block after block."""
+        equation = Equation.parse(text, [len(x.shape) for x in operands])
+        tensors = [x for x in operands if isinstance(x, Tensor)]
+        network = Network(equation, tuple(_symbol(i, x) for i, x in enumerate(operands)))
+        strided = [i for i, x in enumerate(operands) if isinstance(x, Tensor) and not x.is_contiguous()]
+        like = tensors[0]
+        found = within(network, like.dtype, like.device, limit, strided=frozenset(strided))
+        taken = found if isinstance(found, int) else found.peak_bytes
+        with self.tracker:
+            shape = equation.output_shape([x.shape for x in operands])
+            made = torch.empty(shape, dtype=like.dtype, device=like.device)
+        self.tracker.take(taken)
+        return made
 
     def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
         with self.tracker:
@@ -182,6 +206,10 @@ class _Interpreter(ShapeInterpreter):
 
     def _snapshot(self, value: Any) -> Any:
         return value
+
+
+def _symbol(position: int, operand: Any) -> Operand:
+    return operand if isinstance(operand, IndexPattern) else View(position, tuple(operand.shape))
 
 
 class _Tracker(TorchDispatchMode):

@@ -87,7 +87,8 @@ def workspace_bytes(operator: Any, arguments: Sequence[Any], result: Any) -> int
     if name in _PRODUCTS:
         half = [x for x in (*tensors, result) if x.dtype in _HALF]
         copied = [x for x in tensors if x.dim() > 1 and not _is_matrix(x)]
-        return 4 * sum(x.numel() for x in half) + sum(_bytes(x) for x in copied)
+        wide: int = 4 * sum(x.numel() for x in half)
+        return wide + sum(_bytes(x) for x in copied)
     rule = _RULES.get(name)
     return None if rule is None else rule(arguments, tensors, result)
 

@@ -72,7 +72,7 @@ def allocated_bytes(model: Callable[..., Any], *arguments: torch.Tensor) -> int:
     with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         result = model(*arguments)
     del result
-    events: list[Any] = [x for x in record.profiler.kineto_results.events() if x.name() == "[memory]"]  # type: ignore[union-attr]
+    events: list[Any] = [x for x in record.profiler.kineto_results.events() if x.name() == "[memory]"]
     now = most = 0
     for event in sorted(events, key=lambda x: x.start_ns()):
         now += event.nbytes()

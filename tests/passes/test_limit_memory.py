@@ -119,7 +119,8 @@ def test_the_limit_that_an_error_names_is_enough() -> None:
     with pytest.raises(MemoryLimitError) as caught:
         LimitMemory(memory_limit=100).apply(_traced(_chain, A, B, C))
     needed = caught.value.needed_bytes
-    assert needed is not None and 9600 + 720 <= needed < 9600 + 1680
+    assert needed is not None
+    assert 9600 + 720 <= needed < 9600 + 1680
     assert LimitMemory(memory_limit=needed).apply(_traced(_chain, A, B, C)) == 1
 
 
