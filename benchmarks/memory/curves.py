@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import opt_einsum
@@ -14,12 +15,15 @@ from torch import Tensor
 import einfx
 
 from . import alone
-from .measure import Point, available_bytes, measured, stay_within
+from .measure import Point, at_most, available_bytes, measured, stay_within
 
 __all__ = ["CURVES", "Curve", "Subject", "lattice", "run"]
 
 SPARE_BYTES = 2 << 30
 LEAST_LIMIT = 16 << 10
+SEARCH_SECONDS = 60.0
+"""What looking for limits may take, planning included."""
+
 SLOWEST = 50.0
 """Times of the unlimited contraction after which no smaller limits are tried."""
 
@@ -117,22 +121,24 @@ def contest(argument: Sequence[Any]) -> list[Point]:
 
 
 def possible(equation: str, operands: list[Tensor]) -> Iterator[int]:
-    """Limits, each a third of the one before, as far as there are plans that don't take very long."""
+    """Limits, each a quarter of the one before, as far as there are plans that don't take very long."""
     limit = einfx.contract_path(equation, *operands).peak_bytes // 2
     einfx.einsum(equation, *operands)
     unlimited = _seconds(lambda: einfx.einsum(equation, *operands))
-    while limit >= LEAST_LIMIT:
+    left = SEARCH_SECONDS
+    while limit >= LEAST_LIMIT and left > 0:
+        start = time.process_time()
         try:
-            einfx.einsum(equation, *operands, memory_limit=limit)
-        except einfx.EinfxError:
+            with at_most(left):
+                einfx.einsum(equation, *operands, memory_limit=limit)
+                taken = _seconds(partial(einfx.einsum, equation, *operands, memory_limit=limit))
+        except (einfx.EinfxError, TimeoutError):
             return
-        if (
-            _seconds(lambda limit=limit: einfx.einsum(equation, *operands, memory_limit=limit))
-            > SLOWEST * unlimited
-        ):  # type: ignore[misc]
+        if taken > SLOWEST * unlimited:
             return
         yield limit
-        limit //= 3
+        left -= time.process_time() - start
+        limit //= 4
 
 
 def _seconds(call: Callable[[], Any]) -> float:

@@ -16,7 +16,16 @@ import einfx
 from ..contests.memory import RESET, give_back, resident
 from ..timing import interleave
 
-__all__ = ["MIB", "Point", "anonymous_bytes", "available_bytes", "measured", "peak_of", "stay_within"]
+__all__ = [
+    "MIB",
+    "Point",
+    "anonymous_bytes",
+    "at_most",
+    "available_bytes",
+    "measured",
+    "peak_of",
+    "stay_within",
+]
 
 MIB = 1 << 20
 
@@ -64,7 +73,7 @@ def measured(
     expected: Any = None
     for key, call in calls.items():
         try:
-            with _at_most(MOST_SECONDS):
+            with at_most(MOST_SECONDS):
                 result = call()
             expected = result if expected is None else expected
             torch.testing.assert_close(result, expected, rtol=1e-2, atol=1e-3 * _scale(expected))
@@ -125,7 +134,7 @@ def stay_within(size: int) -> None:
 
 
 @contextmanager
-def _at_most(seconds: float) -> Iterator[None]:
+def at_most(seconds: float) -> Iterator[None]:
     """End what takes longer, in seconds of the processor, with an error once it comes back to Python."""
 
     def end(*_: object) -> None:
