@@ -100,11 +100,10 @@ def test_larger_inputs_get_a_program_of_their_own_within_the_same_limit() -> Non
     limited = einfx.optimize(_triangles, (tensor((60, 60)),), memory_limit=limit)
     assert limited.report.memory is not None
     assert limited.report.memory.cuts == ()
-    for size in (61, 200, 60, 200):
+    for size in (61, 200, 60, 120, 200):
         a = tensor((size, size), seed=size)
         assert_same(limited(a), _triangles(a))
-        # Blocks are copied for the last product, of which the plan of the contraction knows nothing.
-        assert allocated_bytes(limited, a) <= 1.25 * limit
+        assert allocated_bytes(limited, a) <= limit + SLACK
 
 
 def test_inputs_that_cannot_fit_are_refused_and_others_still_run() -> None:

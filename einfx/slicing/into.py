@@ -7,7 +7,7 @@ and then copied or added.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from math import prod
@@ -179,7 +179,8 @@ def _into(
     finish = machine_for(device).stream((2 + accumulate) * written)
     copies = len(operands) == 1 and not equation.summed and not options.linear_operands
     if copies and (not accumulate or is_real(options, dtype)):
-        return Into(equation, options, accumulate, None, False, True, 0, finish)
+        turning = 0 if accumulate else _turning_bytes(target, dtype)
+        return Into(equation, options, accumulate, None, False, True, turning, finish)
     if not is_real(options, dtype):
         step = choose_step(equation, shapes, dtype, device, options)
         workspace = _semiring_workspace(step, options) + (1 + accumulate) * written
@@ -188,15 +189,28 @@ def _into(
         return Into(equation, options, accumulate, None, False, False, workspace, seconds)
     strides = [place.strides for place in operands]
     kernel = choose_kernel(equation, shapes, dtype, device, strides=strides)
-    copied = _copied(kernel, equation, operands, target)
-    if copied is not None:
-        workspace = item_bytes(dtype) * copied
-        return Into(equation, options, accumulate, kernel, True, False, workspace, kernel.cost.seconds)
+    for way in (kernel, replace(kernel, swapped=not kernel.swapped)):
+        # Either factor may come first: it is the target that says which.
+        copied = _copied(way, equation, operands, target)
+        if copied is not None:
+            workspace = item_bytes(dtype) * copied
+            return Into(equation, options, accumulate, way, True, False, workspace, kernel.cost.seconds)
     if len(operands) == 2 and not equation.summed:
         return Into(equation, options, accumulate, kernel, False, True, 0, kernel.cost.seconds)
-    workspace = kernel.cost.workspace_bytes + written
+    workspace = kernel.cost.workspace_bytes + written + (0 if accumulate else _turning_bytes(target, dtype))
+    for place, labels, own in zip(operands, equation.inputs, kernel.presummed, strict=False):
+        # Sums lie in memory as what was summed did, and may be copied to lie otherwise.
+        rest = [n for n, label in zip(place.shape, labels, strict=True) if label not in own]
+        workspace += item_bytes(dtype) * prod(rest) if own else 0
     seconds = kernel.cost.seconds + finish
     return Into(equation, options, accumulate, kernel, False, False, workspace, seconds)
+
+
+def _turning_bytes(target: Place, dtype: torch.dtype) -> int:
+    """What torch allocates to copy a matrix into its transpose: a square of 60 x 60, of bytes 120 x 120."""
+    square = 120 if item_bytes(dtype) == 1 else 60
+    turns = len(target.shape) == 2 and prod(target.shape) >= square**2
+    return item_bytes(dtype) * square**2 if turns else 0
 
 
 def is_real(options: Options, dtype: torch.dtype) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..equation import Equation
-from ..errors import MemoryLimitError
+from ..errors import MemoryLimitError, UsageError
 from ..options import Options
 from ..progress import Choice
 from .contraction import sliced_plan
@@ -200,7 +200,16 @@ def _differentiable(
     options: Options,
     where: Elsewhere,
 ) -> list[Tensor | None]:
-    """Gradients that can be differentiated again: over real numbers contractions within the same limit."""
+    """Gradients that can be differentiated again: over real numbers contractions within the same limit.
+
+    Raises:
+        UsageError: over another semiring, where derivatives are no contractions.
+    """
+    if options.semiring.name != "real":
+        raise UsageError(
+            f"einsum {str(equation)!r}: second derivatives over {options.semiring.name!r} aren't taken of "
+            "operands that lie elsewhere; move them to where it is computed, operand.to(device), beforehand"
+        )
     return [
         _gradient(equation, operands, gradient, i, options, where) if need else None
         for i, need in enumerate(wanted)
