@@ -15,6 +15,7 @@ file                holds
 ``into.py``         one contraction written into a part of a buffer
 ``memory.py``       what a schedule takes, and where its buffers lie
 ``skeleton.py``     the same for blocks of any lengths, quickly
+``events.py``       what skeletons are made from, and what they tell
 ``moves.py``        which loops could help where the most memory is in use
 ``fitting.py``      which loops keep one path within a limit
 ``search.py``       which path with which loops stays within a limit, and is fastest

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from math import inf, log, prod
 from typing import NamedTuple
 
+from .events import Taken
 from .moves import Loops, Move, moves, origins
 from .schedule import Contract
-from .skeleton import Skeleton, Taken
+from .skeleton import Skeleton
 from .tree import ContractionTree, Cut
 
 __all__ = ["Branch", "State"]

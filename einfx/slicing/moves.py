@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from .events import Held
 from .schedule import Adjoint, Contract, Load, Loop, Schedule, Statement
-from .skeleton import Held
 from .tree import ContractionTree, Cut
 
 __all__ = ["Loops", "Move", "moves", "origins"]

@@ -19,13 +19,14 @@ from ..errors import MemoryLimitError
 from ..options import REAL, Options
 from ..plans import size_text
 from .derivatives import derivative
+from .events import Works
 from .fitting import Branch, State
 from .hoisting import place_within
 from .loads import HERE, Remote, loaded_options, place
 from .memory import Demand, arena, demand
 from .moves import Loops
 from .schedule import Schedule
-from .skeleton import Skeleton, Works
+from .skeleton import Skeleton
 from .tree import ContractionTree, Cut, schedule
 
 __all__ = ["Sliced", "find_schedule"]
@@ -91,7 +92,7 @@ class _Problem:
     strides: tuple[tuple[int, ...], ...] | None
     moving: tuple[bool, ...] = ()
     remote: Remote = HERE
-    works: Works = field(default_factory=dict)
+    works: Works = field(default_factory=Works)
 
     def program(
         self, tree: ContractionTree, loops: Loops, marked: bool = False

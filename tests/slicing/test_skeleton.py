@@ -7,8 +7,9 @@ import torch
 
 from einfx.options import Options
 from einfx.slicing.adjoint import adjoint
+from einfx.slicing.events import Works
 from einfx.slicing.memory import demand
-from einfx.slicing.skeleton import Skeleton, Works
+from einfx.slicing.skeleton import Skeleton
 from einfx.slicing.tree import schedule
 from tests.slicing.networks import network
 
@@ -19,7 +20,7 @@ from tests.slicing.networks import network
 def test_it_takes_what_the_schedule_takes(seed: int, gradients: bool, name: str) -> None:
     _, tree, cuts, operands = network(seed)
     options = Options.read(name)
-    works: Works = {}
+    works = Works()
     for extra in (0, 1, 2):
         chosen = [cut._replace(block=min(cut.block + extra, tree.sizes[cut.label])) for cut in cuts]
         whole, marked = schedule(tree, chosen), schedule(tree, chosen, marked=True)
