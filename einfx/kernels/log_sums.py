@@ -19,13 +19,13 @@ from ..semiring import get
 from . import log_native
 from .boolean import positive_product
 from .log_operands import Operands, finished
-from .log_options import LogOptions, blocks, cuts, sizes_of
+from .log_options import LogOptions, Sizes, blocks, cuts, sizes_of
 from .log_precision import as_given
 from .log_rescue import Rescued, rescue, suits_native
 from .log_scaling import top
 from .log_terms import has_sign, logarithms, sums_of_terms
 
-__all__ = ["SMALL", "Kept", "block_sums", "is_small", "keeps", "log_sums"]
+__all__ = ["SMALL", "Kept", "block_sums", "is_small", "keeps", "log_sums", "whole_bytes"]
 
 SMALL = 1 << 15
 """Up to so many terms, all of them at once are as fast as a product, and exact."""
@@ -57,6 +57,25 @@ def is_small(a: Tensor, b: Tensor, budget_bytes: int) -> bool:
     count = a.numel() * b.shape[2]
     # Terms, their exponentials, shares and what they're multiplied by, in float64.
     return count == 0 or (count <= SMALL and 48 * count <= budget_bytes)
+
+
+def whole_bytes(sizes: Sizes, itemsize: int, *, gradients: bool) -> int:
+    """The budget with which a product is taken at once, and not cut into blocks.
+
+    Args:
+        sizes: batch, rows, depth and columns.
+        itemsize: bytes of an element.
+        gradients: whether for the gradients of both operands.
+
+    Example:
+        >>> whole_bytes((1, 100, 100, 100), 4, gradients=False)
+        560000
+    """
+    batch, rows, depth, columns = sizes
+    weights = (4, 4, 4) if gradients else ELEMENTS
+    elements = rows * depth * weights[0] + depth * columns * weights[1] + rows * columns * weights[2]
+    terms = batch * rows * depth * columns
+    return max(2 * itemsize * batch * elements, 48 * terms if terms <= SMALL else 0)
 
 
 def keeps(a: Tensor, b: Tensor, budget_bytes: int) -> bool:

@@ -13,6 +13,7 @@ file                holds
 ``loads.py``        where blocks of what lies elsewhere are loaded and stored
 ``hoisting.py``     how far out loads go, where memory is left
 ``into.py``         one contraction written into a part of a buffer
+``budget.py``       what a kernel over a semiring may take for one block
 ``memory.py``       what a schedule takes, and where its buffers lie
 ``skeleton.py``     the same for blocks of any lengths, quickly
 ``events.py``       what skeletons are made from, and what they tell

@@ -23,6 +23,7 @@ from ..machine import item_bytes, machine_for
 from ..options import REAL, Options
 from ..program import call
 from ..semiring_cost import SemiringKernel, choose_step
+from .budget import kernel_budget
 
 __all__ = ["Into", "Place", "Scratch", "into", "is_real"]
 
@@ -30,9 +31,6 @@ Sizes = tuple[int, ...]
 
 Scratch = Callable[[Sequence[int]], Tensor]
 """Gives memory for a tensor of a shape, until the contraction is done."""
-
-_SEMIRING_WORKSPACE = 32 << 20
-"""What a kernel over a semiring takes at most, where the limit leaves it as much."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +181,8 @@ def _into(
         return Into(equation, options, accumulate, None, False, True, turning, finish)
     if not is_real(options, dtype):
         step = choose_step(equation, shapes, dtype, device, options)
-        workspace = _semiring_workspace(step, options) + (1 + accumulate) * written
+        sizes = equation.sizes(shapes)
+        workspace = kernel_budget(step, sizes, options, dtype, gradients=False) + (1 + accumulate) * written
         workspace += item_bytes(dtype) * _arranged(step, equation, operands)
         seconds = step.cost.seconds + finish
         return Into(equation, options, accumulate, None, False, False, workspace, seconds)
@@ -217,14 +216,6 @@ def is_real(options: Options, dtype: torch.dtype) -> bool:
     """Whether it is the contraction that torch's products of matrices compute."""
     usual = options.semiring.name == "real" and not options.semiring.zero_annihilates
     return usual and (dtype.is_floating_point or dtype.is_complex)
-
-
-def _semiring_workspace(step: SemiringKernel, options: Options) -> int:
-    """What a kernel over a semiring takes beside its result and what it arranges."""
-    if step.name == "matmul" and options.semiring.name == "boolean":
-        # Operands and result as float32.
-        return 4 * step.cost.workspace_bytes
-    return min(step.cost.workspace_bytes, _SEMIRING_WORKSPACE)
 
 
 def _aligned(tensor: Tensor, labels: Sequence[int], output: Sequence[int]) -> Tensor:

@@ -23,13 +23,11 @@ from ..kernels.steps import contract_step
 from ..machine import item_bytes
 from ..options import Options
 from ..semiring_cost import SemiringKernel, choose_step
+from .budget import kernel_budget
 from .schedule import Adjoint, Schedule
 from .work import Work, line_options
 
 __all__ = ["LocalGradients", "sums_in_blocks"]
-
-MOST_BYTES = 32 << 20
-"""What a kernel over a semiring takes at most, where the limit leaves it as much."""
 
 
 def sums_in_blocks(options: Options) -> bool:
@@ -52,6 +50,7 @@ class LocalGradients:
         equation: the contraction of the block.
         options: over which semiring.
         step: what computes it.
+        budget_bytes: what a kernel may take.
         terms: of how many terms each sum of the block is.
         whole_terms: of how many terms each whole sum is.
     """
@@ -59,6 +58,7 @@ class LocalGradients:
     equation: Equation
     options: Options
     step: SemiringKernel
+    budget_bytes: int
     terms: int
     whole_terms: int
 
@@ -88,12 +88,9 @@ class LocalGradients:
         terms = prod(sizes[label] for label in equation.summed)
         there = {label for value in line.operands for label in labels[value]}
         whole = prod(schedule.sizes[label] for label in there.difference(labels[line.gradient]))
-        return cls(equation, own, choose_step(equation, shapes, dtype, device, own), terms, whole)
-
-    @property
-    def budget_bytes(self) -> int:
-        """What a kernel may take."""
-        return min(self.step.cost.workspace_bytes, MOST_BYTES)
+        step = choose_step(equation, shapes, dtype, device, own)
+        budget = kernel_budget(step, sizes, own, dtype, gradients=True)
+        return cls(equation, own, step, budget, terms, whole)
 
     @property
     def by_shares(self) -> bool:
