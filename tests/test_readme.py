@@ -59,7 +59,9 @@ def test_the_commands_that_plan_run(line: str) -> None:
     assert main(shlex.split(line)[3:]) == 0
 
 
-@pytest.mark.parametrize("title", ["Larger than memory", "Over other semirings", "Convolutions as contractions"])
+@pytest.mark.parametrize(
+    "title", ["Larger than memory", "Over other semirings", "Convolutions as contractions"]
+)
 def test_the_examples_of_a_section_print_what_stands_below_them(
     title: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
