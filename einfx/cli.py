@@ -89,6 +89,9 @@ def _parser() -> _Parser:
         "--torchscript", type=Path, metavar="OUT.pt", help="save the optimised model as TorchScript"
     )
     optimize.add_argument("--json", type=Path, metavar="OUT.json", help="save the report and the comparison")
+    optimize.add_argument(
+        "--memory-limit", metavar="BYTES", help="such as 512MiB: keep it within that"
+    )
     optimize.set_defaults(command=_optimize)
 
     plan = commands.add_parser("plan", help="show in which order a contraction is computed")
@@ -145,7 +148,9 @@ def _optimize(options: argparse.Namespace) -> int:
             )
     model, inputs = _made_by(options.factory)
     try:
-        comparison = compare(model, inputs, torchscript=options.torchscript)
+        comparison = compare(
+            model, inputs, torchscript=options.torchscript, memory_limit=options.memory_limit
+        )
     except (EinfxError, ModelError) as error:
         raise UsageError(f"{options.factory}: {error}") from error
     print(describe(comparison))

@@ -114,10 +114,10 @@ def _split(node: fx.Node, contraction: Contraction) -> bool:
 
 def _check_scriptable(node: fx.Node, options: Options) -> None:
     name, gradient = options.semiring.name, options.grad_of_neg_inf
-    if name not in SCRIPTABLE:
-        reason = f"there are TorchScript functions for {', '.join(sorted(SCRIPTABLE))}, but none for {name!r}"
-    elif options.is_limited:
+    if options.is_limited:
         reason = "block_size and memory_limit aren't kept in TorchScript; leave them out"
+    elif name not in SCRIPTABLE:
+        reason = f"there are TorchScript functions for {', '.join(sorted(SCRIPTABLE))}, but none for {name!r}"
     elif gradient not in ("nan", "uniform") and not 0 <= float(gradient) < math.inf:
         reason = f"in TorchScript grad_of_neg_inf is nan, 'uniform' or a number from 0 up, not {gradient}"
     else:

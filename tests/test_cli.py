@@ -142,6 +142,12 @@ def test_optimize_compares_the_model_with_the_original(
     assert torch.jit.load(str(script))(torch.ones(2, 20)).shape == (2, 20)
 
 
+def test_optimize_keeps_a_model_within_a_limit(model_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["optimize", f"{model_file}:chain", "--memory-limit", "1 MiB"]) == 0
+    assert "memory:" in capsys.readouterr().out
+    assert "memory_limit=1 " in complaint(capsys, "optimize", f"{model_file}:chain", "--memory-limit", "1")
+
+
 def test_optimize_takes_a_single_tensor_for_the_example_inputs(
     model_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

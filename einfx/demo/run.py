@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils._pytree import tree_leaves
 
 import einfx
+from einfx.options import bytes_of
 
 from .equality import difference, in_double, own_copies, tolerance
 from .measure import median_seconds
@@ -75,6 +77,7 @@ def compare(
     inputs: tuple[Any, ...],
     *,
     torchscript: Path | None = None,
+    memory_limit: int | str | None = None,
     seconds: float | None = None,
 ) -> Comparison:
     """Optimise a model and compare the result with it: times, float64 values, a script in a fresh process.
@@ -85,6 +88,7 @@ def compare(
         model: a module or a function.
         inputs: its example arguments.
         torchscript: a file for the TorchScript form, in the model's own dtype.
+        memory_limit: as in :func:`einfx.optimize`; in float64 it is as many times larger as the inputs are.
         seconds: how long to measure times; ``MEASURE_SECONDS`` if not given.
 
     Raises:
@@ -92,7 +96,7 @@ def compare(
         ModelError: the original itself fails on the inputs.
     """
     start = time.perf_counter()
-    optimized = einfx.optimize(model, inputs)
+    optimized = einfx.optimize(model, inputs, memory_limit=memory_limit)
     seconds_to_optimize = time.perf_counter() - start
 
     original = copy.deepcopy(model) if isinstance(model, nn.Module) else model
@@ -105,6 +109,8 @@ def compare(
     reference = in_double(model) if isinstance(model, nn.Module) else model
     expected = _call_original(reference, own_copies(doubles))
     exact = in_double(optimized)
+    if memory_limit is not None:
+        exact = einfx.optimize(reference, doubles, memory_limit=bytes_of(memory_limit) * _growth(inputs))
     float64_difference = difference(_seeded(exact, own_copies(doubles)), expected)
 
     script_difference, problem = None, None
@@ -127,6 +133,12 @@ def compare(
         script_difference=script_difference,
         script_problem=problem,
     )
+
+
+def _growth(inputs: tuple[Any, ...]) -> int:
+    """How many times larger floating-point inputs are in float64."""
+    items = [x.itemsize for x in tree_leaves(inputs) if isinstance(x, torch.Tensor) and x.is_floating_point()]
+    return 8 // min(items, default=8)
 
 
 class ModelError(RuntimeError):
@@ -232,6 +244,8 @@ def describe(comparison: Comparison) -> str:
         f"optimised in {comparison.seconds_to_optimize:.2f} s; rewrites: {rewrites or 'none'}",
         f"float64 beside the original: {_equality(comparison.float64_difference, comparison.allowed)}",
     ]
+    if report.memory is not None:
+        lines += ["memory:", *(f"  {line}" for line in report.memory.lines())]
     if comparison.script_difference is None:
         lines.append(f"TorchScript: not scripted ({comparison.script_problem})")
     else:

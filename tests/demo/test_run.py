@@ -55,3 +55,14 @@ def test_the_fresh_process_has_no_einfx(tmp_path: Path) -> None:
     assert torch.equal(run_in_fresh_process(file, (torch.ones(3),)), torch.full((3,), 2.0))
     with pytest.raises(RuntimeError, match="reloaded program failed"):
         run_in_fresh_process(tmp_path / "absent.pt", ())
+
+
+def test_a_model_within_a_limit_is_compared_within_one() -> None:
+    def triangles(a: Tensor) -> Tensor:
+        return torch.einsum("ij,jk,ki->", a, a, a)
+
+    found = compare(triangles, (torch.randn(60, 60),), memory_limit="8 KiB", seconds=0.01)
+    assert found.numbers_equal
+    assert found.report.memory is not None
+    assert found.report.memory.bytes_after <= 8192
+    assert found.report.memory.cuts
