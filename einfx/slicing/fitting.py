@@ -7,7 +7,7 @@ weighed against one another within the limit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf, log, prod
 from typing import NamedTuple
 
@@ -24,6 +24,15 @@ ROUNDS = 60
 
 MOST_PAIRED = 5
 """Up to so many loops, blocks of one are lengthened while those of another are shortened."""
+
+LONG, LONG_ROUNDS = 16, 12
+"""A network of more operands is long: then fewer rounds look for the finest loops."""
+
+MOST_CUT = 4
+"""So many labels are tried first at a moment where there are many operands."""
+
+MOST_BALANCED, SWEEPS = 8, 4
+"""The blocks of more loops of a long network are lengthened in turn, so many times at most."""
 
 MOST_HOISTED = 16
 """Of so many values is asked whether they could be computed once."""
@@ -49,6 +58,7 @@ class Branch:
         self, tree: ContractionTree, program: Callable[[Loops], Skeleton], moving: Sequence[bool] = ()
     ) -> None:
         self.tree, self.program, self.moving = tree, program, moving
+        self.long = tree.count > LONG
         self.skeletons: dict[object, Skeleton] = {}
         self.known: dict[tuple[Loops, float], Taken] = {}
         self.plain = self.state(Loops(), inf)
@@ -101,26 +111,59 @@ class Branch:
 
         This takes more time than loops where they are needed, but there's always one more that helps.
         """
+        return self._everywhere(start, limit, False)
+
+    def spaced(self, start: State, limit: float) -> State:
+        """The same, found in another way that takes less time where there are many operands.
+
+        Fewer labels are tried at a moment, unless none of them helps, and loops over a single block too:
+        these help gradients, as what is made in one is made again for them instead of being kept.
+        """
+        return self._everywhere(start, limit, True)
+
+    def _everywhere(self, start: State, limit: float, spaced: bool) -> State:
         again, last = tuple(sorted(self.tree.children)), _last(self.tree)
         current = self.state(start.loops._replace(repeated=again), limit)
         for _ in range(ROUNDS):
             if current.taken.over <= 0:
                 break
-            loops, found = current.loops, dict[Move, None]()
-            skeleton = self.skeleton(loops)
-            for buffer in skeleton.held([cut.block for cut in loops.cuts], current.taken.moment)[:3]:
-                for label in buffer.whole:
-                    cut = Cut(last[label], label, self.tree.sizes[label])
-                    found[Move(Loops((cut, *loops.cuts), again), 0)] = None
-                for number in buffer.cut:
-                    if loops.cuts[number].block > 1:
-                        found[Move(loops, number)] = None
-            tried = [state for move in found for state in self._refined(current, move, limit)]
-            best = self._chosen(current, tried)
+            best = None
+            for most in (MOST_CUT, len(last)) if spaced else (len(last),):
+                offered = self._outermost(current, last, most, spaced)
+                tried = [state for move in offered for state in self._refined(current, move, limit, spaced)]
+                best = self._chosen(current, tried)
+                if best is not None:
+                    break
             if best is None:
                 break
             current = best
         return self._hoisted(current, limit)
+
+    def _outermost(self, state: State, last: Mapping[int, int], most: int, spaced: bool) -> list[Move]:
+        """Loops around everything over so many of the labels of what is in use at the moment of the most."""
+        loops, found = state.loops, dict[Move, None]()
+        skeleton = self.skeleton(loops)
+        held = skeleton.held([cut.block for cut in loops.cuts], state.taken.moment)
+        less: dict[int, float] = {}
+        for buffer in held:
+            for label in buffer.whole:
+                less[label] = less.get(label, 0.0) + buffer.bytes * (1 - 1 / self.tree.sizes[label])
+        large = held[:3]
+        if spaced:
+            # What gradients keep of a chain is as large at every step: not its first ones only are looked at.
+            large = [x for x in held if 2 * x.bytes >= held[0].bytes]
+            large = [large[len(large) * i // 4] for i in range(4)] if len(large) > 4 else held[:4]
+        worth = dict.fromkeys(x for buffer in large for x in buffer.whole)
+        chosen = sorted(worth, key=lambda x: -less[x])[:most]
+        for buffer in large:
+            for label in buffer.whole:
+                if label in chosen:
+                    cut = Cut(last[label], label, self.tree.sizes[label])
+                    found[Move(Loops((cut, *loops.cuts), loops.repeated), 0)] = None
+            for number in buffer.cut:
+                if loops.cuts[number].block > 1:
+                    found[Move(loops, number)] = None
+        return list(found)
 
     def _hoisted(self, current: State, limit: float) -> State:
         """The same with values computed once that were computed again and again, where they fit."""
@@ -148,12 +191,18 @@ class Branch:
             return min(fitting, key=lambda x: x.taken.seconds)
         return max(better, key=lambda x: _gain(before, x), default=None)
 
-    def _refined(self, before: State, move: Move, limit: float) -> Iterator[State]:
-        """A change, with blocks of several lengths."""
+    def _refined(self, before: State, move: Move, limit: float, whole: bool = False) -> Iterator[State]:
+        """A change, with blocks of several lengths; with a single one too, if asked for."""
         if move.cut < 0:
             yield self.state(move.loops, limit)
             return
         longest = move.loops.cuts[move.cut].block
+        if whole:
+            single = self.state(move.loops, limit)
+            if single.taken.over < before.taken.over:
+                yield single
+            if single.taken.over <= 0:
+                return
         finest = self.state(_with_block(move.loops, move.cut, 1), limit)
         if finest.taken.over >= before.taken.over:
             return
@@ -185,7 +234,7 @@ class Branch:
     def finest(self) -> State:
         """The path with loops over single elements wherever one takes less for it."""
         current = self.state(Loops(), 1.0)
-        for _ in range(2 * ROUNDS):
+        for _ in range(LONG_ROUNDS if self.long else 2 * ROUNDS):
             tried = []
             for move in self.moves(current):
                 loops = move.loops if move.cut < 0 else _with_block(move.loops, move.cut, 1)
@@ -201,6 +250,8 @@ class Branch:
     def balanced(self, start: State, limit: float) -> State:
         """The same loops with the blocks that take the least time within a limit; those of one block go."""
         current = start
+        if self.long and len(start.loops.cuts) > MOST_BALANCED:
+            return self._evened(start, limit)
         for _ in range(ROUNDS):
             tried = [self.state(loops, limit) for loops in _balances(self.tree, current.loops)]
             fitting = [x for x in tried if x.taken.over <= 0]
@@ -208,6 +259,27 @@ class Branch:
             if best.taken.seconds >= current.taken.seconds * (1 - 1e-4):
                 break
             current = best
+        return current
+
+    def _evened(self, start: State, limit: float) -> State:
+        """The same of many loops, one loop after the other."""
+        current = start
+        for _ in range(SWEEPS):
+            before, position = current, 0
+            while position < len(current.loops.cuts):
+                cuts = current.loops.cuts
+                cut, size = cuts[position], self.tree.sizes[cuts[position].label]
+                tried = [_with_block(current.loops, position, x) for x in _lengths(cut.block, size, up=True)]
+                if cut.block >= size:
+                    tried = [current.loops._replace(cuts=cuts[:position] + cuts[position + 1 :])]
+                states = [self.state(loops, limit) for loops in tried]
+                fitting = [x for x in states if x.taken.over <= 0]
+                best = min(fitting, key=lambda x: x.taken.seconds, default=current)
+                if best.taken.seconds < current.taken.seconds:
+                    current = best
+                position += len(current.loops.cuts) == len(cuts)
+            if current.taken.seconds >= before.taken.seconds * (1 - 1e-2):
+                break
         return current
 
 

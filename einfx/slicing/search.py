@@ -40,6 +40,9 @@ BRANCHES = 6
 MOST_SEARCHED = 16
 """Up to so many operands loops are looked for wherever they help; beyond only where they help everything."""
 
+MOST_GRADIENTS = 32
+"""Of gradients of more operands, loops are looked for in the way that takes less time only."""
+
 WORTH_MORE = 1.3
 """Where a path takes so many times the time that it takes without a limit, other kinds of loops are tried."""
 
@@ -251,9 +254,13 @@ def _within(problem: _Problem, branch: Branch, limit: int) -> Sliced | None:
     if branch.tree.count <= MOST_SEARCHED or branch.plain.taken.bytes <= limit:
         found = _aimed(problem, branch, limit, branch.plain, branch.fitted)
     if found is None or found.demand.seconds > WORTH_MORE * branch.plain.taken.seconds:
-        other = _aimed(problem, branch, limit, branch.plain, branch.everywhere)
-        if found is None or (other is not None and other.demand.seconds < found.demand.seconds):
-            found = other
+        searches = [branch.everywhere, branch.spaced][: 1 + branch.long]
+        if any(problem.wanted) and branch.tree.count > MOST_GRADIENTS:
+            searches = [branch.spaced]
+        for search in searches:
+            other = _aimed(problem, branch, limit, branch.plain, search)
+            if found is None or (other is not None and other.demand.seconds < found.demand.seconds):
+                found = other
     return found
 
 
