@@ -36,9 +36,7 @@ def is_sliceable(tensors: Sequence[Tensor], options: Options) -> bool:
     limited = options.memory_limit is not None and options.block_size is None
     followed = sums_in_blocks(options) or not tracked(*tensors)
     first = tensors[0]
-    converted = (
-        first.dtype in _HALF and first.device.type in ("cpu", "meta") and not options.linear_operands
-    )
+    converted = first.dtype in _HALF and first.device.type in ("cpu", "meta") and not options.linear_operands
     return limited and (first.dtype in _DTYPES or converted) and followed
 
 
