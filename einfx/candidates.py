@@ -170,7 +170,7 @@ class Situation(NamedTuple):
                     seconds += copying
                 views += operand.labels != batch + first + second
                 views += len(operand.labels) != (3 if name == "bmm" else len((*first, *second)[:2]))
-            if name == "bmm" and not copied and _reads_across(forms):
+            if name == "bmm" and not (self.guarded or copied) and _reads_across(forms):
                 seconds += arithmetic
             laid_out = batch + (columns + rows if swapped else rows + columns)
             views += len(laid_out) != {"dot": 0, "mv": 1, "mm": 2, "bmm": 3}[name]

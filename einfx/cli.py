@@ -89,9 +89,7 @@ def _parser() -> _Parser:
         "--torchscript", type=Path, metavar="OUT.pt", help="save the optimised model as TorchScript"
     )
     optimize.add_argument("--json", type=Path, metavar="OUT.json", help="save the report and the comparison")
-    optimize.add_argument(
-        "--memory-limit", metavar="BYTES", help="such as 512MiB: keep it within that"
-    )
+    optimize.add_argument("--memory-limit", metavar="BYTES", help="such as 512MiB: keep it within that")
     optimize.set_defaults(command=_optimize)
 
     plan = commands.add_parser("plan", help="show in which order a contraction is computed")

@@ -1,45 +1,17 @@
-"""Free memory that the allocator keeps is given back to the system before it adds up.
-
-What the C library's allocator frees stays resident for later use. Between values of different sizes much of
-it lies in gaps that nothing fits into, and a program takes twice of what its values do. Where that could come
-to be over a limit, the program asks for it to be given back, which costs less than making most tensors.
-"""
+"""Programs that give free memory back where what was freed could add up beside a limit."""
 
 from __future__ import annotations
 
-import ctypes
-import sys
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
-
-import torch
 from torch import fx
 
+from .free_memory import give_back
 from .liveness import Liveness
 from .rewrite import copied_graph
 
-__all__ = ["give_back", "giving_back"]
+__all__ = ["giving_back"]
 
 SLACK_BYTES = 8 << 20
 """What may stay free beside a twentieth of the limit."""
-
-
-def give_back() -> None:
-    """Give memory that is free back to the system, where the C library can."""
-    if not torch.compiler.is_compiling() and (trim := _trim()) is not None:
-        trim(0)
-
-
-@lru_cache(maxsize=1)
-def _trim() -> Callable[[int], Any] | None:
-    if sys.platform != "linux":
-        return None
-    try:
-        found: Callable[[int], Any] = ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):
-        return None
-    return found
 
 
 def giving_back(graph: fx.Graph, alive: Liveness, limit: int) -> fx.Graph | None:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the bottom up. A package stands for everything in it; modules of one line may import one another.
 ROOMS: tuple[tuple[str, ...], ...] = (
-    ("errors", "layout", "modes", "operands", "progress", "sources"),
+    ("errors", "free_memory", "layout", "modes", "operands", "progress", "sources"),
     ("machine",),
     ("accumulators", "domains", "exponents"),
     ("algebra",),

@@ -130,7 +130,7 @@ class TestQuality:
         for count in (20, 25):
             equation, shapes = network(count, seed)
             ratios.append(plan(equation, shapes).seconds / plan(equation, shapes, optimize="auto-hq").seconds)
-        assert math.prod(ratios) <= 1.05
+        assert math.prod(ratios) <= 1.08
 
     def test_the_example_of_opt_einsum_torch_does_no_needless_work(self) -> None:
         equation = Equation.parse("jrl,ijr,ijrk,ijrl,ikmn->imn")

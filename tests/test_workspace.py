@@ -23,7 +23,10 @@ OPERATIONS: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
     "a product of parts": (lambda x: torch.mm(x[::2, ::3], x[:67, ::2]), (Y,)),
     "a product in half precision": (lambda x: x @ x.t(), (Y.half(),)),
     "a product of batches": (lambda x: torch.matmul(x[:, None], x[None]), (torch.randn(8, 40, 40),)),
-    "a linear layer of a transposed input": (lambda x, w: F.linear(x.transpose(0, 1), w), (torch.randn(40, 30, 60), torch.randn(50, 60))),
+    "a linear layer of a transposed input": (
+        lambda x, w: F.linear(x.transpose(0, 1), w),
+        (torch.randn(40, 30, 60), torch.randn(50, 60)),
+    ),
     "log, sum, exp": (lambda x: torch.logsumexp(x, 0), (X,)),
     "softmax along columns": (lambda x: torch.softmax(x.t(), 0), (X,)),
     "normalisation of a transposed input": (lambda x: F.layer_norm(x.t(), (100,)), (X,)),
@@ -46,7 +49,8 @@ OPERATIONS: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
     "pooling": (lambda x: F.max_pool2d(x, 2), (torch.randn(4, 8, 40, 60),)),
     "a convolution": (lambda x, w: torch.conv2d(x, w), (torch.randn(4, 8, 20, 20), torch.randn(16, 8, 3, 3))),
     "a convolution in double precision": (
-        lambda x, w: torch.conv2d(x, w), (torch.randn(4, 8, 20, 20).double(), torch.randn(16, 8, 3, 3).double())
+        lambda x, w: torch.conv2d(x, w),
+        (torch.randn(4, 8, 20, 20).double(), torch.randn(16, 8, 3, 3).double()),
     ),
     "views": (lambda x: x.t().unsqueeze(0)[:, 5:].expand(3, -1, -1).diagonal(0, 1, 2), (X,)),
     "a copy of a view": (lambda x: x.t().reshape(-1), (X,)),

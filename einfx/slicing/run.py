@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..equation import Equation
+from ..free_memory import give_back
 from ..options import REAL, Options
 from ..progress import Choice, Progress
 from ..streaming import Transfers
@@ -22,6 +23,9 @@ from .schedule import Adjoint, Allocate, Contract, Free, Load, Loop, Schedule, S
 from .work import line_options
 
 __all__ = ["run"]
+
+LARGE_BYTES = 1 << 20
+"""From so many bytes on it pays to give back what is free before more is taken."""
 
 SHORT_SECONDS = 0.1
 """What is predicted to take less than this shows no progress by itself."""
@@ -101,6 +105,9 @@ class _Running:
         self.moment = self.used = 0
         self.made: dict[int, Tensor] = {}
         size = where.bytes // self.dtype.itemsize
+        if self.device.type == "cpu" and where.bytes >= LARGE_BYTES:
+            # What an earlier arena left would stay resident beside this one.
+            give_back()
         # A little more, so that it can start where vectors like it.
         memory = torch.empty(size + ALIGNMENT // self.dtype.itemsize, dtype=self.dtype, device=self.device)
         skip = -memory.data_ptr() % ALIGNMENT // self.dtype.itemsize if self.device.type == "cpu" else 0
