@@ -13,12 +13,11 @@ from .dispatch import as_written
 from .equation import Equation
 from .errors import MemoryLimitError, OperandError
 from .given_plans import read_plan
-from .layout import contiguous_strides
 from .operands import as_tensor, is_array
 from .options import read_keywords
 from .pattern import IndexPattern, taker_of
 from .planning import plan
-from .slicing import is_sliceable, letters_of, plan_of_slices, plan_within
+from .slicing import examples_like, is_sliceable, letters_of, plan_of_slices, plan_within
 
 __all__ = ["contract_path"]
 
@@ -88,15 +87,7 @@ def contract_path(
     parsed = Equation.parse(equation, [len(s) for s in sizes])
     parsed.sizes(sizes)
     kind = torch.device(device).type
-    operands = [
-        torch.empty_strided(
-            size,
-            x.stride() if isinstance(x, Tensor) else contiguous_strides(size),
-            dtype=dtype,
-            device="meta",
-        )
-        for x, size in zip(shapes, sizes, strict=True)
-    ]
+    operands = examples_like(shapes, sizes, dtype)
     letters = letters_of(equation, parsed)
     if options.memory_limit is None:
         limited = replace(options, memory_limit=0)

@@ -14,13 +14,12 @@ from .dispatch import as_written, contract
 from .equation import Equation
 from .errors import MemoryLimitError, OperandError, UsageError
 from .given_plans import UNBOUNDED, given_plan
-from .layout import contiguous_strides
 from .options import Options
 from .pattern import IndexPattern, taker_of
 from .planning import plan
 from .plans import Plan, Step
 from .semiring_dispatch import contract_over
-from .slicing import SlicedPlan, is_sliceable, letters_of, plan_within
+from .slicing import SlicedPlan, examples_like, is_sliceable, letters_of, plan_within
 from .stripped import contract_stripped
 
 __all__ = ["Expression", "contract_expression"]
@@ -215,15 +214,7 @@ def contract_expression(
     parsed.sizes(sizes)
     dtype, device = dtype or torch.float32, torch.device(device or "cpu")
     words = Options.read(semiring, **options)
-    examples = [
-        torch.empty_strided(
-            size,
-            x.stride() if isinstance(x, Tensor) else contiguous_strides(size),
-            dtype=dtype,
-            device="meta",
-        )
-        for x, size in zip(given, sizes, strict=True)
-    ]
+    examples = examples_like(given, sizes, dtype)
     ahead = () if strip_exponent else tuple(known)
     planned = _planned(equation, parsed, examples, device.type, optimize, words, ahead)
     return Expression(planned, known, strip_exponent)

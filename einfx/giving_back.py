@@ -26,6 +26,7 @@ def giving_back(graph: fx.Graph, alive: Liveness, limit: int) -> fx.Graph | None
         None where none is needed.
 
     Example:
+        >>> import torch
         >>> from einfx.liveness import liveness
         >>> traced = fx.symbolic_trace(lambda x: x.exp().sin().cos().sum())
         >>> alive = liveness(traced, (torch.empty(1 << 23),))

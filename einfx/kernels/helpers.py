@@ -253,7 +253,8 @@ def _rounds_products(a: Tensor) -> bool:
 def _recorded_multiply_sum(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
     """:func:`_blocked_multiply_sum`, with gradients of its own where autograd alone records it."""
     plain = torch._C._functorch.maybe_current_level() is None and torch._C._get_tracing_state() is None
-    if not (plain and torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)):
+    recorded = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
+    if not (plain and recorded and a.dtype == b.dtype):
         return _blocked_multiply_sum(a, b, dims)
     from .product_sum import product_sum  # which lowers gradients to these helpers
 

@@ -38,18 +38,20 @@ file                holds
 ``streamed.py``     the same for operands that lie elsewhere
 ``operators.py``    the same as operators, for torch.compile
 ``third.py``        derivatives beyond the second
+``one_gradient.py`` the gradient of one operand as a contraction of the others
 ==================  ==================================================================================
 """
 
 from .contraction import is_sliceable
 from .derivatives import is_linear
 from .plan import SlicedPlan
-from .planned import letters_of, plan_of_slices, plan_within
+from .planned import examples_like, letters_of, plan_of_slices, plan_within
 from .within import contract_within
 
 __all__ = [
     "SlicedPlan",
     "contract_within",
+    "examples_like",
     "is_linear",
     "is_sliceable",
     "letters_of",

@@ -39,7 +39,7 @@ def found_fields(made: Sliced, kept: Sequence[int], options: Options) -> dict[st
     return {
         "steps": tuple(tuple(step) for step in made.tree.path),
         "cuts": tuple((cut.value, kept[cut.label], cut.block) for cut in made.cuts),
-        "repeated": tuple(sorted(getattr(made, "repeated", ()))),
+        "repeated": tuple(sorted(made.repeated)),
         "schedule": made.schedule,
         "flops": count_flops(made.schedule, options),
         "peak_bytes": made.bytes,

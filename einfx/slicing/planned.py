@@ -27,7 +27,26 @@ from .plan_parts import algebra_of, demand_of, examples, found_fields, has_gradi
 from .search import Sliced
 from .tree import ContractionTree, Cut, schedule
 
-__all__ = ["letters_of", "plan_of_slices", "plan_within"]
+__all__ = ["examples_like", "letters_of", "plan_of_slices", "plan_within"]
+
+
+def examples_like(given: Sequence[Any], sizes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> list[Tensor]:
+    """Tensors without data which lie as given tensors do; what is given as a shape is contiguous.
+
+    Args:
+        given: tensors, or shapes.
+        sizes: their shapes.
+        dtype: of the tensors returned.
+
+    Example:
+        >>> [x.stride() for x in examples_like((torch.ones(3, 2).T, (2, 3)), ((2, 3), (2, 3)), torch.float64)]
+        [(1, 2), (3, 1)]
+    """
+    strides = [
+        x.stride() if isinstance(x, Tensor) else contiguous_strides(size)
+        for x, size in zip(given, sizes, strict=True)
+    ]
+    return examples(tuple(sizes), tuple(strides), dtype)
 
 
 def plan_within(

@@ -22,6 +22,7 @@ from ..progress import Choice
 from .contraction import sliced_plan
 from .derivatives import is_linear
 from .loads import Remote
+from .one_gradient import one_gradient
 from .plain import plain
 from .run import run
 from .schedule import Load
@@ -210,29 +211,12 @@ def _differentiable(
             f"einsum {str(equation)!r}: second derivatives over {options.semiring.name!r} aren't taken of "
             "operands that lie elsewhere; move them to where it is computed, operand.to(device), beforehand"
         )
+
+    def contract(target: Equation, factors: list[Tensor], others: list[int]) -> Tensor:
+        remote = where.result, *(where.operands[i] for i in others)
+        return contract_elsewhere(target, factors, "auto", options, where._replace(operands=remote))
+
     return [
-        _gradient(equation, operands, gradient, i, options, where) if need else None
+        one_gradient(equation, operands, gradient, i, contract).to(operands[i].device) if need else None
         for i, need in enumerate(wanted)
     ]
-
-
-def _gradient(
-    equation: Equation,
-    operands: Sequence[Tensor],
-    gradient: Tensor,
-    position: int,
-    options: Options,
-    where: Elsewhere,
-) -> Tensor:
-    """The gradient of one operand over real numbers: a contraction of the others."""
-    others = [i for i in range(len(operands)) if i != position]
-    inputs = (equation.output, *(equation.inputs[i] for i in others))
-    there = {label for labels in inputs for label in labels}
-    mine, whole = equation.inputs[position], operands[position].shape
-    target = Equation(inputs, tuple(label for label in mine if label in there))
-    factors = [gradient, *(operands[i].conj() for i in others)]
-    remote = where.result, *(where.operands[i] for i in others)
-    part = contract_elsewhere(target, factors, "auto", options, where._replace(operands=remote))
-    # Along what the operand has for itself alone its gradient is the same.
-    shape = [size if label in there else 1 for label, size in zip(mine, whole, strict=True)]
-    return part.to(operands[position].device).reshape(shape).expand(whole)

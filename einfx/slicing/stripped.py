@@ -15,6 +15,7 @@ from ..exponents import largest
 from ..options import Options
 from ..plans import size_text
 from .contraction import sliced_plan
+from .one_gradient import one_gradient
 from .plain import plain
 from .search import Sliced
 from .stripped_run import near_one, run_stripped, scale
@@ -191,22 +192,12 @@ def _differentiable(
         along = (gradient.conj() * mantissa).sum().real
         share = (of_exponent.to(along.dtype) / math.log(10) - along) / places.sum()
         gradient = gradient + share * mantissa * places
-    found: list[Tensor | None] = []
-    for position, (own, operand) in enumerate(zip(equation.inputs, operands, strict=True)):
-        if not wanted[position]:
-            found.append(None)
-            continue
-        others = [i for i in range(len(operands)) if i != position]
-        inputs = (equation.output, *(equation.inputs[i] for i in others))
-        there = {label for labels in inputs for label in labels}
-        part, power = contract_stripped_within(
-            Equation(inputs, tuple(label for label in own if label in there)),
-            [gradient, *(operands[i].conj() for i in others)],
-            "auto",
-            options,
-        )
-        factor = (10 ** (power - exponent)).to(part.abs().dtype)
-        # Along what the operand has for itself alone its gradient is the same.
-        shape = [n if label in there else 1 for label, n in zip(own, operand.shape, strict=True)]
-        found.append((part * factor).reshape(shape).expand(operand.shape))
-    return found
+
+    def contract(target: Equation, factors: list[Tensor], _: list[int]) -> Tensor:
+        part, power = contract_stripped_within(target, factors, "auto", options)
+        return part * (10 ** (power - exponent)).to(part.abs().dtype)
+
+    return [
+        one_gradient(equation, operands, gradient, i, contract) if need else None
+        for i, need in enumerate(wanted)
+    ]

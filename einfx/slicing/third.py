@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from ..equation import Equation
 from ..planning import plan
 from ..semiring_program import SemiringProgram
+from .one_gradient import one_gradient
 from .problem import Problem
 
 __all__ = ["recorded_gradients", "second_by_contractions", "tangent_by_contractions"]
@@ -69,6 +69,10 @@ def second_by_contractions(
     count = sum(moving)
     given, operands = iter(rest[:count]), rest[count:]
     direction = [next(given) if moves else None for moves in moving]
+
+    def within(target: Equation, factors: list[Tensor], _: list[int]) -> Tensor:
+        return contract(target, factors, "auto", problem.options)
+
     found = []
     for position, want in enumerate(wanted):
         if not want:
@@ -77,33 +81,9 @@ def second_by_contractions(
         for other, tangent in enumerate(direction):
             if other != position and tangent is not None:
                 changed = [tangent if i == other else x for i, x in enumerate(operands)]
-                total = total + _gradient(problem, changed, gradient, position, contract)
+                total = total + one_gradient(problem.equation, changed, gradient, position, within)
         found.append(total)
     return tuple(found)
-
-
-def _gradient(
-    problem: Problem,
-    operands: Sequence[Tensor],
-    gradient: Tensor,
-    position: int,
-    contract: Callable[..., Any],
-) -> Tensor:
-    """The gradient of one operand: a contraction of the others."""
-    equation = problem.equation
-    others = [i for i in range(len(operands)) if i != position]
-    inputs = (equation.output, *(equation.inputs[i] for i in others))
-    there = {label for labels in inputs for label in labels}
-    mine, whole = equation.inputs[position], operands[position].shape
-    part: Tensor = contract(
-        Equation(inputs, tuple(label for label in mine if label in there)),
-        [gradient, *(operands[i].conj() for i in others)],
-        "auto",
-        problem.options,
-    )
-    # Along what the operand has for itself alone its gradient is the same.
-    shape = [size if label in there else 1 for label, size in zip(mine, whole, strict=True)]
-    return part.reshape(shape).expand(whole)
 
 
 def recorded_gradients(

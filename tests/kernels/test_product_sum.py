@@ -94,3 +94,13 @@ def test_gradients_of_small_operands_are_never_as_large_as_the_product() -> None
     with Watch():
         result.sum().backward()
     assert max(sizes) < large / 10
+
+
+def test_operands_of_two_dtypes_have_gradients_of_their_own_dtypes() -> None:
+    a = torch.randn(2000, 1, 60, requires_grad=True)
+    b = torch.randn(50, 60, dtype=torch.float64, requires_grad=True)
+    found = torch.autograd.grad(multiply_sum(a, b, [-1]).sum(), (a, b))
+    expected = torch.autograd.grad((a * b).sum(-1).sum(), (a, b))
+    assert [x.dtype for x in found] == [torch.float32, torch.float64]
+    for ours, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, wanted)
