@@ -17,8 +17,8 @@ from .options import Options
 from .planning import plan
 from .plans import Plan
 from .slicing import is_sliceable
-from .slicing.contraction import sliced_plan
-from .slicing.plain import plain
+from .slicing.plans.contraction import sliced_plan
+from .slicing.schedules.plain import plain
 
 __all__ = ["Bounded", "bounded", "gradient_bytes", "least_bytes", "needed_bytes", "planned_bytes"]
 

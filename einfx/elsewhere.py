@@ -32,7 +32,7 @@ from .plans import size_text
 from .progress import Choice
 from .semiring_dispatch import contract_over, promoted, sees_numbers
 from .slicing import is_sliceable
-from .slicing.streamed import Elsewhere, contract_elsewhere
+from .slicing.autograd.streamed import Elsewhere, contract_elsewhere
 from .streaming import PIECE_BYTES, pieces
 
 __all__ = ["contract_anywhere", "converted", "is_elsewhere", "needs_conversion"]

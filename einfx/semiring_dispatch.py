@@ -19,7 +19,7 @@ from .planning import plan
 from .semiring_program import SemiringProgram
 from .shifted_log import ShiftedLog
 from .slicing import contract_within, is_linear, is_sliceable
-from .slicing.operators import contract_captured, is_an_operator
+from .slicing.autograd.operators import contract_captured, is_an_operator
 
 __all__ = ["contract_over", "prepared", "promoted", "sees_numbers"]
 

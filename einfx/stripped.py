@@ -27,7 +27,7 @@ from .planning import plan
 from .plans import size_text
 from .semiring_dispatch import contract_over, prepared
 from .slicing import is_sliceable
-from .slicing.stripped import contract_stripped_within
+from .slicing.autograd.stripped import contract_stripped_within
 
 __all__ = ["contract_stripped", "einsum"]
 

@@ -74,7 +74,7 @@ def test_a_plan_runs_again_in_another_process(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(plan.to_text())
     torch.save([*operands, plan.jobs(2)[1].to_text()], tmp_path / "operands.pt")
     program = (
-        "import einfx, torch; from einfx.slicing.jobs import Job; from pathlib import Path\n"
+        "import einfx, torch; from einfx.slicing.plans.jobs import Job; from pathlib import Path\n"
         "*operands, job = torch.load('operands.pt')\n"
         f"whole = einfx.einsum({CHAIN!r}, *operands, optimize=Path('plan.json').read_text())\n"
         "torch.save((whole, Job.from_text(job).run(*operands)), 'results.pt')"
@@ -209,8 +209,8 @@ def test_expressions_of_a_plan_search_no_more(monkeypatch: pytest.MonkeyPatch) -
     def searched(*_: Any, **__: Any) -> None:
         raise AssertionError("a plan that is there is not searched for")
 
-    monkeypatch.setattr("einfx.slicing.contraction.find_schedule", searched)
-    monkeypatch.setattr("einfx.slicing.contraction.find_paths", searched)
+    monkeypatch.setattr("einfx.slicing.plans.contraction.find_schedule", searched)
+    monkeypatch.setattr("einfx.slicing.plans.contraction.find_paths", searched)
     torch.testing.assert_close(expression(*operands), torch.linalg.multi_dot(operands))
 
 

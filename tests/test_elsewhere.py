@@ -25,7 +25,7 @@ import einfx
 from einfx.elsewhere import contract_anywhere
 from einfx.errors import OperandError, UsageError
 from einfx.operands import is_resident, mapped
-from einfx.slicing.run import run
+from einfx.slicing.running.run import run
 
 FILE = (1100, 600)  # 2.5 MiB of float32
 

@@ -86,6 +86,9 @@ ROOMS: tuple[tuple[str, ...], ...] = (
 )
 HEIGHT = {name: height for height, names in enumerate(ROOMS) for name in names}
 
+# The packages of a package whose order matters too, from the bottom up.
+FLOORS = {"slicing": ("schedules", "running", "search", "plans", "autograd")}
+
 
 def _modules() -> dict[str, Path]:
     """Every module of einfx by its full name, passes under the name they are installed with."""
@@ -157,3 +160,15 @@ def test_relative_imports_resolve_from_modules_and_from_packages() -> None:
         (4, "einfx.planning"),
     ]
     assert list(imports("einfx.passes", "from ..rewrite import Pass")) == [(1, "einfx.rewrite")]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.count(".") > 1 and room(name) in FLOORS])
+def test_lower_floors_of_a_room_never_import_upper_ones(module: str) -> None:
+    _, own, floor, *_ = module.split(".")
+    for line, imported in imports(module, MODULES[module].read_text()):
+        _, other, *rest = imported.split(".")
+        if other == own:
+            where = f"{MODULES[module].relative_to(ROOT)}:{line}"
+            order = FLOORS[own]
+            assert rest, f"{where} imports the package that it is in"
+            assert order.index(rest[0]) <= order.index(floor), f"{where} imports {imported}"

@@ -16,8 +16,8 @@ from torch.overrides import TorchFunctionMode
 from einfx import streaming
 from einfx.equation import Equation
 from einfx.options import Options
-from einfx.slicing.run import run
-from einfx.slicing.streamed import Elsewhere, contract_elsewhere
+from einfx.slicing.autograd.streamed import Elsewhere, contract_elsewhere
+from einfx.slicing.running.run import run
 from einfx.streaming import pieces
 
 CPU = torch.device("cpu")

@@ -15,9 +15,9 @@ import torch
 
 from einfx.equation import Equation
 from einfx.paths import find_paths, linear_to_ssa
-from einfx.slicing.memory import demand
-from einfx.slicing.search import find_schedule
-from einfx.slicing.tree import ContractionTree, Cut, schedule
+from einfx.slicing.running.memory import demand
+from einfx.slicing.schedules.tree import ContractionTree, Cut, schedule
+from einfx.slicing.search.find_schedule import find_schedule
 
 __all__ = ["NETWORKS", "Outcome", "lattice", "regular", "run", "section"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from einfx.equation import Equation
-from einfx.slicing.tree import ContractionTree, Cut
+from einfx.slicing.schedules.tree import ContractionTree, Cut
 
 __all__ = ["Network", "network"]
 

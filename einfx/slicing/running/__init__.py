@@ -1,0 +1,16 @@
+"""What lines of a schedule take, and running them.
+
+======================  ====================================================================================
+file                    holds
+======================  ====================================================================================
+``work.py``             what a line is, to who weighs or runs it
+``into.py``             one contraction written into a part of a buffer
+``gradients.py``        what a line of gradients does: they are passed on from a contraction to its operands
+``local_gradients.py``  the same over semirings, block by block
+``budget.py``           what a kernel over a semiring may take for one block
+``memory.py``           what a schedule takes, and where its buffers lie
+``run.py``              running a schedule
+``moving.py``           running its loads ahead of it, and its stores behind it
+``stripped.py``         running it with every buffer beside a power of two
+======================  ====================================================================================
+"""

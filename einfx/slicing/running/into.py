@@ -1,0 +1,333 @@
+"""One contraction written into a part of a buffer that is there already, and what that takes beside it.
+
+Products of matrices go straight into the buffer where BLAS can write there; everything else is computed apart
+and then copied or added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ...cost import Kernel, choose_kernel
+from ...equation import Equation
+from ...kernels.real import emit_kernel
+from ...kernels.steps import contract_step
+from ...machine import item_bytes, machine_for
+from ...options import REAL, Options
+from ...program import call
+from ...semiring_cost import SemiringKernel, choose_step
+from .budget import kernel_budget
+
+__all__ = ["Into", "Place", "Scratch", "into", "is_real"]
+
+Sizes = tuple[int, ...]
+
+Scratch = Callable[[Sequence[int]], Tensor]
+"""Gives memory for a tensor of a shape, until the contraction is done."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The shape and the strides of a tensor or a part of one."""
+
+    shape: Sizes
+    strides: Sizes
+
+
+@dataclass(frozen=True)
+class Into:
+    """How a contraction is written into a buffer.
+
+    Args:
+        equation: the contraction.
+        options: over which semiring.
+        accumulate: whether it is added to what the buffer holds.
+        kernel: what computes it over real numbers; None over another semiring.
+        matrices: whether it is one product of matrices that BLAS writes into the buffer.
+        elementwise: whether it is one product of elements, or a copy, that is written there.
+        workspace_bytes: what it takes meanwhile: of products of matrices what ``scratch`` gives, of all
+            others what torch allocates.
+        seconds: predicted time.
+    """
+
+    equation: Equation
+    options: Options
+    accumulate: bool
+    kernel: Kernel | None
+    matrices: bool
+    elementwise: bool
+    workspace_bytes: int
+    seconds: float
+
+    def run(self, operands: Sequence[Tensor], target: Tensor, scratch: Scratch) -> None:
+        """Contract.
+
+        Args:
+            operands: what to contract.
+            target: where to.
+            scratch: gives memory meanwhile.
+        """
+        if self.matrices:
+            self._multiply(operands, target, scratch)
+            return
+        if self.elementwise:
+            self._multiply_elements(operands, target)
+            return
+        if self.kernel is None:
+            result = contract_step(
+                self.equation, operands, self.options.unlimited(), budget_bytes=self.workspace_bytes
+            )
+            if self.accumulate:
+                result = self.options.semiring.add(target, result)
+            target.copy_(result)
+            return
+        shapes = [tuple(x.shape) for x in operands]
+        result = emit_kernel(call, self.kernel, self.equation, operands, shapes, guarded=False)
+        if self.accumulate:
+            target.add_(result)
+        else:
+            target.copy_(result)
+
+    def _multiply_elements(self, operands: Sequence[Tensor], target: Tensor) -> None:
+        labels, output = self.equation.inputs, self.equation.output
+        first, *rest = (_aligned(x, own, output) for x, own in zip(operands, labels, strict=True))
+        if not rest:
+            target.add_(first) if self.accumulate else target.copy_(first)
+        elif self.accumulate:
+            target.addcmul_(first, rest[0])
+        else:
+            torch.mul(first, rest[0], out=target)
+
+    def _multiply(self, operands: Sequence[Tensor], target: Tensor, scratch: Scratch) -> None:
+        kernel = self.kernel
+        assert kernel is not None
+        (first, second), (rows, columns) = operands, (kernel.rows, kernel.columns)
+        labels = list(self.equation.inputs)
+        if kernel.swapped:
+            first, second, rows, columns = second, first, columns, rows
+            labels.reverse()
+        left = _matrix(first, labels[0], (kernel.batch, rows, kernel.summed), scratch)
+        right = _matrix(second, labels[1], (kernel.batch, kernel.summed, columns), scratch)
+        out = _grouped(target, self.equation.output, (kernel.batch, rows, columns))
+        if kernel.batch and out.shape[2] == 1 and out.shape[1] > 1 and out.stride(1) == 1:
+            # BLAS multiplies a row by a matrix up to four times as fast as the matrix by a column.
+            left, right, out = _as_row(right), left.mT, _as_row(out)
+        if kernel.batch:
+            torch.baddbmm(out, left, right, beta=int(self.accumulate), out=out)
+        else:
+            torch.addmm(out[0], left[0], right[0], beta=int(self.accumulate), out=out[0])
+
+
+def into(
+    equation: Equation,
+    operands: Sequence[Place],
+    target: Place,
+    accumulate: bool,
+    dtype: torch.dtype,
+    device: str,
+    options: Options = REAL,
+) -> Into:
+    """Choose how a contraction is written into a buffer.
+
+    Args:
+        equation: the contraction, of one or two operands, or over a semiring of more.
+        operands: where the operands lie.
+        target: where the result goes.
+        accumulate: whether it is added to what is there.
+        dtype: of all of them.
+        device: where they are.
+        options: over which semiring.
+
+    Example:
+        >>> square = Place((64, 64), (64, 1))
+        >>> equation = Equation.parse("ij,jk->ik")
+        >>> how = into(equation, (square, square), square, True, torch.float32, "cpu")
+        >>> how.matrices, how.workspace_bytes
+        (True, 0)
+        >>> x, out = torch.eye(64), torch.ones(64, 64)
+        >>> how.run((x, x), out, torch.empty)
+        >>> bool((out == 1 + x).all())
+        True
+    """
+    threads = torch.get_num_threads()
+    return _into(equation, tuple(operands), target, accumulate, dtype, device, options, threads)
+
+
+@lru_cache(maxsize=65536)
+def _into(
+    equation: Equation,
+    operands: tuple[Place, ...],
+    target: Place,
+    accumulate: bool,
+    dtype: torch.dtype,
+    device: str,
+    options: Options,
+    threads: int,
+) -> Into:
+    shapes = [place.shape for place in operands]
+    written = item_bytes(dtype) * prod(target.shape)
+    # The result apart, then once more through memory.
+    finish = machine_for(device).stream((2 + accumulate) * written)
+    copies = len(operands) == 1 and not equation.summed and not options.linear_operands
+    if copies and (not accumulate or is_real(options, dtype)):
+        turning = 0 if accumulate else _turning_bytes(target, dtype)
+        return Into(equation, options, accumulate, None, False, True, turning, finish)
+    if not is_real(options, dtype):
+        step = choose_step(equation, shapes, dtype, device, options)
+        sizes = equation.sizes(shapes)
+        workspace = kernel_budget(step, sizes, options, dtype, gradients=False) + (1 + accumulate) * written
+        workspace += item_bytes(dtype) * _arranged(step, equation, operands)
+        seconds = step.cost.seconds + finish
+        return Into(equation, options, accumulate, None, False, False, workspace, seconds)
+    strides = [place.strides for place in operands]
+    kernel = choose_kernel(equation, shapes, dtype, device, strides=strides)
+    for way in (kernel, replace(kernel, swapped=not kernel.swapped)):
+        # Either factor may come first: it is the target that says which.
+        copied = _copied(way, equation, operands, target)
+        if copied is not None:
+            workspace = item_bytes(dtype) * copied
+            return Into(equation, options, accumulate, way, True, False, workspace, kernel.cost.seconds)
+    if len(operands) == 2 and not equation.summed:
+        return Into(equation, options, accumulate, kernel, False, True, 0, kernel.cost.seconds)
+    workspace = kernel.cost.workspace_bytes + written + (0 if accumulate else _turning_bytes(target, dtype))
+    for place, labels, own in zip(operands, equation.inputs, kernel.presummed, strict=False):
+        # Sums lie in memory as what was summed did, and may be copied to lie otherwise.
+        rest = [n for n, label in zip(place.shape, labels, strict=True) if label not in own]
+        workspace += item_bytes(dtype) * prod(rest) if own else 0
+    seconds = kernel.cost.seconds + finish
+    return Into(equation, options, accumulate, kernel, False, False, workspace, seconds)
+
+
+def _turning_bytes(target: Place, dtype: torch.dtype) -> int:
+    """What torch allocates to copy a matrix into its transpose: a square of 60 x 60, of bytes 120 x 120."""
+    square = 120 if item_bytes(dtype) == 1 else 60
+    turns = len(target.shape) == 2 and prod(target.shape) >= square**2
+    return item_bytes(dtype) * square**2 if turns else 0
+
+
+def is_real(options: Options, dtype: torch.dtype) -> bool:
+    """Whether it is the contraction that torch's products of matrices compute."""
+    usual = options.semiring.name == "real" and not options.semiring.zero_annihilates
+    return usual and (dtype.is_floating_point or dtype.is_complex)
+
+
+def _aligned(tensor: Tensor, labels: Sequence[int], output: Sequence[int]) -> Tensor:
+    """A view with a dimension for each label of the output, of size 1 where the tensor lacks it."""
+    ordered = tensor.permute([labels.index(label) for label in output if label in labels])
+    for dim, label in enumerate(output):
+        if label not in labels:
+            ordered = ordered.unsqueeze(dim)
+    return ordered
+
+
+def _arranged(step: SemiringKernel, equation: Equation, operands: Sequence[Place]) -> int:
+    """The elements of operands that are copied to be matrices for a semiring's own product of these."""
+    if step.name != "matmul":
+        return 0
+    forms = ((step.batch, step.rows, step.summed), (step.batch, step.summed, step.columns))
+    elements = 0
+    for place, labels, groups in zip(operands, equation.inputs, forms, strict=True):
+        order = [label for group in groups for label in group]
+        if len({*labels}) < len(labels) or len(order) < len(labels) or _merged(place, labels, groups) is None:
+            elements += prod(place.shape)
+    return elements
+
+
+def _copied(kernel: Kernel, equation: Equation, operands: Sequence[Place], target: Place) -> int | None:
+    """The elements that are copied for a product of matrices; None where it isn't one for BLAS."""
+    if kernel.name not in ("mm", "bmm", "mv", "dot") or any(kernel.presummed) or any(kernel.narrowed):
+        return None
+    sizes = equation.sizes([place.shape for place in operands])
+    used = {*kernel.batch, *kernel.rows, *kernel.columns, *kernel.summed}
+    if any(size != 1 and label not in used for label, size in sizes.items()):
+        return None
+    batch, rows, columns, summed = kernel.batch, kernel.rows, kernel.columns, kernel.summed
+    for labels, wanted in zip(
+        equation.inputs, ((*batch, *rows, *summed), (*batch, *summed, *columns)), strict=True
+    ):
+        if len({*labels}) < len(labels) or not {*wanted} <= {*labels}:
+            return None
+    if kernel.swapped:
+        rows, columns = columns, rows
+    merged = _merged(target, equation.output, (batch, rows, columns))
+    if merged is None or not _writable(merged):
+        return None
+    elements = 0
+    for place, labels, groups in zip(
+        operands,
+        equation.inputs,
+        ((kernel.batch, kernel.rows, kernel.summed), (kernel.batch, kernel.summed, kernel.columns)),
+        strict=True,
+    ):
+        seen = _merged(place, labels, groups)
+        if seen is None or not _readable(seen):
+            elements += prod(place.shape)
+    return elements
+
+
+def _merged(place: Place, labels: Sequence[int], groups: Sequence[Sequence[int]]) -> Place | None:
+    """A tensor with one dimension for each group of labels, if it is a view."""
+    shape, strides = [], []
+    where = {label: dim for dim, label in enumerate(labels)}
+    for group in groups:
+        dims = [where[label] for label in group if label in where and place.shape[where[label]] != 1]
+        for outer, inner in pairwise(dims):
+            if place.strides[outer] != place.strides[inner] * place.shape[inner]:
+                return None
+        shape.append(prod([place.shape[dim] for dim in dims]))
+        strides.append(place.strides[dims[-1]] if dims else 1)
+    return Place(tuple(shape), tuple(strides))
+
+
+def _readable(place: Place) -> bool:
+    """Whether BLAS reads a batch of matrices as it lies."""
+    (_, rows, columns), (_, down, across) = place.shape, place.strides
+    return (
+        (across == 1 and down >= max(columns, 1))
+        or (down == 1 and across >= max(rows, 1))
+        or 1 in (rows, columns)
+    )
+
+
+def _writable(place: Place) -> bool:
+    """Whether BLAS writes a batch of matrices where they are to be."""
+    (_, rows, columns), (_, down, across) = place.shape, place.strides
+    return (across == 1 or columns == 1) and (down >= max(columns, 1) or rows == 1)
+
+
+def _grouped(tensor: Tensor, labels: Sequence[int], groups: Sequence[Sequence[int]]) -> Tensor:
+    """A view of a tensor with one dimension for each group of labels."""
+    order = [label for group in groups for label in group if label in labels]
+    unit = [label for label in labels if label not in order]
+    where = {label: dim for dim, label in enumerate(labels)}
+    shape = [prod([tensor.shape[where[label]] for label in group if label in where]) for group in groups]
+    return tensor.permute([where[label] for label in (*order, *unit)]).view(shape)
+
+
+def _as_row(column: Tensor) -> Tensor:
+    """A batch of columns as one of rows."""
+    return column.squeeze(2).unsqueeze(1)
+
+
+def _matrix(
+    tensor: Tensor, labels: Sequence[int], groups: Sequence[Sequence[int]], scratch: Scratch
+) -> Tensor:
+    """A tensor as a batch of matrices; copied where it doesn't lie as BLAS reads it."""
+    place = Place(tuple(tensor.shape), tuple(tensor.stride()))
+    merged = _merged(place, labels, groups)
+    if merged is not None and _readable(merged):
+        return _grouped(tensor, labels, groups)
+    order = [label for group in groups for label in group]
+    unit = [label for label in labels if label not in order]
+    where = {label: dim for dim, label in enumerate(labels)}
+    arranged = tensor.permute([where[label] for label in (*order, *unit)])
+    copy = scratch(arranged.shape)
+    copy.copy_(arranged)
+    return copy.view([prod([tensor.shape[where[label]] for label in group]) for group in groups])

@@ -1,0 +1,82 @@
+"""One contraction into a part of a buffer: what it computes, and what it allocates meanwhile."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from einfx.equation import Equation
+from einfx.slicing.running.into import Place, into
+
+
+def _place(tensor: Tensor) -> Place:
+    return Place(tuple(tensor.shape), tuple(tensor.stride()))
+
+
+def _laid_out(shape: list[int], pick: random.Random) -> Tensor:
+    """A tensor whose dimensions lie in memory in some order, a part of a larger one or not."""
+    order = list(range(len(shape)))
+    pick.shuffle(order)
+    extra = pick.choice((0, 1))
+    made = torch.randn([shape[i] + extra for i in order], dtype=torch.float64)
+    for dim, i in enumerate(order):
+        made = made.narrow(dim, 0, shape[i])
+    return made.permute([order.index(i) for i in range(len(shape))])
+
+
+def _allocated(work: Callable[[], None]) -> int:
+    """The most bytes that were allocated at a time."""
+    now = most = 0
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        work()
+    for event in sorted(watched.profiler.kineto_results.events(), key=lambda x: x.start_ns()):
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    return most
+
+
+CONTRACTIONS = (
+    "ij,jk->ik ij,jk->ki ij,ki->jk ji,ik->kj ij,j->i bij,bj->bi bij,bi->jb bij,bjk->kbi "
+    "ij,ij->i ij,ij->j ij->ji ij->j bij->jib ij,ij->ji i,j->ji bij,bi->j bij,jb->"
+).split()
+
+
+@pytest.mark.parametrize("text", CONTRACTIONS)
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_it_writes_what_einsum_gives_and_takes_no_more_than_it_says(text: str, accumulate: bool) -> None:
+    pick = random.Random(text)
+    sizes = dict(zip("bijk", (5, 64, 72, 80), strict=True))
+    equation = Equation.parse(text)
+    inputs, output = text.split("->")
+    for _ in range(4):
+        operands = [_laid_out([sizes[x] for x in labels], pick) for labels in inputs.split(",")]
+        target = _laid_out([sizes[x] for x in output], pick)
+        expected = torch.einsum(text, *operands) + (target if accumulate else 0)
+        how = into(equation, [_place(x) for x in operands], _place(target), accumulate, torch.float64, "cpu")
+
+        def scratch(shape: object) -> Tensor:
+            return torch.empty(tuple(shape), dtype=torch.float64)  # type: ignore[arg-type]
+
+        how.run(operands, target, scratch)
+        torch.testing.assert_close(target, expected)
+        if not accumulate:
+            work = partial(how.run, operands, target, scratch)
+            # BLAS takes vectors that lie in steps one after the other, each copied.
+            assert _allocated(work) <= how.workspace_bytes + 8 * (sizes["j"] + sizes["k"])
+            torch.testing.assert_close(target, expected)
+
+
+def test_products_are_written_whichever_way_their_target_lies() -> None:
+    equation = Equation.parse("ij,ki->jk")
+    square = Place((64, 64), (64, 1))
+    for target in (square, Place((64, 64), (1, 64))):
+        how = into(equation, (square, square), target, False, torch.float64, "cpu")
+        assert how.matrices
+        assert how.workspace_bytes == 0

@@ -1,0 +1,141 @@
+"""What lies elsewhere is loaded and stored in blocks, and the result is the same."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from einfx.options import REAL, Options
+from einfx.slicing.running.memory import Demand, arena, demand
+from einfx.slicing.running.run import run
+from einfx.slicing.schedules.adjoint import adjoint
+from einfx.slicing.schedules.loads import Remote, depths, place
+from einfx.slicing.schedules.schedule import Schedule
+from einfx.slicing.schedules.tree import schedule
+from tests.slicing.networks import network
+
+SEMIRINGS = ("real", "log", "max_plus")
+
+
+def _anywhere(pick: random.Random, made: Schedule) -> Schedule:
+    """The schedule with some of its operands and outputs elsewhere, loaded and stored at some depth."""
+    remote = Remote(
+        tuple(pick.random() < 0.6 for _ in range(made.count)),
+        tuple(pick.random() < 0.5 for _ in made.outputs),
+        pick.random() < 0.5,
+    )
+    chosen = {value: pick.choice(others) for value, others in depths(made, remote).items()}
+    return place(made, remote, chosen)
+
+
+def _ran(
+    made: Schedule, operands: Sequence[Tensor], options: Options = REAL
+) -> tuple[tuple[Tensor, ...], Demand]:
+    found = demand(made, operands[0].dtype, "cpu", options, [x.stride() for x in operands])
+    return run(made, operands, found, options), found
+
+
+@pytest.mark.parametrize("name", SEMIRINGS)
+@pytest.mark.parametrize("seed", range(50))
+def test_loads_and_stores_change_no_number(seed: int, name: str) -> None:
+    _, tree, cuts, operands = network(seed)
+    pick, options = random.Random(seed), Options.read(name)
+    whole = schedule(tree, cuts)
+    (expected,), _ = _ran(whole, operands, options)
+    made = _anywhere(pick, whole)
+    assert Schedule.from_text(made.to_text()) == made
+    (result,), _ = _ran(made, operands, options)
+    torch.testing.assert_close(result, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", SEMIRINGS)
+@pytest.mark.parametrize("seed", range(50))
+def test_gradients_are_loaded_and_stored_too(seed: int, name: str) -> None:
+    _, tree, cuts, operands = network(seed)
+    pick, options = random.Random(seed), Options.read(name)
+    forward = schedule(tree, cuts)
+    (result,), _ = _ran(forward, operands, options)
+    gradient = torch.randn_like(result)
+    real = name == "real"
+    consumed = options.semiring.selective
+    back = adjoint(forward, [True] * len(operands), needs_results=not real, consumed=consumed)
+    given = [*operands, gradient.clone(), *([] if real else [result])]
+    expected, _ = _ran(back, given, options)
+    made = _anywhere(pick, back)
+    given[len(operands)] = gradient
+    found, _ = _ran(made, given, options)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(0, 48, 4))
+def test_buffers_take_what_was_predicted(seed: int) -> None:
+    _, tree, cuts, operands = network(seed)
+    made = _anywhere(random.Random(seed), schedule(tree, cuts))
+    _, found = _ran(made, operands)
+    most = max(moment.bytes for moment in found.moments)
+    assert found.peak_bytes == most
+    assert arena(found.intervals).bytes <= 2 * most + 64 * len(found.intervals)
+
+
+class _Moody:
+    """Copies some blocks at once, and others only when somebody waits for them or for a later one."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.pick = random.Random(0)
+        self.late: list[tuple[Tensor, Tensor, Any]] = []
+
+    def __enter__(self) -> _Moody:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        assert not self.late or exception[0] is not None
+
+    def mark(self) -> None:
+        return None
+
+    def copy(self, target: Tensor, source: Tensor, *, after: Any = None, add: Any = None) -> int:
+        self.late.append((target, source, add))
+        if self.pick.random() < 0.5:
+            self.wait(0)
+        return 0
+
+    def wait(self, transfer: int) -> None:
+        for target, source, add in self.late:
+            target.copy_(source if add is None else add(target, source))
+        self.late.clear()
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_no_buffer_is_written_while_it_is_in_use(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, tree, cuts, operands = network(seed)
+    forward = schedule(tree, cuts)
+    (expected,), _ = _ran(forward, operands)
+    gradient = torch.randn_like(expected)
+    back = adjoint(forward, [True] * len(operands))
+    gradients, _ = _ran(back, [*operands, gradient])
+    monkeypatch.setitem(run.__globals__, "Transfers", _Moody)
+    pick = random.Random(seed)
+    for _ in range(2):
+        (result,), _ = _ran(_anywhere(pick, forward), operands)
+        torch.testing.assert_close(result, expected, rtol=1e-11, atol=1e-11)
+        found, _ = _ran(_anywhere(pick, back), [*operands, gradient])
+        torch.testing.assert_close(found, gradients, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(6, 16))
+def test_complex_gradients_that_are_loaded_are_conjugated(seed: int) -> None:
+    _, tree, cuts, operands = network(seed)
+    numbers = [torch.complex(x, x.flip(0)) for x in operands]
+    forward = schedule(tree, cuts)
+    (result,), _ = _ran(forward, numbers)
+    back = adjoint(forward, [True] * len(operands))
+    given = [*numbers, torch.randn_like(result)]
+    expected, _ = _ran(back, given)
+    everything = Remote((True,) * back.count, (True,) * len(back.outputs))
+    found, _ = _ran(place(back, everything), given)
+    torch.testing.assert_close(found, expected)
