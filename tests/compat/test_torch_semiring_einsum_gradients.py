@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -81,7 +82,7 @@ def test_derivatives_of_large_and_small_contractions(size: int, block_size: Any)
 
 
 @pytest.mark.parametrize("text", ["ij,jk->ik", "ak,ak,ak->a", "abc,b->a", ",i->i"])
-@pytest.mark.parametrize("function", [*FORWARD.values(), ours.max_tropical_einsum_forward], ids=repr)
+@pytest.mark.parametrize("function", [*FORWARD.values(), ours.max_tropical_einsum_forward], ids=attrgetter("__name__"))
 @pytest.mark.parametrize("block_size", [1, AutomaticBlockSize()], ids=repr)
 def test_first_and_second_derivatives(text: str, function: Any, block_size: Any) -> None:
     equation = compile_equation(text)
@@ -287,7 +288,7 @@ def test_a_posterior_is_a_gradient_of_a_sum_over_sequences() -> None:
         torch.testing.assert_close(grad, posterior.sum(dims))
 
 
-@pytest.mark.parametrize("function", list(FORWARD.values()), ids=repr)
+@pytest.mark.parametrize("function", list(FORWARD.values()), ids=attrgetter("__name__"))
 def test_transformations_of_torch_func(function: Any) -> None:
     equation = compile_equation("ij,jk->ik")
     a, b = operands("ij,jk->ik")
@@ -305,7 +306,7 @@ def test_transformations_of_torch_func(function: Any) -> None:
     torch.testing.assert_close(tangent.sum(), expected.sum())
 
 
-@pytest.mark.parametrize("function", [*FORWARD.values(), ours.max_tropical_einsum_forward], ids=repr)
+@pytest.mark.parametrize("function", [*FORWARD.values(), ours.max_tropical_einsum_forward], ids=attrgetter("__name__"))
 @pytest.mark.parametrize("block_size", [2, AutomaticBlockSize()], ids=repr)
 def test_contractions_compile_as_one_graph(function: Any, block_size: Any) -> None:
     torch._dynamo.reset()
