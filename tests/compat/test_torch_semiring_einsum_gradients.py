@@ -82,7 +82,9 @@ def test_derivatives_of_large_and_small_contractions(size: int, block_size: Any)
 
 
 @pytest.mark.parametrize("text", ["ij,jk->ik", "ak,ak,ak->a", "abc,b->a", ",i->i"])
-@pytest.mark.parametrize("function", [*FORWARD.values(), ours.max_tropical_einsum_forward], ids=attrgetter("__name__"))
+@pytest.mark.parametrize(
+    "function", [*FORWARD.values(), ours.max_tropical_einsum_forward], ids=attrgetter("__name__")
+)
 @pytest.mark.parametrize("block_size", [1, AutomaticBlockSize()], ids=repr)
 def test_first_and_second_derivatives(text: str, function: Any, block_size: Any) -> None:
     equation = compile_equation(text)
@@ -306,7 +308,9 @@ def test_transformations_of_torch_func(function: Any) -> None:
     torch.testing.assert_close(tangent.sum(), expected.sum())
 
 
-@pytest.mark.parametrize("function", [*FORWARD.values(), ours.max_tropical_einsum_forward], ids=attrgetter("__name__"))
+@pytest.mark.parametrize(
+    "function", [*FORWARD.values(), ours.max_tropical_einsum_forward], ids=attrgetter("__name__")
+)
 @pytest.mark.parametrize("block_size", [2, AutomaticBlockSize()], ids=repr)
 def test_contractions_compile_as_one_graph(function: Any, block_size: Any) -> None:
     torch._dynamo.reset()
