@@ -16,7 +16,8 @@ from .elsewhere import contract_anywhere, converted, is_elsewhere, needs_convers
 from .errors import OperandError, UsageError
 from .given_plans import Words, given_plan
 from .options import KEYWORDS, REAL, Options, means_nothing_else, read_keywords
-from .pattern import IndexPattern, taker_of
+from .pattern import IndexPattern
+from .pattern_functions import taker_of
 from .progress import Choice
 from .semiring_dispatch import contract_over
 

@@ -15,7 +15,8 @@ from .errors import MemoryLimitError, OperandError
 from .given_plans import read_plan
 from .operands import as_tensor, is_array
 from .options import read_keywords
-from .pattern import IndexPattern, taker_of
+from .pattern import IndexPattern
+from .pattern_functions import taker_of
 from .planning import plan
 from .slicing import examples_like, is_sliceable, letters_of, plan_of_slices, plan_within
 

@@ -15,7 +15,8 @@ from .equation import Equation
 from .errors import MemoryLimitError, OperandError, UsageError
 from .given_plans import UNBOUNDED, given_plan
 from .options import Options
-from .pattern import IndexPattern, taker_of
+from .pattern import IndexPattern
+from .pattern_functions import taker_of
 from .planning import plan
 from .plans import Plan, Step
 from .semiring_dispatch import contract_over

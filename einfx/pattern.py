@@ -24,9 +24,9 @@ from torch._ops import HigherOrderOperator
 from .errors import OperandError
 from .kernel_slices import KernelSlice, kernel_slices
 from .padding import Padding, paddings, positive
-from .pattern_functions import known_taker, taker_of, taking_patterns
+from .pattern_functions import known_taker
 
-__all__ = ["Axis", "IndexPattern", "KernelSlice", "pattern_of_shape", "taker_of", "taking_patterns"]
+__all__ = ["Axis", "IndexPattern", "KernelSlice", "pattern_of_shape"]
 
 Axis = Literal["kernel", "output", "input"]
 """A dimension of a pattern."""
