@@ -129,7 +129,7 @@ def schedule(
     """
     builder = _Builder(tree, tuple(cuts), frozenset(repeated), marked)
     root = tree.root
-    lines, _ = builder.compute(root, {}, 0)
+    lines, _ = builder.compute(root, {}, 0, buffered=True)
     statements = (builder.allocation(root), *lines)
     return Schedule(tree.labels, tree.sizes, tree.count, (root,), statements)
 
@@ -151,36 +151,47 @@ class _Builder:
         own = self.tree.masks[value]
         return Allocate(value, any(not own >> cut.label & 1 for _, cut in self.around.get(value, ())))
 
-    def compute(self, value: int, active: Mapping[int, int], made: int) -> tuple[list[Statement], int]:
-        """Lines that compute a value into its buffer, and the most elements they take beside it, roughly.
+    def compute(
+        self, value: int, active: Mapping[int, int], made: int, buffered: bool = False
+    ) -> tuple[list[Statement], int]:
+        """Lines that allocate and compute a value, and the most elements they take, roughly.
 
         Args:
             value: which.
             active: the lengths of blocks of labels that are looped already.
             made: values that are computed already.
+            buffered: whether it has a buffer already, which then isn't counted.
         """
-        return self._looped(value, self.around.get(value, ()), active, made)
+        return self._looped(value, self.around.get(value, ()), active, made, buffered)
 
     def _looped(
-        self, value: int, cuts: Sequence[tuple[int, Cut]], active: Mapping[int, int], made: int
+        self,
+        value: int,
+        cuts: Sequence[tuple[int, Cut]],
+        active: Mapping[int, int],
+        made: int,
+        buffered: bool,
     ) -> tuple[list[Statement], int]:
         if not cuts:
-            return self._joined(value, active, made)
+            return self._joined(value, active, made, buffered)
         (number, first), *rest = cuts
         if not self._visible(value, made) >> first.label & 1:
             # All of it is summed in what is computed already.
-            return self._looped(value, rest, active, made)
+            return self._looped(value, rest, active, made, buffered)
         before = self._independent(value, first.label, made, rest)
         lines: list[Statement] = []
         held = most = 0
         for child in before:
             inside, peak = self.compute(child, active, made)
-            lines += [self.allocation(child), *inside]
+            lines += inside
             made |= 1 << child
-            size = self._size(child, active)
-            most = max(most, held + size + peak)
-            held += size
-        inside, peak = self._looped(value, rest, {**active, first.label: first.block}, made)
+            most = max(most, held + peak)
+            held += self._size(child, active)
+        if not buffered:
+            # Only now: what is computed before the loop may take the same memory.
+            lines.append(self.allocation(value))
+            held += self._size(value, active)
+        inside, peak = self._looped(value, rest, {**active, first.label: first.block}, made, True)
         lines.append(Loop(first.label, -1 - number if self.marked else first.block, tuple(inside)))
         return [*lines, *(Free(child) for child in before)], max(most, held + peak)
 
@@ -216,24 +227,29 @@ class _Builder:
         self._seen[value, made] = found
         return found
 
-    def _joined(self, value: int, active: Mapping[int, int], made: int) -> tuple[list[Statement], int]:
+    def _joined(
+        self, value: int, active: Mapping[int, int], made: int, buffered: bool
+    ) -> tuple[list[Statement], int]:
         children = self.children[value]
         inner = []
         for child in children:
             if child >= self.count and not made >> child & 1:
                 lines, peak = self.compute(child, active, made)
-                inner.append((peak, self._size(child, active), child, lines))
-        # The one whose own computation takes more goes first, while the other isn't there yet.
-        inner.sort(key=lambda x: (-x[0], x[2]))
+                inner.append((peak - self._size(child, active), child, peak, lines))
+        # The one that takes more than is left of it goes first, while the other isn't there yet.
+        inner.sort(key=lambda x: (-x[0], x[1]))
         statements: list[Statement] = []
         held = most = 0
-        for peak, size, child, lines in inner:
-            statements += [self.allocation(child), *lines]
-            most = max(most, held + size + peak)
-            held += size
-        accumulated = self.allocation(value).filled
-        statements.append(Contract(value, children, accumulated))
-        return [*statements, *(Free(child) for _, _, child, _ in inner)], max(most, held)
+        for less, _, peak, lines in inner:
+            statements += lines
+            most = max(most, held + peak)
+            held += peak - less
+        allocation = self.allocation(value)
+        if not buffered:
+            statements.append(allocation)
+            held += self._size(value, active)
+        statements.append(Contract(value, children, allocation.filled))
+        return [*statements, *(Free(child) for _, child, _, _ in inner)], max(most, held)
 
     def _size(self, value: int, active: Mapping[int, int]) -> int:
         return prod([active.get(label, self.tree.sizes[label]) for label in self.tree.labels[value]])

@@ -173,6 +173,6 @@ def test_a_large_network_is_cut_too() -> None:
     equation, shapes = Equation(inputs, ()), [(8, 8, 8)] * 28
     paths = find_paths(equation, shapes, torch.float32, "cpu")
     whole = find_schedule(equation, shapes, paths, 1 << 50, torch.float32, "cpu")
-    found = find_schedule(equation, shapes, paths, whole.bytes // 4, torch.float32, "cpu")
-    assert found.bytes <= whole.bytes // 4
+    found = find_schedule(equation, shapes, paths, whole.bytes // 3, torch.float32, "cpu")
+    assert found.bytes <= whole.bytes // 3
     assert found.demand.flops < 5 * whole.demand.flops
