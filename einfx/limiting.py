@@ -3,7 +3,8 @@
 What is alive beside a contraction is known before it is split and lowered; afterwards it may be a little
 more, since a factor was placed or a result is copied into its order. What then is over the limit is limited
 further. Where the limit is too small for values that are kept for several uses, they are computed again for
-each.
+each. What then runs writes elementwise operations over their operands where too much would be in use
+otherwise; the graph of the module itself never does, since it is differentiated, scripted and exported.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from .liveness import Liveness, liveness
 from .memory_report import MemoryReport, memory_report, moment_text
 from .nodes import as_contraction, size_read
 from .optimized import OptimizedModule, compiled, deferred_compilation
+from .overwriting import Overwriting, alive_within
 from .passes import FuseEinsums, LimitMemory, ShareContractions
 from .passes.fold_constants import folded_constants
 from .plans import size_text
@@ -57,7 +59,12 @@ class Limited:
 
 
 def optimized_within(
-    captured: OptimizedModule, arguments: Sequence[Any], passes: Sequence[Pass], limit: int, gradients: bool
+    captured: OptimizedModule,
+    arguments: Sequence[Any],
+    passes: Sequence[Pass],
+    limit: int,
+    gradients: bool,
+    overwrite: bool = True,
 ) -> Limited:
     """Apply passes so that what the graph takes stays within a limit.
 
@@ -67,6 +74,7 @@ def optimized_within(
         passes: in order; :class:`einfx.passes.LimitMemory` among them.
         limit: in bytes.
         gradients: whether gradients are recorded: then contractions stay within the limit each by itself.
+        overwrite: whether operations may be written over their operands.
 
     Raises:
         MemoryLimitError: there is no way that is known.
@@ -74,7 +82,7 @@ def optimized_within(
     first: MemoryLimitError | None = None
     for steps in _ways(passes, limit):
         try:
-            return _limited(captured, arguments, steps, limit, gradients)
+            return _limited(captured, arguments, steps, limit, gradients, overwrite)
         except MemoryLimitError as error:
             if first is None or (error.needed_bytes or limit) < (first.needed_bytes or limit):
                 first = error
@@ -98,12 +106,17 @@ def _computing_again(passes: Sequence[Pass], least: int) -> tuple[Pass, ...]:
 
 
 def _limited(
-    captured: OptimizedModule, arguments: Sequence[Any], passes: Sequence[Pass], limit: int, gradients: bool
+    captured: OptimizedModule,
+    arguments: Sequence[Any],
+    passes: Sequence[Pass],
+    limit: int,
+    gradients: bool,
+    overwrite: bool,
 ) -> Limited:
     before = None if gradients else liveness(captured, arguments)
     beside: dict[str, int] = {}
     for _ in range(_ROUNDS):
-        chosen = LimitMemory(limit, gradients, tuple(beside.items()))
+        chosen = LimitMemory(limit, gradients, tuple(beside.items()), overwrite)
         steps = tuple(chosen if isinstance(step, LimitMemory) else step for step in passes)
         module = _copied(captured)
         module.meta[EXAMPLE] = arguments
@@ -114,12 +127,12 @@ def _limited(
             module.recompile()
             own = Program(compiled(module.graph), takes_less_when_smaller(module.graph))
             return Limited(module, results, None, own)
-        after = liveness(module, arguments)
+        after, over = alive_within(module, arguments, limit, overwrite)
         if after.peak_bytes <= limit:
             module.recompile()
             reordered = bool(module.meta.pop(REORDERED, False))
-            memory = memory_report(limit, before, after, module.graph, reordered)
-            return Limited(module, results, memory, _program(module.graph, after, limit))
+            memory = memory_report(limit, before, after, module.graph, reordered, over.written)
+            return Limited(module, results, memory, _program(module.graph, over, after, limit))
         further = _further(module.graph, after, limit, beside)
         if further == beside:
             break
@@ -133,11 +146,12 @@ def _limited(
     )
 
 
-def _program(graph: fx.Graph, alive: Liveness, limit: int) -> Program:
-    """What runs a graph as it is, or giving memory back on its way."""
-    returning = giving_back(graph, alive, limit)
-    forward = None if returning is None else compiled(returning)
-    return Program(forward, takes_less_when_smaller(graph))
+def _program(graph: fx.Graph, over: Overwriting, alive: Liveness, limit: int) -> Program:
+    """What runs a graph as it is, or writing over operands and giving memory back on its way."""
+    returning = giving_back(over.graph, alive, limit)
+    runs = over.graph if returning is None else returning
+    forward = None if runs is graph else compiled(runs)
+    return Program(forward, takes_less_when_smaller(graph), bool(over.written))
 
 
 def _copied(captured: OptimizedModule) -> OptimizedModule:
@@ -174,6 +188,7 @@ def planned_again(
     arguments: Sequence[Any],
     keywords: Mapping[str, Any],
     gradients: bool,
+    overwrite: bool = True,
 ) -> Program:
     """A program of a module within its limit, for other inputs than those that it was optimised for.
 
@@ -184,6 +199,7 @@ def planned_again(
         arguments: positional arguments of a call.
         keywords: its keyword arguments.
         gradients: whether gradients are recorded.
+        overwrite: whether operations may be written over their operands.
 
     Raises:
         MemoryLimitError: there is no way that is known.
@@ -192,19 +208,20 @@ def planned_again(
     bound = bind_arguments(original, tuple(arguments), dict(keywords))
     if torch._C._is_any_autocast_enabled():
         return _under_autocast(module, bound, limit)
-    if not gradients and (alive := liveness(module, bound)).peak_bytes <= limit:
-        return _program(module.graph, alive, limit)
+    if not gradients:
+        alive, over = alive_within(module, bound, limit, overwrite)
+        if alive.peak_bytes <= limit:
+            return _program(module.graph, over, alive, limit)
     with deferred_compilation():
         captured = OptimizedModule(module, copied_graph(original), type(module).__name__)
     folded_constants(captured).extend(module.__dict__["_folded"])
     if PLAIN_TENSORS in module.meta:
         captured.meta[PLAIN_TENSORS] = module.meta[PLAIN_TENSORS]
     propagate(captured, bound)
-    limited = optimized_within(captured, bound, passes, limit, gradients)
-    found = limited.module
+    limited = optimized_within(captured, bound, passes, limit, gradients, overwrite)
+    found, program = limited.module, limited.program
     module._adopt_constants(folded_constants(found), found)
-    forward = limited.program.forward
-    return limited.program if forward is not None else Program(compiled(found.graph), limited.program.grows)
+    return program if program.forward is not None else program._replace(forward=compiled(found.graph))
 
 
 def _under_autocast(module: OptimizedModule, arguments: Sequence[Any], limit: int) -> Program:

@@ -10,12 +10,13 @@ planned.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -33,7 +34,7 @@ from .shapes import ShapeInterpreter
 from .sources import source_line
 from .workspace import workspace_bytes
 
-__all__ = ["Held", "Liveness", "Moment", "liveness"]
+__all__ = ["Held", "Liveness", "Lying", "Moment", "liveness"]
 
 
 class Held(NamedTuple):
@@ -70,6 +71,26 @@ class Moment(NamedTuple):
         return sum(held.bytes for held in self.before)
 
 
+class Lying(NamedTuple):
+    """How the tensor that a node returns lies in memory.
+
+    Attributes:
+        shape: its sizes.
+        strides: in elements.
+        dtype: of its elements.
+        device: where it lies.
+        piece: the number of its piece of memory; None for memory that is the caller's.
+        is_whole: whether it fills that piece, each element in a place of its own.
+    """
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    piece: int | None
+    is_whole: bool
+
+
 @dataclass(frozen=True)
 class Liveness:
     """What is in use at every node of a graph.
@@ -78,11 +99,17 @@ class Liveness:
         moments: in the order of computation; inputs and attributes have none.
         uncovered: nodes of which it isn't known what they take, each with the reason.
         sizes: the bytes of every piece of memory, by its number.
+        lying: how what a node returns lies in memory, by its name, where that is one ordinary tensor; None
+            for a number.
+        freed: by the number of a piece of memory, the node in or after which it went; pieces that are
+            returned have none.
     """
 
     moments: tuple[Moment, ...]
     uncovered: tuple[tuple[str, str], ...]
     sizes: tuple[int, ...]
+    lying: Mapping[str, Lying | None] = field(default_factory=dict)
+    freed: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def peak(self) -> Moment | None:
@@ -115,10 +142,13 @@ def liveness(graph_module: fx.GraphModule, arguments: Sequence[Any]) -> Liveness
     interpreter = _Interpreter(copied)
     with torch.no_grad(), interpreter.mode:
         fakes = pytree.tree_map_only(torch.Tensor, interpreter.fake, tuple(arguments))
-    with torch.no_grad():
-        interpreter.run(*fakes)
     tracker = interpreter.tracker
-    return Liveness(tuple(interpreter.moments), tuple(interpreter.uncovered.items()), tuple(tracker.sizes))
+    with torch.no_grad():
+        result = interpreter.run(*fakes)
+        freed = dict(tracker.freed)
+        del result
+    moments, uncovered = tuple(interpreter.moments), tuple(interpreter.uncovered.items())
+    return Liveness(moments, uncovered, tuple(tracker.sizes), interpreter.lying, freed)
 
 
 class _Interpreter(ShapeInterpreter):
@@ -127,6 +157,7 @@ class _Interpreter(ShapeInterpreter):
         self.tracker = _Tracker()
         self.moments: list[Moment] = []
         self.uncovered: dict[str, str] = {}
+        self.lying: dict[str, Lying | None] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         known = {key: n.meta[key] for key in ("val",) if key in n.meta}
@@ -137,10 +168,14 @@ class _Interpreter(ShapeInterpreter):
         n.meta.pop("val", None)
         n.meta.update(known)
         if outside:
-            if n.op != "output":
+            if n.op == "output":
+                self.tracker.end()
+            else:
                 self.tracker.leave_out(value)
+                self._note(n.name, value)
             return value
         self.tracker.see(value)
+        self._note(n.name, value)
         self._add_planned(n)
         line = self.unknown[-1] if self.unknown and self.unknown[-1].startswith(f"{n.name}: ") else ""
         if line:
@@ -150,6 +185,17 @@ class _Interpreter(ShapeInterpreter):
             self.uncovered[n.name] = f"what {names} allocates inside isn't known"
         self.moments.append(self.tracker.moment(source_line(n), value))
         return value
+
+    def _note(self, name: str, value: Any) -> None:
+        """Note how a tensor lies in memory, if it is an ordinary one."""
+        if isinstance(value, (int, float, complex)):
+            self.lying[name] = None
+        if type(value) not in (FakeTensor, torch.nn.Parameter) or value.layout is not torch.strided:
+            return
+        plain = not value.is_conj() and not value.is_neg()
+        whole = plain and _is_dense(value) and value.untyped_storage().nbytes() == value.nbytes
+        rest = value.dtype, value.device, self.tracker.piece(value), whole
+        self.lying[name] = Lying(tuple(value.shape), value.stride(), *rest)
 
     def _add_planned(self, node: fx.Node) -> None:
         """Count what a contraction of einfx takes that didn't run."""
@@ -226,6 +272,7 @@ class _Tracker(TorchDispatchMode):
         self._bytes_before = self._first = 0
         self._random = False
         self._numbers: dict[int, int] = {}
+        self.freed: dict[int, str] = {}
         self._outside: dict[int, Any] = {}
 
     def __torch_dispatch__(
@@ -249,6 +296,10 @@ class _Tracker(TorchDispatchMode):
         self._first, self._random = len(self.sizes), False
         self.peak = self.now
         self.strange = []
+
+    def end(self) -> None:
+        """All nodes have run."""
+        self._node = ""
 
     def moment(self, line: str, result: Any) -> Moment:
         """What was in use since the node began, which returns ``result``."""
@@ -281,8 +332,24 @@ class _Tracker(TorchDispatchMode):
             self.peak = max(self.peak, self.now)
             weakref.finalize(storage, self._free, key)
 
+    def piece(self, tensor: Tensor) -> int | None:
+        """The number of the piece of memory in which a tensor lies; None where it is the caller's."""
+        key = tensor.untyped_storage()._cdata
+        return self._numbers[key] if key in self.held else None
+
     def _free(self, key: int) -> None:
         self.now -= self.held.pop(key).bytes
+        self.freed[self._numbers[key]] = self._node
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether its elements lie side by side in some order, each in a place of its own."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def _tensors(values: Any) -> list[Tensor]:

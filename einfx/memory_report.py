@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -54,6 +55,7 @@ class MemoryReport:
         reordered: whether nodes were put into another order.
         uncovered: nodes of which it isn't known what they take, each with the reason: what is said here, and
             the limit, leave that out.
+        written_over: nodes whose result takes the place of an operand, each with that operand.
     """
 
     limit: int
@@ -62,6 +64,7 @@ class MemoryReport:
     cuts: tuple[CutRow, ...]
     reordered: bool
     uncovered: tuple[tuple[str, str], ...]
+    written_over: tuple[tuple[str, str], ...] = ()
 
     @property
     def bytes_before(self) -> int:
@@ -81,6 +84,7 @@ class MemoryReport:
             "after": _moment_as_data(self.after),
             "cuts": [{**row._asdict(), "blocks": row.blocks} for row in self.cuts],
             "reordered": self.reordered,
+            "written_over": [list(entry) for entry in self.written_over],
             "uncovered": [list(entry) for entry in self.uncovered],
         }
 
@@ -99,6 +103,9 @@ class MemoryReport:
             cut = ", ".join(f"{label} in {count} blocks" for label, count in row.loops) or "in one piece"
             taken = f"within {size_text(row.limit)}, taking {size_text(row.bytes)}"
             lines.append(f"{row.node}: {row.equation} {taken}: {cut}")
+        if self.written_over:
+            pairs = ", ".join(f"{node} over {operand}" for node, operand in self.written_over)
+            lines.append(f"written in place: {pairs}")
         lines += [f"not covered by the limit: {node}: {reason}" for node, reason in self.uncovered]
         return lines
 
@@ -141,7 +148,13 @@ def _moment_as_data(moment: Moment | None) -> dict[str, Any] | None:
 
 
 def memory_report(
-    limit: int, before: Liveness, after: Liveness, graph: fx.Graph, reordered: bool
+    limit: int,
+    before: Liveness,
+    after: Liveness,
+    graph: fx.Graph,
+    reordered: bool,
+    written_over: Sequence[tuple[str, str]] = (),
 ) -> MemoryReport:
     """What a graph takes, from what is alive in it and in the original."""
-    return MemoryReport(limit, before.peak, after.peak, cut_rows(graph), reordered, after.uncovered)
+    cuts = cut_rows(graph)
+    return MemoryReport(limit, before.peak, after.peak, cuts, reordered, after.uncovered, tuple(written_over))

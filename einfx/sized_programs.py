@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
+from torch.nn.modules import module as hooks
 from torch.utils import _pytree as pytree
 
 __all__ = ["Program", "SizedPrograms", "signature"]
@@ -23,21 +25,23 @@ class Program(NamedTuple):
     Attributes:
         forward: takes the module and the arguments; None for the module's own program.
         grows: whether it takes no more for smaller inputs.
+        overwrites: whether it writes over results that nothing in it reads any more.
     """
 
     forward: Callable[..., Any] | None
     grows: bool
+    overwrites: bool = False
 
 
-Replan = Callable[[Any, Sequence[Any], Mapping[str, Any], bool], Program]
+Replan = Callable[[Any, Sequence[Any], Mapping[str, Any], bool, bool], Program]
 
 
 class SizedPrograms:
     """The programs of one module, by what its inputs look like.
 
     Args:
-        replan: makes a program: of the module, positional and keyword arguments, and whether gradients are
-            recorded.
+        replan: makes a program: of the module, positional and keyword arguments, whether gradients are
+            recorded, and whether the program may overwrite results that it doesn't read any more.
     """
 
     def __init__(self, replan: Replan) -> None:
@@ -67,20 +71,38 @@ class SizedPrograms:
         key = signature(module, arguments, keywords)
         if key is None:
             return None
+        if not key[0] and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0):
+            # What such tensors take can't be seen; nothing may be overwritten that a transform has kept.
+            known = self._known.get(key)
+            return None if known is None or known.overwrites else known.forward
+        found = self._found(key, module, arguments, keywords, overwrite=True)
+        if found.overwrites and _is_watched(module, arguments, keywords):
+            found = self._found((*key, "watched"), module, arguments, keywords, overwrite=False)
+        return found.forward
+
+    def _found(
+        self,
+        key: tuple[Any, ...],
+        module: Any,
+        arguments: Sequence[Any],
+        keywords: Mapping[str, Any],
+        overwrite: bool,
+    ) -> Program:
+        """The program with a signature, made if there is none yet."""
         found = self._known.get(key)
         if found is None:
             found = self._of_larger(key)
             if found is None:
-                found = self.replan(module, arguments, keywords, bool(key[0]))
+                found = self.replan(module, arguments, keywords, bool(key[0]), overwrite)
             self._known[key] = found
             while len(self._known) > KEPT:
                 self._known.popitem(last=False)
-        return found.forward
+        return found
 
     def _of_larger(self, key: tuple[Any, ...]) -> Program | None:
         """The program for inputs of which none is smaller than these, in any dimension."""
         for other, program in self._known.items():
-            if program.grows and _is_smaller(key, other):
+            if program.grows and _is_smaller(key, other, broadcasts=not program.overwrites):
                 return program
         return None
 
@@ -137,8 +159,24 @@ def _casting() -> tuple[Hashable, ...]:
     return tuple((device, torch.get_autocast_dtype(device)) for device in devices)
 
 
-def _is_smaller(key: Any, other: Any) -> bool:
-    """Whether a signature is another one with sizes that are smaller, or the same."""
+def _is_watched(module: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> bool:
+    """Whether somebody may see results on the way: hooks of modules, subclasses of tensors."""
+    if hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
+        return True
+    if any(x._forward_hooks or x._forward_pre_hooks for x in module.modules() if x is not module):
+        return True
+    leaves = pytree.tree_leaves([list(arguments), dict(keywords)])
+    return any(isinstance(x, Tensor) and type(x) not in (Tensor, torch.nn.Parameter) for x in leaves)
+
+
+def _is_smaller(key: Any, other: Any, broadcasts: bool = True) -> bool:
+    """Whether a signature is another one with sizes that are smaller, or the same.
+
+    Args:
+        key: the signature.
+        other: another one.
+        broadcasts: whether sizes may have become 1, so that they broadcast.
+    """
     if len(key) != len(other) or key[0] != other[0]:
         return False
     for mine, theirs in zip(key[1:], other[1:], strict=True):
@@ -149,5 +187,9 @@ def _is_smaller(key: Any, other: Any) -> bool:
         if mine[1:] != theirs[1:] or len(mine[0]) != len(theirs[0]):
             return False
         if any(size > larger for size, larger in zip(mine[0], theirs[0], strict=True)):
+            return False
+        if not broadcasts and any(
+            size == 1 < larger for size, larger in zip(mine[0], theirs[0], strict=True)
+        ):
             return False
     return True

@@ -14,8 +14,9 @@ from ..equation import Equation
 from ..errors import MemoryLimitError
 from ..layout import contiguous_strides
 from ..legality import Effects, is_layout_free
-from ..liveness import Held, Liveness, Moment, liveness
+from ..liveness import Held, Liveness, Moment
 from ..nodes import VISIBLE_STRIDES, inherit, insert_contraction, value_of
+from ..overwriting import alive_within
 from ..plans import size_text
 from ..reordering import less_at_a_time, reorder
 from ..rewrite import Pass, decline
@@ -33,6 +34,7 @@ class LimitMemory(Pass):
         memory_limit: the most bytes beside inputs and attributes; without it nothing is done.
         gradients: whether gradients are recorded.
         beside: contractions by name, each with bytes to leave beside it, which are limited in any case.
+        overwrite: whether what runs the graph writes elementwise operations over their operands.
 
     Example:
         >>> from einfx.rewrite import readable_code
@@ -54,6 +56,7 @@ class LimitMemory(Pass):
     memory_limit: int | None = None
     gradients: bool = False
     beside: tuple[tuple[str, int], ...] = ()
+    overwrite: bool = True
 
     def apply(self, graph_module: fx.GraphModule) -> int:
         """Limit in place; one rewrite is one contraction that was limited, or another order of nodes.
@@ -88,7 +91,7 @@ class LimitMemory(Pass):
         limit = self.memory_limit
         assert limit is not None
         needs = {name: taken for name, x in found.items() if (taken := x.planned_bytes) is not None}
-        alive = liveness(graph_module, example)
+        alive, over = alive_within(graph_module, example, limit, self.overwrite)
         rewrites = 0
         results = {name: x.result_bytes for name, x in found.items()}
         for takes in (needs, results):
@@ -97,10 +100,10 @@ class LimitMemory(Pass):
             order = less_at_a_time(graph_module, alive, takes)
             if order is not None:
                 reorder(graph_module.graph, order)
-                alive = liveness(graph_module, example)
+                alive, over = alive_within(graph_module, example, limit, self.overwrite)
                 graph_module.meta[REORDERED] = True
                 rewrites = 1
-        return rewrites + self._cut(graph_module, alive, found, needs)
+        return rewrites + self._cut(graph_module, alive, found, needs, over.declined)
 
     def _cut(
         self,
@@ -108,6 +111,7 @@ class LimitMemory(Pass):
         alive: Liveness,
         found: Mapping[str, GraphContraction],
         needs: Mapping[str, int],
+        declined: Mapping[str, str],
     ) -> int:
         limit = self.memory_limit
         assert limit is not None
@@ -132,7 +136,7 @@ class LimitMemory(Pass):
             except MemoryLimitError:
                 refused = next(moment for moment in alive.moments if moment.node == name)
         if refused is not None:
-            raise self._refusal(refused, alive, found, needs, cut)
+            raise self._refusal(refused, alive, found, needs, cut, declined.get(refused.node, ""))
         return _write(found, cut)
 
     def _refusal(
@@ -142,6 +146,7 @@ class LimitMemory(Pass):
         found: Mapping[str, GraphContraction],
         needs: Mapping[str, int],
         cut: Mapping[str, int],
+        declined: str,
     ) -> MemoryLimitError:
         limit = self.memory_limit
         assert limit is not None
@@ -157,11 +162,12 @@ class LimitMemory(Pass):
                 smallest = found[moment.node].least_bytes
                 least = max(least, rest + smallest)
                 takes = smallest if moment is refused else takes
+        in_place = f" (not in place, since {declined})" if declined else ""
         at_least = "at least " if refused.node in cut else ""
         return MemoryLimitError(
             f"memory_limit={limit} ({size_text(limit)}) is too little for the model: {refused.node} at "
             f"{refused.line} takes {at_least}{takes} bytes ({size_text(takes)})"
-            f"{_beside(refused.before)}; it needs {least} bytes ({size_text(least)})",
+            f"{_beside(refused.before)}{in_place}; it needs {least} bytes ({size_text(least)})",
             least,
         )
 

@@ -16,7 +16,11 @@ def _programs(grows: bool) -> tuple[SizedPrograms, list[tuple[int, ...]]]:
     planned: list[tuple[int, ...]] = []
 
     def replan(
-        module: Any, arguments: Sequence[Any], keywords: Mapping[str, Any], gradients: bool
+        module: Any,
+        arguments: Sequence[Any],
+        keywords: Mapping[str, Any],
+        gradients: bool,
+        overwrite: bool,
     ) -> Program:
         planned.append(tuple(arguments[0].shape))
         return Program(lambda module, x: x, grows)

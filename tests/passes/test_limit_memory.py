@@ -109,10 +109,20 @@ def test_a_product_in_another_spelling_is_limited_where_torch_copies_what_broadc
 
 def test_the_error_names_the_node_what_is_beside_it_and_what_would_be_enough() -> None:
     with pytest.raises(MemoryLimitError) as caught:
-        LimitMemory(memory_limit=20000).apply(_traced(lambda a, b: E("ij,jk->ik", a, b).relu(), A, B))
-    found = r"relu at .* takes 12000 bytes .* beside einsum .*; it needs 24000 bytes"
+        LimitMemory(memory_limit=20000).apply(_traced(lambda a, b: E("ij,jk->ik", a, b).flip(0), A, B))
+    found = r"flip at .* takes 12000 bytes .* beside einsum .*; it needs 24000 bytes"
     assert re.search(found, str(caught.value))
     assert caught.value.needed_bytes == 24000
+
+
+def test_the_error_says_why_an_elementwise_operation_cannot_take_the_place_of_its_operand() -> None:
+    def program(x: Tensor) -> Tensor:
+        y = x.exp()
+        return y.sin() + y
+
+    with pytest.raises(MemoryLimitError, match=r"in place, since exp is read afterwards\); it needs 1600 bytes"):
+        LimitMemory(memory_limit=1000).apply(_traced(program, tensor((100,))))
+    assert LimitMemory(memory_limit=1600).apply(_traced(program, tensor((100,)))) == 0
 
 
 def test_the_limit_that_an_error_names_is_enough() -> None:
