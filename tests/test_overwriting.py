@@ -127,8 +127,9 @@ def test_a_parameter_stays() -> None:
     assert model.get_buffer("table").unique().tolist() == [1]
 
 
-def _with_row(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x, x.view(-1)[:10]
+def _with_row(x: Tensor) -> Tensor:
+    row = x.view(-1)[:10]
+    return x.exp() + row.sum()
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def _with_row(x: Tensor) -> tuple[Tensor, Tensor]:
         lambda x: (lambda y: (y.exp(), y))(x.sin()),
         lambda x: (lambda y: (y[0], y.exp()))(x.sin()),
         lambda x: (lambda y: (y.t(), y.exp()))(x.sin()),
-        lambda x: (lambda y, row: y.exp() + row.sum())(*_with_row(x.sin())),
+        lambda x: _with_row(x.sin()),
     ],
 )
 def test_an_operand_that_is_seen_afterwards_through_a_view_too_stays(program: Any) -> None:
@@ -193,13 +194,13 @@ def test_an_operand_that_something_unknown_has_seen_stays() -> None:
     assert "may be kept by seen" in made.declined["exp"]
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=40, derandomize=True, deadline=None)
 @given(st.data())
 def test_random_programs_compute_the_same_written_over_their_operands(data: st.DataObject) -> None:
     unary: list[Callable[[Tensor], Tensor]] = [
         lambda x: x.sin(),
         lambda x: x.t(),
-        lambda x: x.view(-1).view(5, 5),
+        lambda x: x.reshape(-1).view(5, 5),
         lambda x: x.relu(),
         lambda x: x.softmax(0),
         lambda x: x[:1],
