@@ -26,14 +26,15 @@ from .dispatch import as_written, contract, read_equation
 from .errors import MemoryLimitError, OperandError, UsageError
 from .kernels.batching import has_tangents
 from .machine import accumulation_dtype
+from .movers import PIECE_BYTES
 from .operands import as_tensor, is_array, is_resident, mapped
 from .options import Options
+from .pieces import pieces
 from .plans import size_text
 from .progress import Choice
 from .semiring_dispatch import contract_over, promoted, sees_numbers
 from .slicing import is_sliceable
 from .slicing.autograd.streamed import Elsewhere, contract_elsewhere
-from .streaming import PIECE_BYTES, pieces
 
 __all__ = ["contract_anywhere", "converted", "is_elsewhere", "needs_conversion"]
 

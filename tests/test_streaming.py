@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from einfx import streaming
+from einfx import movers
 from einfx.equation import Equation
 from einfx.options import Options
+from einfx.pieces import is_stretch, pieces
 from einfx.slicing.autograd.streamed import Elsewhere, contract_elsewhere
 from einfx.slicing.running.run import run
-from einfx.streaming import pieces
 
 CPU = torch.device("cpu")
 Transfers = run.__globals__["Transfers"]
-OURS = Transfers.__init__.__globals__
-"""What the module of transfers holds, by whatever name it was imported."""
+OURS = Transfers.__init__.__globals__["mover_for"].__globals__
+"""What the module of movers holds, by whatever name it was imported."""
 
 ONE_AT_A_TIME = threading.RLock()
 
@@ -42,7 +42,7 @@ def test_pieces_are_small_and_cover_all(seed: int) -> None:
     count = 0
     for part, other in pieces(target, source, most, scattered):
         assert part.numel() * 4 <= most or part.numel() == 1
-        assert scattered is None or part.numel() <= scattered or streaming._is_stretch(part, other)
+        assert scattered is None or part.numel() <= scattered or is_stretch(part, other)
         part.add_(other)
         count += part.numel()
     assert count == target.numel()
@@ -83,7 +83,7 @@ def test_closing_stops_what_is_under_way() -> None:
         leave.wait(10)
         return source
 
-    target = torch.zeros(5, streaming.PIECE_BYTES // 4)
+    target = torch.zeros(5, movers.PIECE_BYTES // 4)
     transfers = Transfers(CPU)
     transfers.copy(target, torch.ones(()).expand(target.shape), add=add)
     later = torch.zeros(3)
@@ -157,7 +157,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> set[int]:
         piece_bytes = 256
 
         def __init__(self) -> None:
-            super().__init__(CPU)
+            super().__init__(torch.device("cpu", 0))
 
         def _is_load(self, target: Tensor, source: Tensor) -> bool:
             return source.untyped_storage().data_ptr() in host

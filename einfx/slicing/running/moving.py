@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...streaming import Addition, Transfer, Transfers
 from ..schedules.loads import buffered, dense_strides
-from ..schedules.schedule import Load, Loop, Schedule, Statement, Store
+from ..schedules.schedule import Adjoint, Load, Loop, Schedule, Statement, Store
 
 __all__ = ["Moving"]
 
@@ -74,7 +74,9 @@ class Moving:
         self._using: dict[int, int] = {}
         self._turn: dict[int, int] = {}
         self._storing: dict[int, dict[int, Transfer]] = {}
-        lines = list(_loads_and_stores(schedule.statements))
+        lines = list(_flat(schedule.statements))
+        # A semiring that selects takes what it passes on out of the gradient.
+        self._used_up = {line.gradient for line in lines if isinstance(line, Adjoint)}
         self.loading = {line.target for line in lines if isinstance(line, Load)}
         self.storing = {line.source for line in lines if isinstance(line, Store)}
         self._walk = self._loads(_moving_lines(schedule.statements), dict(sources))
@@ -156,7 +158,10 @@ class Moving:
         slot, moment = self._free[target].popleft()
         shape = tuple(source.shape)
         buffer = self._placed(target, slot, shape, dense_strides(shape, source.stride()))
-        transfer = self._transfers.copy(buffer, source, after=moment)
+        if target in self._used_up:
+            transfer = self._transfers.copy(buffer, source, after=moment)
+        else:
+            buffer, transfer = self._transfers.fetch(buffer, source, after=moment)
         self._coming.setdefault(target, deque()).append(_Loaded(buffer, slot, transfer))
         self._next = next(self._walk, None)
 
@@ -186,11 +191,12 @@ class Moving:
                 yield from self._loads(body, inside)
 
 
-def _loads_and_stores(statements: Sequence[Statement]) -> Iterator[Load | Store]:
+def _flat(statements: Sequence[Statement]) -> Iterator[Statement]:
+    """The lines, those inside of loops instead of these."""
     for line in statements:
         if isinstance(line, Loop):
-            yield from _loads_and_stores(line.body)
-        elif isinstance(line, (Load, Store)):
+            yield from _flat(line.body)
+        else:
             yield line
 
 

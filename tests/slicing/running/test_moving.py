@@ -104,6 +104,9 @@ class _Moody:
             self.wait(0)
         return 0
 
+    def fetch(self, target: Tensor, source: Tensor, *, after: Any = None) -> tuple[Tensor, int]:
+        return target, self.copy(target, source, after=after)
+
     def wait(self, transfer: int) -> None:
         for target, source, add in self.late:
             target.copy_(source if add is None else add(target, source))
