@@ -1,13 +1,15 @@
 """Running the loads and stores of a schedule, ahead of what is computed and behind it.
 
 What is loaded next is known: the program is walked once more, for its loads alone, as far ahead as there are
-free buffers. A buffer is free again when the program frees it, or when what it held has been stored.
+free buffers. A buffer is free again when the program frees it, or when what it held has been stored. Where
+an operand is given twice, and two lines of one round of a loop load the same block of it, it's loaded once.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -23,17 +25,30 @@ Placed = Callable[[int, int, Sequence[int], Sequence[int] | None], Tensor]
 
 
 class _Ahead(NamedTuple):
-    """A load to come: into which value, from where, and within which entry of its loop."""
+    """A load to come.
+
+    Attributes:
+        target: into which value.
+        source: from where.
+        entry: within which entry of its loop.
+        beside: what the other lines of this round have loaded, by :func:`_place`.
+    """
 
     target: int
     source: Tensor
     entry: int
+    beside: dict[Any, _Loaded]
 
 
-class _Loaded(NamedTuple):
+@dataclass
+class _Loaded:
+    """A block in a buffer, of the value that owns it, and for how many values it's there."""
+
     buffer: Tensor
+    owner: int
     slot: int
     transfer: Transfer
+    users: int = 1
 
 
 class Moving:
@@ -71,7 +86,7 @@ class Moving:
         # Of each value, the buffers to fill next with the moments at which they are free.
         self._free: dict[int, deque[tuple[int, Any]]] = {}
         self._coming: dict[int, deque[_Loaded]] = {}
-        self._using: dict[int, int] = {}
+        self._using: dict[int, _Loaded] = {}
         self._turn: dict[int, int] = {}
         self._storing: dict[int, dict[int, Transfer]] = {}
         lines = list(_flat(schedule.statements))
@@ -107,7 +122,7 @@ class Moving:
             self._start()
         loaded = self._coming[target].popleft()
         self._transfers.wait(loaded.transfer)
-        self._using[target] = loaded.slot
+        self._using[target] = loaded
         return loaded.buffer
 
     def allocate(self, value: int, shape: Sequence[int]) -> Tensor:
@@ -128,11 +143,13 @@ class Moving:
 
     def free(self, value: int) -> None:
         """A buffer is done with."""
-        slot = self._using.pop(value, None)
+        loaded = self._using.pop(value, None)
+        if loaded is not None:
+            loaded.users -= 1
         if value not in self._loop_of:
             self._settle(value)
-        elif slot is not None:
-            self._free[value].append((slot, self._transfers.mark()))
+        elif loaded is not None and not loaded.users:
+            self._free[loaded.owner].append((loaded.slot, self._transfers.mark()))
             self._begin()
 
     def close(self) -> None:
@@ -148,30 +165,47 @@ class Moving:
         """Begin the loads to come, in their order, as far as there are buffers for them."""
         while self._next is not None:
             loop = self._loop_of.get(self._next.target)
-            if loop is None or self._entered[loop] < self._next.entry or not self._free[self._next.target]:
+            if loop is None or self._entered[loop] < self._next.entry:
+                return
+            if not self._free[self._next.target] and self._shared(self._next) is None:
                 return
             self._start()
 
     def _start(self) -> None:
         assert self._next is not None
-        target, source, _ = self._next
-        slot, moment = self._free[target].popleft()
-        shape = tuple(source.shape)
-        buffer = self._placed(target, slot, shape, dense_strides(shape, source.stride()))
-        if target in self._used_up:
-            transfer = self._transfers.copy(buffer, source, after=moment)
+        target, source, _, beside = self._next
+        loaded = self._shared(self._next)
+        if loaded is not None:
+            loaded.users += 1
         else:
-            buffer, transfer = self._transfers.fetch(buffer, source, after=moment)
-        self._coming.setdefault(target, deque()).append(_Loaded(buffer, slot, transfer))
+            slot, moment = self._free[target].popleft()
+            shape = tuple(source.shape)
+            buffer = self._placed(target, slot, shape, dense_strides(shape, source.stride()))
+            if target in self._used_up:
+                transfer = self._transfers.copy(buffer, source, after=moment)
+            else:
+                buffer, transfer = self._transfers.fetch(buffer, source, after=moment)
+            loaded = _Loaded(buffer, target, slot, transfer)
+            if target in self._loop_of and target not in self._used_up:
+                beside[_place(source)] = loaded
+        self._coming.setdefault(target, deque()).append(loaded)
         self._next = next(self._walk, None)
+
+    def _shared(self, load: _Ahead) -> _Loaded | None:
+        """What another line of the same round loads, if it's the same block and still there."""
+        if load.target in self._used_up:
+            return None
+        loaded = load.beside.get(_place(load.source))
+        return loaded if loaded is not None and loaded.users else None
 
     def _loads(
         self, statements: Sequence[Any], sources: Mapping[int, Tensor]
     ) -> Generator[_Ahead, None, None]:
+        beside: dict[Any, _Loaded] = {}
         for line in statements:
             if isinstance(line, Load):
                 entry = self._walked.get(self._loop_of.get(line.target, -1), 0)
-                yield _Ahead(line.target, sources[line.source], entry)
+                yield _Ahead(line.target, sources[line.source], entry, beside)
                 continue
             loop, body = line
             if id(loop) in self._walked:
@@ -189,6 +223,12 @@ class Moving:
                     for value, tensor in sources.items()
                 }
                 yield from self._loads(body, inside)
+
+
+def _place(source: Tensor) -> Any:
+    """Equal for blocks that are the same memory, seen in the same way."""
+    seen = source.dtype, source.is_conj(), source.is_neg()
+    return source.data_ptr(), tuple(source.shape), source.stride(), seen
 
 
 def _flat(statements: Sequence[Statement]) -> Iterator[Statement]:

@@ -10,16 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from einfx.equation import Equation
 from einfx.options import REAL, Options
 from einfx.slicing.running.memory import Demand, arena, demand
 from einfx.slicing.running.run import run
 from einfx.slicing.schedules.adjoint import adjoint
 from einfx.slicing.schedules.loads import Remote, depths, place
 from einfx.slicing.schedules.schedule import Schedule
-from einfx.slicing.schedules.tree import schedule
+from einfx.slicing.schedules.tree import ContractionTree, Cut, schedule
 from tests.slicing.networks import network
 
 SEMIRINGS = ("real", "log", "max_plus")
+OURS: Any = run.__globals__["Transfers"]
+"""What copies, by whatever name it was imported."""
 
 
 def _anywhere(pick: random.Random, made: Schedule) -> Schedule:
@@ -128,6 +131,50 @@ def test_no_buffer_is_written_while_it_is_in_use(seed: int, monkeypatch: pytest.
         torch.testing.assert_close(result, expected, rtol=1e-11, atol=1e-11)
         found, _ = _ran(_anywhere(pick, back), [*operands, gradient])
         torch.testing.assert_close(found, gradients, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", SEMIRINGS)
+@pytest.mark.parametrize(
+    "text", ["ij,ik->jk", "ij,ij->i", "ij,ij->j", "ij,ik,jk->i", "ij,ik,il->jkl", "ij,ji->"]
+)
+def test_a_block_of_an_operand_that_is_given_twice_is_loaded_once(
+    text: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(n, 6, generator=generator, dtype=torch.float64) for n in (24, 6))
+    equation = Equation.parse(text)
+    operands = [y if labels == (1, 2) or text == "ij,ji->" else x for labels in equation.inputs]
+    sizes = equation.sizes([tuple(operand.shape) for operand in operands])
+    steps = [(0, 1)] if len(operands) == 2 else [(0, 1), (3, 2)]
+    tree = ContractionTree(equation, tuple(sizes[label] for label in equation.labels), tuple(steps))
+    options = Options.read(name)
+    loaded: list[tuple[Any, ...]] = []
+    fetch = OURS.fetch
+
+    def noted(self: Any, target: Tensor, source: Tensor, **words: Any) -> Any:
+        loaded.append((source.data_ptr(), source.shape, source.stride()))
+        return fetch(self, target, source, **words)
+
+    monkeypatch.setattr(OURS, "fetch", noted)
+    for cuts in ([Cut(tree.root, 0, 5)], [Cut(tree.root, 0, 5), Cut(tree.root, 1, 4)]):
+        whole = schedule(tree, cuts)
+        (expected,), _ = _ran(whole, operands, options)
+        made = place(whole, Remote((True,) * len(operands)))
+        loaded.clear()
+        (result,), _ = _ran(made, operands, options)
+        torch.testing.assert_close(result, expected)
+        if len(cuts) == 1 and text != "ij,ji->":
+            assert len(set(loaded)) == len(loaded)
+        real = name == "real"
+        back = adjoint(
+            whole, [True] * len(operands), needs_results=not real, consumed=options.semiring.selective
+        )
+        gradient = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+        rest = [] if real else [expected]
+        gradients, _ = _ran(back, [*operands, gradient.clone(), *rest], options)
+        remote = Remote((True,) * back.count, (True,) * len(operands))
+        found, _ = _ran(place(back, remote), [*operands, gradient, *rest], options)
+        torch.testing.assert_close(found, gradients)
 
 
 @pytest.mark.parametrize("seed", range(6, 16))
