@@ -72,6 +72,7 @@ def _memory(options: argparse.Namespace) -> str:
         "example": lambda: memory.example_section(memory.example.run()),
         "curves": lambda: _curves(options.write),
         "slicing": _slicing,
+        "models": lambda: memory.models_section(memory.models.run()),
         "disk": lambda: memory.disk_section(memory.disk.run(), memory.disk.LIMIT),
         "random": lambda: _random_equations(options),
     }

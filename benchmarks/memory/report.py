@@ -12,6 +12,7 @@ from .curves import Curve
 from .disk import COLUMNS, EQUATIONS, Reading
 from .example import EQUATION, Run
 from .measure import MIB, Point
+from .models import MODELS, ModelRun
 from .random_equations import FRACTIONS, SLACK_BYTES, Failure, Outcome
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "disk_section",
     "example_section",
     "line",
+    "models_section",
     "overheads",
     "points_table",
     "section",
@@ -129,6 +131,34 @@ def disk_section(readings: Sequence[Reading], limit: int) -> str:
         name = x.name if x.equation else ""
         figures = f"{speed:.2f} | {x.seconds / reading[x.cached]:.2f} | {size_text(max(x.peak, 0))}"
         lines.append(f"| {what} | {name} | {'yes' if x.cached else 'no'} | {figures} |")
+    return "\n".join(lines) + "\n"
+
+
+def models_section(runs: Sequence[ModelRun]) -> str:
+    """The part about whole models."""
+    lines = [
+        "### Whole models",
+        "",
+        "`einfx.optimize(model, inputs, memory_limit=...)` beside the model as it is in PyTorch, without "
+        "gradients, float32, one thread. Limits are parts of the peak of the model as it is; peaks are "
+        "measured from outside, results included. Where a limit is refused, the error names one that is enough.",
+        "",
+        "| model | limit | peak | peak / limit | time / eager | planning, s |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for x in runs:
+        limit = f"1/{x.fraction}: {size_text(x.limit)}" if x.fraction else f"none; eager {size_text(x.limit)}"
+        if x.peak is None:
+            least = "" if x.needed is None else f", needs {size_text(x.needed)}"
+            cells = [f"refused{least}", "", "", ""]
+        else:
+            share = f"{x.peak / x.limit:.2f}"
+            cells = [size_text(max(x.peak, 0)), share, f"{x.slower:.2f}", f"{x.planning_seconds:.2f}"]
+        lines.append(f"| {x.model} | {limit} | {' | '.join(cells)} |")
+    described = [(build.__doc__ or "").strip().rstrip(".") for build in MODELS.values()]
+    lines += ["", f"The models: {'; '.join(text[:1].lower() + text[1:] for text in described)}."]
+    ran = [x for x in runs if x.peak is not None]
+    lines += [f"Largest deviation: {max((x.error for x in ran), default=0):.1e}."]
     return "\n".join(lines) + "\n"
 
 

@@ -22,6 +22,7 @@ from benchmarks.memory import (
     equations,
     example,
     measure,
+    models,
     plots,
     random_equations,
     report,
@@ -201,6 +202,28 @@ def test_a_curve_is_a_table_of_multiples_of_the_first() -> None:
     assert "![Rows](plots/rows.svg)" in text
     assert "| einfx | 8 MiB | 7 MiB | 1.50 | 1.45-1.55 |" in text
     assert "| torch.einsum |  | out of memory |  |  |" in text
+
+
+@needs_proc
+@pytest.mark.parametrize("name", ["transformer block", "linear chain over logarithms"])
+def test_a_model_is_measured_without_a_limit_and_within_parts_of_what_it_takes(name: str) -> None:
+    runs = models.contest([name, 0.02, 0.01])
+    assert [run.fraction for run in runs] == [0, *models.FRACTIONS]
+    assert all(run.error < 1e-4 for run in runs)
+    assert any(run.peak is not None and run.slower > 0 for run in runs)
+
+
+def test_models_are_a_table_of_peaks_times_and_refusals() -> None:
+    rows = [
+        models.ModelRun("a block", 0, 8 * MIB, 8 * MIB, 1.5, None, 0.25, 1e-7),
+        models.ModelRun("a block", 2, 4 * MIB, 3 * MIB, 1.25, None, 0.5, 2e-7),
+        models.ModelRun("a block", 4, 2 * MIB, None, 0.0, 3 * MIB, 0.0, 0.0),
+    ]
+    text = report.models_section(rows)
+    assert "| a block | none; eager 8 MiB | 8 MiB | 1.00 | 1.50 | 0.25 |" in text
+    assert "| a block | 1/2: 4 MiB | 3 MiB | 0.75 | 1.25 | 0.50 |" in text
+    assert "| a block | 1/4: 2 MiB | refused, needs 3 MiB |  |  |  |" in text
+    assert "Largest deviation: 2.0e-07." in text
 
 
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib draws the plots")
