@@ -141,7 +141,8 @@ def models_section(runs: Sequence[ModelRun]) -> str:
         "",
         "`einfx.optimize(model, inputs, memory_limit=...)` beside the model as it is in PyTorch, without "
         "gradients, float32, one thread. Limits are parts of the peak of the model as it is; peaks are "
-        "measured from outside, results included. Where a limit is refused, the error names one that is enough.",
+        "measured from outside, results included. Where a limit is refused, the error names one that is "
+        "enough.",
         "",
         "| model | limit | peak | peak / limit | time / eager | planning, s |",
         "|---|---:|---:|---:|---:|---:|",
