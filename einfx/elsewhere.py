@@ -86,6 +86,7 @@ def contract_anywhere(
     else:
         target = _device(device)
     # From one device to another there is no way through blocks.
+    options = _beside([x for x in tensors if x.device.type != "cpu" and x.device != target], options, target)
     operands = [x if x.device.type == "cpu" else x.to(target) for x in tensors]
     there = tuple(x.device != target for x in operands)
     if target.type == "cpu" and options.memory_limit is not None:
@@ -114,19 +115,22 @@ def contract_anywhere(
 def _streamed(
     call: str, token: Any, operands: Sequence[Tensor], optimize: Any, options: Options, where: Elsewhere
 ) -> Tensor:
-    here = [x if there else x.to(where.dtype) for x, there in zip(operands, where.operands, strict=True)]
     try:
         options.semiring.check(*[x.new_empty(0) for x in operands])
         if options.semiring.domain is not None:
             # In parts, since a check takes memory of its own.
-            for operand in here:
+            for operand in operands:
                 for part, _ in pieces(operand, operand, PIECE_BYTES):
                     options.semiring.domain(part)
     except OperandError as error:
         raise OperandError(f"{call}: {error}") from None
     try:
-        equation = read_equation(token, [x.dim() for x in here])
-        return contract_elsewhere(equation, here, optimize, options, where)
+        equation = read_equation(token, [x.dim() for x in operands])
+        pairs = [*zip(operands, where.operands, strict=True)]
+        converted = [x for x, there in pairs if not there and x.dtype != where.dtype]
+        limited = _beside(converted, options, where.device, where.dtype)
+        here = [x if there else x.to(where.dtype) for x, there in pairs]
+        return contract_elsewhere(equation, here, optimize, limited, where)
     except OperandError as error:
         raise as_written(token, error) from None
     except MemoryLimitError:
@@ -146,24 +150,37 @@ def _in_place(
     target: torch.device,
 ) -> Any:
     """Contract where all operands are moved to first."""
-    arriving = sum(x.numel() * x.itemsize for x in operands if x.device != target)
-    if arriving and options.memory_limit is not None:
-        if arriving >= options.memory_limit:
-            raise MemoryLimitError(
-                f"einsum of {', '.join(str(tuple(x.shape)) for x in operands)}, not to be cut into blocks: "
-                f"memory_limit={options.memory_limit} ({size_text(options.memory_limit)}) is too little for "
-                f"moving operands of {arriving} bytes ({size_text(arriving)}) to {target}"
-            )
-        options = replace(options, memory_limit=options.memory_limit - arriving)
-
+    options = _beside([x for x in operands if x.device != target], options, target)
+    arrives = any(x.device != target for x in operands)
     here = [x.to(target) for x in operands]
     if options.is_plain and not return_argmax:
         found: Any = contract(token, here, optimize)
     else:
         found = contract_over(token, here, optimize, options, return_argmax)
-    if not arriving or any(x.device.type != "cpu" for x in operands):
+    if not arrives or any(x.device.type != "cpu" for x in operands):
         return found
     return tuple(x.cpu() for x in found) if isinstance(found, tuple) else found.cpu()
+
+
+def _beside(
+    whole: Sequence[Tensor], options: Options, device: torch.device, dtype: torch.dtype | None = None
+) -> Options:
+    """The options with what is left of the limit beside copies of whole operands.
+
+    Raises:
+        MemoryLimitError: nothing is.
+    """
+    taken = sum(x.numel() * (dtype or x.dtype).itemsize for x in whole)
+    limit = options.memory_limit
+    if not taken or limit is None:
+        return options
+    if taken >= limit:
+        raise MemoryLimitError(
+            f"einsum of {', '.join(str(tuple(x.shape)) for x in whole)}, not to be cut into blocks: "
+            f"memory_limit={limit} ({size_text(limit)}) is too little for copies of these, of {taken} "
+            f"bytes ({size_text(taken)}) on {device}{f' in {dtype}' * (dtype is not None)}"
+        )
+    return replace(options, memory_limit=limit - taken)
 
 
 def needs_conversion(tensors: Sequence[Any], device: str | torch.device | None, strip_exponent: bool) -> bool:

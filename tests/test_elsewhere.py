@@ -200,6 +200,26 @@ def test_files_have_gradients(semiring: str, file: Path) -> None:
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-4)
 
 
+def test_operands_that_become_others_whole_count(file: Path) -> None:
+    whole, other = _map("memmap r", file).astype(np.float64), torch.ones(FILE[1], 3)
+    path = file.with_suffix(".double")
+    whole.tofile(path)
+    mapping = np.memmap(path, np.float64, "r", shape=FILE)
+    limited: list[int] = []
+    contract = contract_anywhere.__globals__["contract_elsewhere"]
+
+    def noted(equation: Any, operands: Any, optimize: Any, options: Any, where: Any) -> Tensor:
+        limited.append(options.memory_limit)
+        result: Tensor = contract(equation, operands, optimize, options, where)
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(contract_anywhere.__globals__, "contract_elsewhere", noted)
+        found = einfx.einsum("ij,jk->ik", mapping, other, memory_limit=10**6)
+    assert limited == [10**6 - 8 * other.numel()]
+    torch.testing.assert_close(found, torch.from_numpy(whole) @ other.double())
+
+
 def test_domains_hold_for_files_too(file: Path) -> None:
     with pytest.raises(OperandError, match="max_times"):
         einfx.einsum("ij->i", _map("memmap r", file), semiring="max_times", memory_limit="1 MB")
@@ -301,9 +321,25 @@ import sys, threading
 import numpy as np, torch, einfx, einfx.elsewhere
 torch.set_num_threads(1)
 einfx.elsewhere.is_resident = lambda x: False
-path, rows, limit = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+path, rows, limit, how = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 mapping = np.memmap(path, np.float32, "r", shape=(rows, 256))
 weights = torch.ones(256, 8)
+if how == "through a stream":
+    # A pretended GPU, whose memory is that of the host: all copies are done at once.
+    from contextlib import nullcontext
+    from unittest.mock import MagicMock
+    import einfx.movers
+    class Mover(einfx.movers._Cuda):
+        def __init__(self):
+            super().__init__(torch.device("cpu", 0))
+        def _is_load(self, target, source):
+            return True
+    einfx.movers._Host = Mover
+    einfx.movers._pinned = lambda size: torch.empty(size, dtype=torch.uint8)
+    for name in "Stream", "Event", "current_stream":
+        setattr(torch.cuda, name, MagicMock())
+    torch.cuda.stream = lambda stream: nullcontext()
+    torch.Tensor.is_pinned = lambda x: False
 def work(n):
     return einfx.einsum("ij,jk->ik", mapping[:n], weights, memory_limit=limit)
 work(4096)
@@ -312,7 +348,7 @@ try:
     sys.stdin.readline()
     while True:
         result = work(rows)
-        if sys.argv[4] == "once":
+        if how != "forever":
             break
 except KeyboardInterrupt:
     pass
@@ -335,13 +371,16 @@ def _anonymous(process: subprocess.Popen[str]) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="what is resident is read on Linux")
-def test_a_file_larger_than_the_limit_takes_no_more_anonymous_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "beside"), [("once", 0), ("through a stream", 16 << 20)])
+def test_a_file_larger_than_the_limit_takes_no_more_anonymous_memory(
+    how: str, beside: int, tmp_path: Path
+) -> None:
     rows, limit = 1 << 17, 12 << 20  # 128 MiB; the result is 4 MiB
     path = tmp_path / "large"
     with path.open("wb") as stream:
         for _ in range(32):
             stream.write(np.ones((rows // 32, 256), dtype=np.float32).tobytes())
-    process = _started(path, rows, str(limit) + " B", "once")
+    process = _started(path, rows, str(limit) + " B", how)
     before = most = _anonymous(process)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -351,7 +390,8 @@ def test_a_file_larger_than_the_limit_takes_no_more_anonymous_memory(tmp_path: P
         most = max(most, _anonymous(process))
         time.sleep(0.002)
     assert process.stdout.read() == "256.0 []\n"
-    assert most - before <= limit * 1.05 + (4 << 20)
+    # A GPU's memory, which is in the host's here, and two pieces of pinned memory.
+    assert most - before <= limit * 1.05 + beside + (4 << 20)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are other signals")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +23,7 @@ from einfx.options import Options
 from einfx.pieces import is_stretch, pieces
 from einfx.slicing.autograd.streamed import Elsewhere, contract_elsewhere
 from einfx.slicing.running.run import run
+from einfx.slicing.schedules.loads import dense_strides
 
 CPU = torch.device("cpu")
 Transfers = run.__globals__["Transfers"]
@@ -132,24 +137,31 @@ class _Now(_Stream):
 
 
 class _Late(TorchFunctionMode):
-    """Copies that don't block wait on a stream."""
+    """Copies that don't block wait on a stream; host memory that takes part in them has to be pinned."""
 
-    def __init__(self, stream: _Stream) -> None:
+    def __init__(self, stream: _Stream, host: set[int]) -> None:
         super().__init__()
-        self.stream = stream
+        self.stream, self.host = stream, host
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.copy_ and (kwargs or {}).get("non_blocking"):
             target, source = args
+            for x in (target, source):
+                assert x.untyped_storage().data_ptr() not in self.host or x.is_pinned()
             self.stream.waiting.append(lambda: target.copy_(source))
             return target
         return func(*args, **(kwargs or {}))
+
+
+PINNED: set[int] = set()
+"""Storages in host memory that are pretended to be pinned."""
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """A pretended GPU, which is given the storages that lie in host memory."""
     host: set[int] = set()
+    PINNED.clear()
 
     base: Any = OURS["_Cuda"]
 
@@ -165,24 +177,28 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     now = _Now()
     monkeypatch.setitem(OURS, "_Host", Mover)
     monkeypatch.setitem(OURS, "_pinned", lambda bytes_: torch.zeros(bytes_, dtype=torch.uint8))
-    monkeypatch.setattr(Tensor, "is_pinned", lambda x: False)
+    monkeypatch.setattr(Tensor, "is_pinned", lambda x: x.untyped_storage().data_ptr() in PINNED)
     monkeypatch.setattr(torch.cuda, "Stream", _Stream)
     monkeypatch.setattr(torch.cuda, "Event", _Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: now)
     monkeypatch.setattr(
-        torch.cuda, "stream", lambda stream: contextlib.ExitStack() if stream is now else _Late(stream)
+        torch.cuda, "stream", lambda stream: contextlib.ExitStack() if stream is now else _Late(stream, host)
     )
     return host
 
 
 @pytest.mark.parametrize("name", ["real", "log"])
-@pytest.mark.parametrize("limit", [6000, 3500])
-def test_what_goes_through_a_stream_arrives_before_it_is_read(gpu: set[int], limit: int, name: str) -> None:
+@pytest.mark.parametrize(("limit", "pinned"), [(6000, False), (3500, False), (3500, True)])
+def test_what_goes_through_a_stream_arrives_before_it_is_read(
+    gpu: set[int], limit: int, pinned: bool, name: str
+) -> None:
     generator = torch.Generator().manual_seed(0)
     operands = [
         torch.randn(shape, generator=generator).requires_grad_() for shape in [(30, 20), (20, 25), (25, 10)]
     ]
     gpu.update(x.untyped_storage().data_ptr() for x in operands)
+    if pinned:
+        PINNED.update(gpu)
     where = Elsewhere(CPU, torch.float32, (True,) * 3, True)
     options = Options.read(name, memory_limit=limit)
     found = contract_elsewhere(Equation.parse("ij,jk,kl->il"), operands, "auto", options, where)
@@ -200,3 +216,94 @@ def test_what_goes_through_a_stream_arrives_before_it_is_read(gpu: set[int], lim
         rtol=1e-4,
         atol=1e-4,
     )
+
+
+def test_pinned_memory_is_copied_from_where_it_lies_and_other_memory_through_two_buffers(
+    gpu: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    monkeypatch.setitem(
+        OURS, "_pinned", lambda size: made.append(size) or torch.zeros(size, dtype=torch.uint8)
+    )
+    source = torch.arange(600.0).view(20, 30)
+    gpu.add(source.untyped_storage().data_ptr())
+    for pinned, view, buffers in ((True, source, 0), (True, source[:, 3:9], 2), (False, source, 2)):
+        made.clear()
+        PINNED.clear()
+        PINNED.update(gpu if pinned else ())
+        target = torch.zeros(view.shape)
+        with Transfers(CPU) as transfers:
+            transfers.wait(transfers.copy(target, view))
+            assert torch.equal(target, view)
+        assert made == [256] * buffers
+
+
+def test_a_device_without_a_number_is_the_current_one_of_whoever_asks(
+    gpu: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    of = {text: OURS["_Cuda"](torch.device(text)).device for text in ("cuda", "cuda:0", "cuda:1")}
+    assert of == {"cuda": torch.device("cuda:3"), **{x: torch.device(x) for x in ("cuda:0", "cuda:1")}}
+
+
+def test_what_goes_wrong_at_the_end_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def close(self: Any) -> None:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(OURS["_Host"], "close", close)
+    with pytest.raises(RuntimeError, match="illegal memory access"), Transfers(CPU) as transfers:
+        transfers.wait(transfers.copy(torch.zeros(3), torch.ones(3)))
+    with pytest.raises(KeyError), Transfers(CPU):
+        raise KeyError
+
+
+def test_blocks_side_by_side_are_not_copied_on_a_cpu() -> None:
+    whole = torch.arange(24.0).view(4, 6)
+    with Transfers(CPU) as transfers:
+        for source, stays in (
+            (whole[1:3], True),
+            (whole.T[:, 1:3], True),
+            (whole[:, 1:3], False),
+            (whole[:, None, 2], False),
+            (whole[1:3].double(), False),
+            (torch.complex(whole, whole).conj()[:2], False),
+        ):
+            shape = tuple(source.shape)
+            dtype = source.dtype if source.is_complex() else torch.float32
+            target = torch.empty(shape, dtype=dtype).as_strided(shape, dense_strides(shape, source.stride()))
+            found, transfer = transfers.fetch(target, source)
+            transfers.wait(transfer)
+            assert torch.equal(found, source.to(dtype))
+            assert found.stride() == target.stride()
+            assert found.data_ptr() == (source if stays else target).data_ptr()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are asked for on Linux")
+def test_a_file_that_became_shorter_is_an_error_rather_than_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "numbers"
+    path.write_bytes(bytes(1 << 20))
+    mapping = torch.from_file(str(path), size=1 << 18)
+    os.truncate(path, 1 << 14)
+    target = torch.zeros(1 << 18)
+    if OURS["_advise"]()(mapping.data_ptr(), 1 << 14, OURS["POPULATE_READ"]):
+        pytest.skip("this Linux has no such advice")
+    with Transfers(CPU) as transfers:
+        _, transfer = transfers.fetch(target, mapping)
+        with pytest.raises(OSError, match="the file is shorter than it was"):
+            transfers.wait(transfer)
+
+
+def test_pages_are_asked_for_where_most_of_them_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def advise(start: int, length: int, advice: int) -> int:
+        asked.append(length)
+        return 0
+
+    monkeypatch.setitem(OURS, "_advise", lambda: advise)
+    monkeypatch.setitem(OURS, "sys", SimpleNamespace(platform="linux"))
+    matrix = torch.zeros(64, 4096)
+    have_pages = OURS["have_pages"]
+    for view in (matrix, matrix[:, :2048], matrix[3:5], matrix[:0], matrix[:, :16], matrix[:, 0]):
+        have_pages(view)
+    assert [round(length / (64 * 4096 * 4), 1) for length in asked] == [1.0, 1.0, 0.0]
