@@ -222,9 +222,12 @@ def test_pinned_memory_is_copied_from_where_it_lies_and_other_memory_through_two
     gpu: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
-    monkeypatch.setitem(
-        OURS, "_pinned", lambda size: made.append(size) or torch.zeros(size, dtype=torch.uint8)
-    )
+
+    def pinned_memory(size: int) -> Tensor:
+        made.append(size)
+        return torch.zeros(size, dtype=torch.uint8)
+
+    monkeypatch.setitem(OURS, "_pinned", pinned_memory)
     source = torch.arange(600.0).view(20, 30)
     gpu.add(source.untyped_storage().data_ptr())
     for pinned, view, buffers in ((True, source, 0), (True, source[:, 3:9], 2), (False, source, 2)):
