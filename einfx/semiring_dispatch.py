@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any
@@ -65,7 +66,12 @@ def contract_over(
         if sliceable and _is_followed(operands, options):
             equation = read_equation(token, [x.dim() for x in operands])
             return contract_within(equation, operands, optimize, options)
-        program, shifted = _program(token, operands, optimize, options)
+        try:
+            program, shifted = _program(token, operands, optimize, options)
+        except MemoryLimitError as error:
+            if not sliceable or not (is_captured() or torch._C._get_tracing_state() is not None):
+                raise
+            return _captured_as_a_whole(token, operands, optimize, options, error)
     except (OperandError, MemoryLimitError) as error:
         raise as_written(token, error) from None
     if torch._C._get_tracing_state() is not None:
@@ -79,6 +85,26 @@ def contract_over(
         if result is not None:
             return result
     return program(operands)
+
+
+def _captured_as_a_whole(
+    token: Any, operands: Sequence[Tensor], optimize: Any, options: Options, error: MemoryLimitError
+) -> Tensor:
+    """An operator that stays within the limit when it runs, where what torch could record doesn't.
+
+    Raises:
+        MemoryLimitError: the semiring has no such operator.
+    """
+    if not (isinstance(optimize, (str, tuple, list)) and is_linear(options)):
+        raise MemoryLimitError(
+            f"{error}, where it is compiled, exported or traced; called outside of that it may need less",
+            error.needed_bytes,
+        )
+    equation = read_equation(token, [x.dim() for x in operands])
+    with warnings.catch_warnings():
+        # Sizes that are compared while torch.jit.trace records are compared again when the operator runs.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        return contract_captured(equation, operands, optimize, options)
 
 
 def _is_followed(operands: Sequence[Tensor], options: Options) -> bool:

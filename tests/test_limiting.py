@@ -217,6 +217,48 @@ def test_a_program_scripts_where_nothing_has_a_limit_and_is_refused_where_someth
         einfx.jitable(einfx.optimize(_triangles, (a,), memory_limit=10_000))
 
 
+def _exported(module: Any, a: Tensor) -> Any:
+    return torch.export.export(module, (a,)).module()
+
+
+def _saved(module: Any, a: Tensor) -> Any:
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(module, (a,), strict=True), file)
+    file.seek(0)
+    return torch.export.load(file).module()
+
+
+def _compiled(module: Any, a: Tensor) -> Any:
+    return torch.compile(module, fullgraph=True, backend="aot_eager")
+
+
+def _recorded(module: Any, a: Tensor) -> Any:
+    return torch.jit.trace(module, (a,))
+
+
+@pytest.mark.parametrize("form", [_exported, _saved, _compiled, _recorded])
+def test_contractions_in_blocks_are_exported_compiled_and_recorded_within_their_limit(form: Any) -> None:
+    a = tensor((60, 60))
+    module = form(einfx.optimize(_triangles, (a,), memory_limit=10_000), a)
+    with torch.no_grad():
+        assert_same(module(a), _triangles(a))
+    assert allocated_bytes(module, a) <= 10_000 + SLACK
+    leaf = a.clone().requires_grad_()
+    with pytest.raises(MemoryLimitError, match="with its gradients"):
+        module(leaf).backward()
+
+
+def test_a_semiring_without_an_operator_says_that_capture_needs_more() -> None:
+    a, b = tensor((100, 100)), tensor((100, 100), seed=1)
+
+    def program(a: Tensor, b: Tensor) -> Tensor:
+        return einfx.einsum("ij,jk,kl->", a, b, a, semiring="log", memory_limit=20_000)
+
+    assert program(a, b).shape == ()
+    with pytest.raises(MemoryLimitError, match="exported or traced; called outside of that it may need less"):
+        torch.jit.trace(program, (a, b))
+
+
 def test_a_limit_needs_its_pass() -> None:
     with pytest.raises(UsageError, match="LimitMemory"):
         einfx.optimize(_triangles, memory_limit=100, passes=())
