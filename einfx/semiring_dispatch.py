@@ -103,7 +103,7 @@ def _captured_as_a_whole(
     equation = read_equation(token, [x.dim() for x in operands])
     with warnings.catch_warnings():
         # Sizes that are compared while torch.jit.trace records are compared again when the operator runs.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore")
         return contract_captured(equation, operands, optimize, options)
 
 
