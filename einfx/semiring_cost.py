@@ -29,7 +29,13 @@ from .layout import Loops
 from .machine import Machine, accumulation_dtype, item_bytes, machine_for
 from .options import Options
 
-__all__ = ["SemiringKernel", "choose_step", "pair_seconds"]
+__all__ = [
+    "SemiringKernel",
+    "choose_step",
+    "pair_seconds",
+    "products_gradient_seconds",
+    "shares_gradient_seconds",
+]
 
 Labels = tuple[int, ...]
 
@@ -277,3 +283,46 @@ def pair_seconds(
     if not _has_matmul(options.semiring, dtype):
         return blocked
     return min(blocked, _matmul_seconds(options, *counts, dtype, machine))
+
+
+def shares_gradient_seconds(
+    blocks: int, terms: int, inner: int, tensors: int, dtype: torch.dtype, machine: Machine
+) -> float:
+    """Predicted seconds of gradients over logarithms term by term, see :mod:`.kernels.log_shares`.
+
+    Args:
+        blocks: how many times terms are made.
+        terms: all of them.
+        inner: how many are made in a row.
+        tensors: that are read and written.
+        dtype: of all of them.
+        machine: where it runs.
+    """
+    seconds = (24 + (14 + 3 * tensors) * blocks) * machine.op_seconds
+    each = 1.1e-9 * item_bytes(dtype) / 4 + 26e-9 / max(inner, 1)
+    return seconds + each * terms / _workers(machine, terms)
+
+
+def products_gradient_seconds(
+    counts: Sequence[int], needs: Sequence[bool], dtype: torch.dtype, machine: Machine
+) -> float:
+    """Predicted seconds of gradients over logarithms by products, see :mod:`.kernels.log_passing`.
+
+    Args:
+        counts: sizes of batch, rows, columns and summed labels.
+        needs: which gradients are wanted.
+        dtype: of the operands.
+        machine: where it runs.
+    """
+    batch, rows, columns, depth = counts
+    first, second, result = batch * rows * depth, batch * depth * columns, batch * rows * columns
+    seconds = (70 + 12 * sum(needs)) * machine.op_seconds
+    scale = item_bytes(dtype) / 4
+    each = 1.0e-9 * (first + second) + 1.0e-9 * result
+    each += 0.6e-9 * sum(n for n, need in zip((first, second), needs, strict=True) if need)
+    seconds += scale * each / _workers(machine, first + second + result)
+    if needs[0]:
+        seconds += machine.gemm(batch, rows, depth, columns, dtype)
+    if needs[1]:
+        seconds += machine.gemm(batch, depth, columns, rows, dtype)
+    return seconds

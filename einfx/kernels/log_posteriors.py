@@ -26,7 +26,7 @@ from .log_sums import Kept, block_sums, is_small
 from .log_terms import shares_of_terms, weighed
 from .log_unsafe import add_unsafe
 
-__all__ = ["Factors", "posterior_sums"]
+__all__ = ["Factors", "add_empty", "posterior_sums"]
 
 Factors = Sequence[Tensor | None]
 """f0 (B, I, K), f1 (B, K, J) and f2 (B, I, J). None stands for ones, or for an operand in linear space."""
@@ -65,7 +65,7 @@ def posterior_sums(
     if kept is not None:
         results, lost = _by_product(a, b, logs, kept, factors, targets, options)
         if lost:
-            _add_empty(results, logs, factors, targets, share)
+            add_empty(results, logs, factors, targets, share)
         return results
     results = [torch.zeros_like((a, b, logs)[x], memory_format=torch.contiguous_format) for x in targets]
     sizes = sizes_of(a, b)
@@ -81,7 +81,7 @@ def posterior_sums(
         else:
             parts, lost = _part_of_depth(left, right, total, own, targets, options)
         if lost:
-            _add_empty(parts, total, own, targets, share)
+            add_empty(parts, total, own, targets, share)
         for result, target, part in zip(results, targets, parts, strict=True):
             result[places[target]] += part
     return results
@@ -170,11 +170,11 @@ def _all_at_once(
             elif linear:
                 own = weighed(own, views[position], linear)
         results.append(own.masked_fill(empty, 0).sum((3, 1, 2)[target]))
-    _add_empty(results, logs, factors, targets, empty_share)
+    add_empty(results, logs, factors, targets, empty_share)
     return results
 
 
-def _add_empty(
+def add_empty(
     results: list[Tensor], logs: Tensor, factors: Factors, targets: Sequence[int], share: float
 ) -> None:
     """Add the terms of sums that are -inf, each with the same share, in place."""

@@ -67,10 +67,7 @@ def gradient_work(
         options: over which semiring.
     """
     if not is_real(options, dtype):
-        shapes = [places[x].shape for x in line.operands]
-        local = LocalGradients.of(line, schedule, shapes, dtype, device, options)
-        needs = [x >= 0 for x in line.gradients]
-        return local.work([*map(prod, shapes)], needs, prod(places[line.gradient].shape), dtype)
+        return LocalGradients.of(line, schedule, places, dtype, device, options).work
     total = Work()
     kept = 0
     if _conjugated(line, schedule, dtype):
@@ -104,7 +101,7 @@ def pass_on(
         memory: what runs the line.
     """
     if not is_real(options, values[line.gradient].dtype):
-        _pass_on_locally(line, schedule, values, options)
+        _pass_on_locally(line, schedule, values, options, memory)
         return
     incoming, kept, memory.used = values[line.gradient], 0, 0
     if _conjugated(line, schedule, incoming.dtype):
@@ -172,15 +169,16 @@ def shares(schedule: Schedule, line: Adjoint) -> list[Share]:
 
 
 def _pass_on_locally(
-    line: Adjoint, schedule: Schedule, values: Mapping[int, Tensor], options: Options
+    line: Adjoint, schedule: Schedule, values: Mapping[int, Tensor], options: Options, memory: Memory
 ) -> None:
     """The same over a semiring."""
-    operands, gradient = [values[x] for x in line.operands], values[line.gradient]
-    shapes = [tuple(x.shape) for x in operands]
-    local = LocalGradients.of(line, schedule, shapes, gradient.dtype, gradient.device.type, options)
+    gradient = values[line.gradient]
+    used = (*line.operands, line.target, line.gradient, *line.gradients)
+    places = {x: Place(values[x].shape, values[x].stride()) for x in used if x >= 0}
+    local = LocalGradients.of(line, schedule, places, gradient.dtype, gradient.device.type, options)
+    targets = [values[x] if x >= 0 else None for x in line.gradients]
     consumed = options.semiring.selective and line.gradient >= schedule.count
-    needs = [x >= 0 for x in line.gradients]
-    made = local.gradients(operands, needs, values[line.target], gradient, consumed=consumed)
-    for mine, part in zip(line.gradients, made, strict=True):
-        if part is not None:
-            values[mine].add_(part)
+    total = values[line.target] if line.target >= 0 else gradient
+    memory.used = 0
+    operands = [values[x] for x in line.operands]
+    local.add(operands, targets, total, gradient, memory.scratch, consumed=consumed)
