@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from math import prod
 from typing import Any, NamedTuple
 
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor
 
 from ...equation import Equation
-from ...errors import MemoryLimitError, UsageError
+from ...errors import MemoryLimitError
 from ...options import Options
+from ...plans import size_text
 from ...progress import Choice
 from ..plans.contraction import sliced_plan
 from ..running.run import run
@@ -27,6 +29,7 @@ from ..schedules.plain import plain
 from ..schedules.schedule import Load
 from ..search.find_schedule import Sliced
 from .one_gradient import one_gradient
+from .within import contract_within
 
 __all__ = ["Elsewhere", "contract_elsewhere"]
 
@@ -203,14 +206,22 @@ def _differentiable(
 ) -> list[Tensor | None]:
     """Gradients that can be differentiated again: over real numbers contractions within the same limit.
 
+    Over another semiring derivatives are no contractions; then operands are moved whole to where is computed,
+    which mapped files needn't be.
+
     Raises:
-        UsageError: over another semiring, where derivatives are no contractions.
+        MemoryLimitError: these don't fit.
     """
     if options.semiring.name != "real":
-        raise UsageError(
-            f"einsum {str(equation)!r}: second derivatives over {options.semiring.name!r} aren't taken of "
-            "operands that lie elsewhere; move them to where it is computed, operand.to(device), beforehand"
-        )
+        here = _moved([*operands, gradient], equation, options, where)
+        limit = options.memory_limit
+        assert limit is not None
+        rest = replace(options, memory_limit=limit - here.bytes)
+        *factors, gradient = here.tensors
+        whole = contract_within(equation, factors, "auto", rest)
+        needed = [x for x, want in zip(operands, wanted, strict=True) if want]
+        made = iter(torch.autograd.grad(whole, needed, gradient, create_graph=True))
+        return [next(made) if want else None for want in wanted]
 
     def contract(target: Equation, factors: list[Tensor], others: list[int]) -> Tensor:
         remote = where.result, *(where.operands[i] for i in others)
@@ -220,3 +231,26 @@ def _differentiable(
         one_gradient(equation, operands, gradient, i, contract).to(operands[i].device) if need else None
         for i, need in enumerate(wanted)
     ]
+
+
+class _Moved(NamedTuple):
+    tensors: list[Tensor]
+    bytes: int
+
+
+def _moved(tensors: Sequence[Tensor], equation: Equation, options: Options, where: Elsewhere) -> _Moved:
+    """Tensors where is computed, and how much of them is new there.
+
+    Raises:
+        MemoryLimitError: that's all of the limit, or more.
+    """
+    others = [x for x in tensors if x.device != where.device or x.dtype != where.dtype]
+    taken, limit = sum(x.numel() for x in others) * where.dtype.itemsize, options.memory_limit
+    assert limit is not None
+    if taken and taken >= limit:
+        raise MemoryLimitError(
+            f"einsum {str(equation)!r}: memory_limit={limit} ({size_text(limit)}) is too little for second "
+            f"derivatives over {options.semiring.name!r}: for these, operands are moved whole to "
+            f"{where.device}, and take {taken} bytes ({size_text(taken)}) there"
+        )
+    return _Moved([x.to(where.device, where.dtype) for x in tensors], taken)

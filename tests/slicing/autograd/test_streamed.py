@@ -128,6 +128,53 @@ def test_it_can_be_differentiated_twice() -> None:
     assert torch.autograd.gradgradcheck(function, (a, b, c))
 
 
+@pytest.mark.parametrize("stores", [False, True])
+def test_over_logarithms_too(stores: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (
+        torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_()
+        for shape in [(3, 4), (4, 5)]
+    )
+    where = Elsewhere(CPU, torch.float64, (True, True), stores)
+    options = Options.read("log", memory_limit=3000)
+
+    def function(*tensors: Tensor) -> Tensor:
+        return contract_elsewhere(Equation.parse("ij,jk->ik"), tensors, "auto", options, where)
+
+    assert torch.autograd.gradcheck(function, (a, b))
+    assert torch.autograd.gradgradcheck(function, (a, b))
+
+
+def test_selected_terms_have_no_second_derivatives_but_those_of_the_incoming_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (
+        torch.rand(shape, dtype=torch.float64, generator=generator).requires_grad_()
+        for shape in [(3, 4), (4, 5)]
+    )
+    where = Elsewhere(CPU, torch.float64, (True, True), False)
+    results = []
+    for contract in (
+        lambda: contract_elsewhere(
+            Equation.parse("ij,jk->ik"), (a, b), "auto", Options.read("max_times", memory_limit=3000), where
+        ),
+        lambda: (a[:, :, None] * b).amax(1),
+    ):
+        first = torch.autograd.grad(contract().sum(), a, create_graph=True)[0]
+        results.append(torch.autograd.grad((first**2).sum(), b)[0])
+    torch.testing.assert_close(*results)
+
+
+def test_operands_of_other_dtypes_that_do_not_fit_whole_are_refused() -> None:
+    a, b = torch.rand(30, 40, requires_grad=True), torch.rand(40, 50)
+    where = Elsewhere(CPU, torch.float64, (True, True), False)
+    options = Options.read("log", memory_limit=19_000)
+    equation = Equation.parse("ij,jk->")
+    found = contract_elsewhere(equation, (a, b), "auto", options, where)
+    with pytest.raises(MemoryLimitError, match="second derivatives over 'log'"):
+        torch.autograd.grad(found, a, create_graph=True, retain_graph=True)
+    torch.autograd.grad(found, a)
+
+
 def test_weights_that_are_loaded_stay_weights() -> None:
     generator = torch.Generator().manual_seed(0)
     logs, weights = torch.randn(30, 40, generator=generator), torch.rand(40, 50, generator=generator)
