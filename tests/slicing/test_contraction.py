@@ -12,10 +12,17 @@ from torch.autograd import forward_ad
 from torch.profiler import ProfilerActivity, profile
 
 import einfx
+from einfx import mapped_memory
 from einfx.errors import MemoryLimitError
 
 CHAIN = "ij,jk,kl,lm->im"
 SHAPES = [(300, 200), (200, 400), (400, 500), (500, 100)]
+
+
+@pytest.fixture(autouse=True)
+def _everything_is_the_allocators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large blocks too, so that torch's profiler counts them."""
+    monkeypatch.setattr(mapped_memory, "LEAST_BYTES", 1 << 60)
 
 
 def _operands(shapes: Sequence[tuple[int, ...]], requires_grad: bool = False) -> list[Tensor]:

@@ -9,6 +9,7 @@ file                    holds
 ``local_gradients.py``  the same over semirings, block by block
 ``budget.py``           what a kernel over a semiring may take for one block
 ``memory.py``           what a schedule takes, and where its buffers lie
+``resident.py``         what is freed meanwhile stays within what a schedule may hold
 ``run.py``              running a schedule
 ``moving.py``           running its loads ahead of it, and its stores behind it
 ``stripped.py``         running it with every buffer beside a power of two

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...equation import Equation
-from ...free_memory import give_back
+from ...mapped_memory import block
 from ...options import REAL, Options
 from ...progress import Choice, Progress
 from ...streaming import Transfers
@@ -20,12 +20,10 @@ from .gradients import pass_on
 from .into import Place, into
 from .memory import ALIGNMENT, Demand, arena
 from .moving import Moving
+from .resident import LARGE_BYTES, Resident
 from .work import line_options
 
 __all__ = ["run"]
-
-LARGE_BYTES = 1 << 20
-"""From so many bytes on it pays to give back what is free before more is taken."""
 
 SHORT_SECONDS = 0.1
 """What is predicted to take less than this shows no progress by itself."""
@@ -79,13 +77,17 @@ def run(
             running.move(stack.enter_context(Transfers(running.device)))
             # Both know one another, and would keep the memory until Python looks for such rings.
             stack.callback(running.move_nothing)
-        return running.outputs()
+        made = running.outputs()
+        if running.resident is not None:
+            running.resident.close()
+        return made
 
 
 class _Running:
     progress: Progress
     stored: torch.dtype
     moving: Moving | None = None
+    resident: Resident | None = None
 
     def __init__(
         self,
@@ -105,11 +107,14 @@ class _Running:
         self.moment = self.used = 0
         self.made: dict[int, Tensor] = {}
         size = where.bytes // self.dtype.itemsize
-        if self.device.type == "cpu" and where.bytes >= LARGE_BYTES:
-            # What an earlier arena left would stay resident beside this one.
-            give_back()
+        if self.device.type == "cpu" and found.peak_bytes >= LARGE_BYTES:
+            apart = {
+                moment: taken.workspace_bytes - where.workspaces.get(moment, 0)
+                for moment, taken in enumerate(found.moments)
+            }
+            self.resident = Resident(found, apart, where.bytes)
         # A little more, so that it can start where vectors like it.
-        memory = torch.empty(size + ALIGNMENT // self.dtype.itemsize, dtype=self.dtype, device=self.device)
+        memory = block(size + ALIGNMENT // self.dtype.itemsize, self.dtype, self.device)
         skip = -memory.data_ptr() % ALIGNMENT // self.dtype.itemsize if self.device.type == "cpu" else 0
         self.memory = memory[skip : skip + size]
 
@@ -153,10 +158,8 @@ class _Running:
                     values[line.value] = self._allocated(line, blocks)
             elif isinstance(line, (Load, Store)):
                 self._transfer(line, values)
-            elif isinstance(line, Contract):
-                self._contract(line, values)
-            elif isinstance(line, Adjoint):
-                pass_on(line, self.schedule, values, self.options, self)
+            elif isinstance(line, (Contract, Adjoint)):
+                self._compute(line, values)
             elif isinstance(line, Free):
                 del values[line.value]
                 if self.moving is not None:
@@ -207,6 +210,8 @@ class _Running:
             here = line.value not in self.schedule.stored
             dtype, device = (self.dtype, self.device) if here else (self.stored, torch.device("cpu"))
             made = self.made[line.value] = torch.empty(shape, dtype=dtype, device=device)
+            if self.resident is not None:
+                self.resident.make(made.nbytes)
         elif self.moving is not None and line.value in self.moving.storing:
             made = self.moving.allocate(line.value, shape)
         else:
@@ -217,6 +222,8 @@ class _Running:
 
     def _placed(self, offset: int, shape: Sequence[int]) -> Tensor:
         start = offset // self.dtype.itemsize
+        if self.resident is not None:
+            self.resident.take(offset + self.dtype.itemsize * prod(shape))
         return self.memory[start : start + prod(shape)].view(tuple(shape))
 
     def scratch(self, shape: Sequence[int]) -> Tensor:
@@ -229,6 +236,17 @@ class _Running:
             return torch.empty(tuple(shape), dtype=self.dtype, device=self.device)
         self.used += size
         return self._placed(self.where.offsets[-1 - self.moment] + self.used - size, shape)
+
+    def _compute(self, line: Contract | Adjoint, values: Mapping[int, Tensor]) -> None:
+        moment, resident = self.moment, self.resident
+        if resident is not None:
+            resident.before(moment)
+        if isinstance(line, Contract):
+            self._contract(line, values)
+        else:
+            pass_on(line, self.schedule, values, self.options, self)
+        if resident is not None:
+            resident.after(moment)
 
     def _contract(self, line: Contract, values: Mapping[int, Tensor]) -> None:
         labels = self.schedule.labels
