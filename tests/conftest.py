@@ -13,7 +13,13 @@ import torch
 from hypothesis import HealthCheck, settings
 
 IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
 MACE_WITH_OLD_E3NN = ("e3nn==0.4.4", "mace-torch==0.3.16")
+
+# Side by side, workers share the cores; what they start as processes shares them too.
+if WORKERS:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // WORKERS))
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 # A first call plans and compiles, so single examples differ widely in time and a deadline means nothing.
 settings.register_profile(
