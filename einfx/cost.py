@@ -12,10 +12,11 @@ from functools import lru_cache
 
 import torch
 
-from .candidates import REDUCED_PRECISION, Situation
+from .candidates import fallback, fastest
 from .equation import Equation
 from .layout import Layout
 from .machine import Machine, machine_for
+from .situation import REDUCED_PRECISION, Situation
 from .step_kernel import Kernel, Labels, StepCost
 
 __all__ = ["REDUCED_PRECISION", "Kernel", "StepCost", "choose_kernel", "step_cost"]
@@ -90,11 +91,11 @@ def _choose(
     output = tuple(x for x in equation.output if guarded or sizes[x] != 1)
     situation = Situation(equation, output, sizes, dtype, machine, contiguous, guarded)
     if not (dtype.is_floating_point or dtype.is_complex):
-        return situation.fallback(operands)
+        return fallback(situation, operands)
     narrowed: tuple[Labels, ...] = ((),) * len(operands)
-    if strides is not None and not guarded and len(operands) == 2:
+    if strides is not None and not guarded and len(operands) == 2 and any(0 in x for x in strides):
         operands, narrowed = _without_expanded(*operands)
-    chosen = min(situation.candidates(operands), key=lambda kernel: kernel.cost.seconds)
+    chosen = fastest(situation, operands)
     return replace(chosen, narrowed=narrowed) if any(narrowed) else chosen
 
 

@@ -132,16 +132,6 @@ class Layout(NamedTuple):
                 return None
         return total, step
 
-    def is_matrix(self, batch: Labels, first: Labels, second: Labels) -> bool:
-        """Whether a GEMM reads it as (batch, first, second) without a copy, transposed or not."""
-        groups = [self.merged(batch), self.merged(first), self.merged(second)]
-        if None in groups:
-            return False
-        (rows, row_step), (columns, column_step) = groups[1:]  # type: ignore[misc]
-        if rows == 1 or columns == 1:
-            return rows == columns or row_step + column_step >= 1
-        return (column_step == 1 and row_step >= columns) or (row_step == 1 and column_step >= rows)
-
 
 def iteration_order(operands: Sequence[Layout], order: Labels, sizes: Mapping[int, int]) -> Labels:
     """The order, outermost first, in which torch's elementwise kernels walk and lay out a new result.
