@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,20 +18,29 @@ import torch
 import einfx
 
 from . import alone
-from .measure import MIB, anonymous_bytes
+from .measure import MIB, anonymous_bytes, stay_within
 
 __all__ = ["EQUATIONS", "Reading", "run"]
 
 FILE_BYTES = 1 << 29
 LIMIT = 64 * MIB
+MOST_BYTES = 3 << 30
+"""What a contender may take beside what is there; more is refused."""
 COLUMNS = 256
-ROUNDS = 3
+ROUNDS = 5
+SECONDS = 35.0
+"""For all rounds with the file in memory, or without; one round is always made."""
 PIECE_BYTES = 8 * MIB
 EQUATIONS = {
     "nk,k->n": "a product of a matrix in a file with a vector",
-    "nk,nj->kj": "second moments of its rows",
+    "nk,kj->nj": "one with a matrix of 8 columns",
+    "nk,nj->kj": "one of its transpose with such a matrix",
+    "nk,nl->kl": "its transpose times itself, given twice",
     "nk,kj,nl,lj->j": "its variances in 8 directions",
 }
+READING = ("", "reading")
+
+Key = tuple[str, str]
 
 
 class Reading(NamedTuple):
@@ -40,17 +50,21 @@ class Reading(NamedTuple):
         equation: what is computed; empty for reading alone.
         name: by whom.
         cached: whether the system had the file in memory.
-        seconds: median of rounds in which everything ran.
+        seconds: median of rounds in which everything ran; nan where it failed.
+        ratio: median of these, each over reading alone in the same round.
         peak: anonymous bytes beyond those before, the result included.
         size: bytes of the file.
+        failure: why it failed; empty where it didn't.
     """
 
     equation: str
     name: str
     cached: bool
     seconds: float
+    ratio: float
     peak: int
     size: int
+    failure: str = ""
 
 
 def run(size: int = FILE_BYTES, limit: int = LIMIT, folder: Path | None = None) -> list[Reading]:
@@ -71,34 +85,69 @@ def run(size: int = FILE_BYTES, limit: int = LIMIT, folder: Path | None = None) 
 
 
 def contest(argument: Sequence[Any]) -> list[Reading]:
-    """Measure what goes through one file."""
+    """Measure what goes through one file, in a process that is for nothing else."""
     path, limit = Path(argument[0]), argument[1]
-    calls: dict[tuple[str, str], Callable[[], object]] = {("", "reading"): lambda: _read(path)}
+    stay_within(MOST_BYTES + 2 * path.stat().st_size)
+    return readings(path, limit)
+
+
+def readings(path: Path, limit: int) -> list[Reading]:
+    """Measure what goes through one file."""
+    calls = _calls(path, limit)
+    return [reading for cached in (False, True) for reading in _measured(path, calls, cached)]
+
+
+def _calls(path: Path, limit: int) -> dict[Key, Callable[[], object]]:
+    calls: dict[Key, Callable[[], object]] = {READING: lambda: _read(path)}
+    rows = np.load(path, mmap_mode="r").shape[0]
     generator = torch.Generator().manual_seed(0)
-    vector, directions = (torch.rand(shape, generator=generator) for shape in ((COLUMNS,), (COLUMNS, 8)))
-    others = {"k": vector, "kj": directions, "lj": directions}
+    vector, directions, weights = (
+        torch.rand(shape, generator=generator) for shape in ((COLUMNS,), (COLUMNS, 8), (rows, 8))
+    )
+    others = {"k": vector, "kj": directions, "lj": directions, "nj": weights}
     for equation in EQUATIONS:
         parts = [others.get(part) for part in equation.partition("->")[0].split(",")]
-        calls[equation, "einfx"] = _contraction(einfx.einsum, equation, path, parts, memory_limit=limit)
-        calls[equation, "torch.einsum, of the mapped file"] = _contraction(
-            torch.einsum, equation, path, parts
-        )
-    size, found = path.stat().st_size, []
-    for cached in (False, True):
-        times: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
-        peaks = dict.fromkeys(calls, 0)
-        for _ in range(ROUNDS):
-            for key, call in calls.items():
-                if cached:
-                    _read(path)
-                else:
-                    _forget(path)
-                with _Watch() as watch:
-                    start = time.perf_counter()
-                    call()
-                    times[key].append(time.perf_counter() - start)
-                peaks[key] = max(peaks[key], watch.peak)
-        found += [Reading(*key, cached, statistics.median(times[key]), peaks[key], size) for key in calls]
+        how = equation, path, parts
+        calls[equation, "einfx"] = _contraction(einfx.einsum, *how, memory_limit=limit)
+        calls[equation, "torch.einsum, of the mapped file"] = _contraction(torch.einsum, *how)
+        if importlib.util.find_spec("opt_einsum") is not None:
+            import opt_einsum
+
+            calls[equation, "opt_einsum, of the mapped file"] = _contraction(opt_einsum.contract, *how)
+    return calls
+
+
+def _measured(path: Path, calls: Mapping[Key, Callable[[], object]], cached: bool) -> list[Reading]:
+    """Peaks of one round that isn't timed, in which plans are made too, and the times of others."""
+
+    def prepared() -> None:
+        (_read if cached else _forget)(path)
+
+    size = path.stat().st_size
+    peaks, failures = dict.fromkeys(calls, 0), dict.fromkeys(calls, "")
+    for key, call in calls.items():
+        prepared()
+        try:
+            with _Watch() as watch:
+                call()
+            peaks[key] = watch.peak
+        except (einfx.EinfxError, RuntimeError, MemoryError) as error:
+            failures[key] = str(error).splitlines()[0] or "out of memory"
+    times: dict[Key, list[float]] = {key: [] for key in calls}
+    end = time.perf_counter() + SECONDS
+    while not times[READING] or (len(times[READING]) < ROUNDS and time.perf_counter() < end):
+        for key, call in calls.items():
+            if failures[key]:
+                continue
+            prepared()
+            start = time.perf_counter()
+            call()
+            times[key].append(time.perf_counter() - start)
+    found = []
+    for key, own in times.items():
+        ratios = [seconds / reading for seconds, reading in zip(own, times[READING], strict=False)]
+        figures = (statistics.median(own), statistics.median(ratios)) if own else (float("nan"),) * 2
+        found.append(Reading(*key, cached, *figures, peaks[key], size, failures[key]))
     return found
 
 

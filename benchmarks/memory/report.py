@@ -53,7 +53,10 @@ def section(all_outcomes: Sequence[Outcome | Failure]) -> str:
         "",
         f"{len({x.seed for x in all_outcomes})} random contractions of 2 to 12 operands (hyperedges, sums of "
         "one operand, labels shared by operands and output), unlimited peaks of 100 MiB to 2 GiB, real "
-        "and log, half of them with gradients, each under two limits. Peaks are measured from outside.",
+        "and log, half of them with gradients, each under two limits, drawn among those that leave room for "
+        "what is returned (the result, or the gradients of all operands) as far as there are two. Peaks are "
+        "measured from outside; a limit that einfx refuses, since it found no way or only very slow ones to "
+        "keep it, is counted and is no run.",
         "",
         f"- Within the limit, a twentieth and {SLACK_BYTES // MIB} MiB: {len(kept)} of {len(done)}.",
         f"- Refused, the limit being too small: {len(outcomes) - len(done)}, of which for "
@@ -114,7 +117,6 @@ def curves_section(curves: Sequence[Curve]) -> str:
 def disk_section(readings: Sequence[Reading], limit: int) -> str:
     """The part about operands in files."""
     size = readings[0].size
-    reading = {x.cached: x.seconds for x in readings if not x.equation}
     lines = [
         "### Operands in a file",
         "",
@@ -129,7 +131,9 @@ def disk_section(readings: Sequence[Reading], limit: int) -> str:
         what = f"`{x.equation}`, {EQUATIONS[x.equation]}" if x.equation else "reading it"
         speed = x.size / x.seconds / (1 << 30)
         name = x.name if x.equation else ""
-        figures = f"{speed:.2f} | {x.seconds / reading[x.cached]:.2f} | {size_text(max(x.peak, 0))}"
+        figures = f"{speed:.2f} | {x.ratio:.2f} | {size_text(max(x.peak, 0))}"
+        if x.failure:
+            figures = f"{x.failure} | |"
         lines.append(f"| {what} | {name} | {'yes' if x.cached else 'no'} | {figures} |")
     return "\n".join(lines) + "\n"
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
+import signal
 import random
 import time
 from pathlib import Path
@@ -45,6 +47,9 @@ def doubled(number: int) -> list[int]:
         os.abort()
     if number == 4:
         time.sleep(30)
+    if number == 6:
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(1)
     return [number, 2 * number]
 
 
@@ -55,11 +60,12 @@ def test_calls_in_processes_of_their_own_are_answered_whatever_they_end_with(
     monkeypatch.setattr(
         alone, "_environment", lambda: {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     )
-    answers = list(alone.each(f"{Path(__file__).stem}:doubled", [1, 2, 3, 4, 5], seconds=2))
-    assert [answer.value for answer in answers] == [[1, 2], None, None, None, [5, 10]]
+    answers = list(alone.each(f"{Path(__file__).stem}:doubled", [1, 2, 3, 4, 6, 5], seconds=2))
+    assert [answer.value for answer in answers] == [[1, 2], None, None, None, None, [5, 10]]
     assert answers[1].failure == "ValueError: two"
     assert answers[2].failure == "ended by SIGABRT"
     assert answers[3].failure == "took more than 2 s"
+    assert answers[4].failure == "the process that calls it ended with -9"
 
 
 @needs_proc
@@ -125,6 +131,11 @@ def test_outcomes_that_were_kept_are_not_measured_again(tmp_path: Path) -> None:
     assert random_equations.run(1, kept=path) == [kept]
 
 
+def test_what_is_no_number_deviates_infinitely() -> None:
+    assert random_equations._deviation(torch.tensor([1.0, math.nan]), torch.ones(2)) == math.inf
+    assert random_equations._deviation(torch.tensor([1.0, 0.5]), torch.ones(2)) == 0.5
+
+
 def test_a_peak_may_exceed_its_limit_by_a_twentieth_and_sixteen_mebibytes() -> None:
     assert outcome(peak=121 * MIB).kept
     assert not outcome(peak=122 * MIB).kept
@@ -142,6 +153,7 @@ def test_the_report_counts_what_was_kept_exceeded_refused_and_failed() -> None:
     text = report.section(rows)
     assert "Within the limit, a twentieth and 16 MiB: 1 of 2" in text
     assert "too small: 2, of which for 1 what is returned" in text
+    assert "drawn among those that leave room for what is returned" in text
     assert "Failed: 1" in text
     assert "| 1/4 | 2 | 2 | " in text
     assert "- Exceeded:   1 real 1/4: limit 100.0 MiB, peak 200.0, 2.00x the time" in text
@@ -171,11 +183,31 @@ def test_contractions_of_a_file_agree_with_numpy_and_are_told_beside_reading_it(
     matrix, row = np.load(path), torch.rand(disk.COLUMNS)
     call = disk._contraction(einfx.einsum, "nk,k->n", path, [None, row], memory_limit=2 * MIB)
     torch.testing.assert_close(call(), torch.from_numpy(matrix) @ row)
-    readings = [disk.Reading(*reading) for reading in disk.contest([str(path), 2 * MIB])]
+    readings = disk.readings(path, 2 * MIB)
     lines = report.disk_section(readings, 2 * MIB).splitlines()
-    assert len(lines) - 6 == len(readings) == 2 * (1 + 2 * len(disk.EQUATIONS))
+    peers = 2 + (importlib.util.find_spec("opt_einsum") is not None)
+    assert len(lines) - 6 == len(readings) == 2 * (1 + peers * len(disk.EQUATIONS))
+    assert not any(reading.failure for reading in readings)
     assert lines[6].startswith("| reading it |  | no | ")
     assert all(reading.peak <= 3 * MIB for reading in readings if reading.name == "einfx")
+
+
+def test_a_contender_that_fails_with_a_file_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "ROUNDS", 1)
+    monkeypatch.setattr(disk, "EQUATIONS", {"nk,k->n": "a product"})
+    path = tmp_path / "matrix.npy"
+    disk._write(path, 1 << 20)
+
+    def fail(*operands: object) -> None:
+        raise RuntimeError("out of memory\nas told")
+
+    monkeypatch.setattr(torch, "einsum", fail)
+    readings = disk.readings(path, 2 * MIB)
+    told = [x.failure for x in readings if x.name.startswith("torch")]
+    assert told == ["out of memory"] * 2
+    assert "| out of memory | | |" in report.disk_section(readings, 2 * MIB)
 
 
 def test_a_lattice_has_a_label_for_each_bond() -> None:
