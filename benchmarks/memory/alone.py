@@ -2,7 +2,8 @@
 
 A helper process imports what they need and forks for each call, so that a call starts with an allocator that
 nobody has used, and takes no time to import torch. A call that fails, is killed for want of memory or takes
-too long is told as that, and the next one is made. Linux only.
+too long is told as that, and the next one is made; by another helper, where it took its own with it. Linux
+only.
 """
 
 from __future__ import annotations
@@ -42,24 +43,38 @@ def each(function: str, arguments: Iterable[Any], seconds: int = 600) -> Iterato
         arguments: each something that JSON can hold.
         seconds: that a call may take.
     """
-    arguments = list(arguments)
-    if not arguments:
-        return
+    left = list(arguments)
+    while left:
+        with _helper(function, seconds) as helper:
+            assert helper.stdin is not None
+            while left and helper.poll() is None:
+                argument = left.pop(0)
+                yield Answer(argument, *_asked(helper, argument))
+            helper.stdin.close()
+
+
+def _helper(function: str, seconds: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", f"from {__name__} import serve; serve({function!r}, {seconds})"]
     root = Path(__file__).parents[2]
-    with subprocess.Popen(
+    return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root, env=_environment()
-    ) as helper:
-        assert helper.stdin is not None
-        assert helper.stdout is not None
-        for argument in arguments:
-            helper.stdin.write(json.dumps(argument) + "\n")
-            helper.stdin.flush()
-            line = helper.stdout.readline()
-            if not line:
-                raise RuntimeError(f"the process that calls {function} ended")
-            yield Answer(argument, *json.loads(line))
-        helper.stdin.close()
+    )
+
+
+def _asked(helper: subprocess.Popen[str], argument: Any) -> tuple[Any, str]:
+    """What came of one call, and why nothing did."""
+    assert helper.stdin is not None
+    assert helper.stdout is not None
+    try:
+        helper.stdin.write(json.dumps(argument) + "\n")
+        helper.stdin.flush()
+        line = helper.stdout.readline()
+    except BrokenPipeError:
+        line = ""
+    if line:
+        value, failure = json.loads(line)
+        return value, failure
+    return None, f"the process that calls it ended with {helper.wait()}"
 
 
 def serve(function: str, seconds: int) -> None:
@@ -79,7 +94,8 @@ def serve(function: str, seconds: int) -> None:
         with os.fdopen(receiver) as stream:
             told = stream.read()
         _, status = os.waitpid(child, 0)
-        print(told or json.dumps([None, _end(status, seconds)]), flush=True)
+        # What was killed while it told may have told a part.
+        print(told if not status else json.dumps([None, _end(status, seconds)]), flush=True)
 
 
 def _answer(call: Any, argument: Any, seconds: int, sender: int) -> None:
