@@ -6,8 +6,8 @@ import importlib.util
 import json
 import math
 import os
-import signal
 import random
+import signal
 import time
 from pathlib import Path
 
