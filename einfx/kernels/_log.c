@@ -15,7 +15,7 @@
 
 #include "_native.h"
 
-enum kind { SHIFT_ROWS, SHIFT_COLUMNS, FINISH, DIVIDE, MEET, BOUND, SINGLE };
+enum kind { SHIFT_ROWS, SHIFT_COLUMNS, SHIFT_SHORT_ROWS, SHIFT_FEW_COLUMNS, FINISH, DIVIDE, MEET, BOUND, SINGLE };
 
 /* Columns whose maxima are taken together: 1 KiB of a row. */
 enum { STRIP = 256 };
@@ -141,6 +141,83 @@ INLINE void put_shifted(const struct job *p, const float *restrict x, const floa
 INLINE float divisor(float top, int linear) { return linear ? (top == 0 ? 1.0f : top) : (top > -INFINITY ? top : 0.0f); }
 
 enum { LANES = 32 };
+
+/* Numbers that are computed side by side where rows are too short for it: one of each of so many rows. */
+enum { ABREAST = 16 };
+
+/* Maxima of as many stretches of numbers as are given, and exponentials of what is left.
+ *
+ * from, to: where each of them starts, in the input and in the outputs; after the last one, the last again.
+ * depth, step: how long they are, and how far apart the numbers of each are, there and in the outputs.
+ */
+INLINE int shift_abreast(const struct job *p, const int64_t *from, const int64_t *to, int64_t depth, int64_t step,
+                         int64_t out_step, float *kept, int linear)
+{
+    const float window = p->window, low = p->low, scale = p->scale;
+    float tops[ABREAST], by[ABREAST], y[ABREAST];
+    int32_t odd[ABREAST] = {0}, special = 0;
+    const float *x[ABREAST];
+    for (int l = 0; l < ABREAST; l++) tops[l] = linear ? 0.0f : -INFINITY, x[l] = p->input + from[l];
+    for (int64_t k = 0; k < depth; k++) {
+        for (int l = 0; l < ABREAST; l++) y[l] = x[l][k * step];
+        for (int l = 0; l < ABREAST; l++) {
+            const float z = linear ? fabsf(y[l]) : y[l];
+            tops[l] = z > tops[l] ? z : tops[l];
+            odd[l] |= !(z < INFINITY);
+        }
+    }
+    for (int l = 0; l < ABREAST; l++) by[l] = divisor(tops[l], linear), special |= odd[l], kept[l] = tops[l];
+    for (int64_t k = 0; k < depth; k++) {
+        for (int l = 0; l < ABREAST; l++) y[l] = x[l][k * step];
+        for (int l = 0; l < ABREAST; l++) y[l] = shifted(y[l], by[l], window, low, linear);
+        if (p->first)
+            for (int l = 0; l < ABREAST; l++) p->first[to[l] + k * out_step] = y[l];
+        if (p->second)
+            for (int l = 0; l < ABREAST; l++) p->second[to[l] + k * out_step] = y[l] * scale;
+    }
+    return special;
+}
+
+INLINE void shift_short_rows(struct job *p, int64_t task, int linear)
+{
+    const int64_t all = p->batch * p->rows, end = least((task + 1) * p->step, all);
+    int64_t from[ABREAST], to[ABREAST];
+    float tops[ABREAST];
+    int special = 0;
+    for (int64_t row = task * p->step; row < end; row += ABREAST) {
+        const int count = (int)least(ABREAST, end - row);
+        for (int l = 0; l < ABREAST; l++) {
+            const int64_t own = row + (l < count ? l : count - 1);
+            from[l] = own / p->rows * p->batch_stride + own % p->rows * p->row_stride;
+            to[l] = own * p->columns;
+        }
+        special |= shift_abreast(p, from, to, p->columns, 1, 1, tops, linear);
+        memcpy(p->tops + row, tops, count * sizeof *tops);
+    }
+    if (special) atomic_store(&p->found, 1);
+}
+
+/* Columns of matrices that have few of them: the same column of many matrices side by side. */
+INLINE void shift_few_columns(struct job *p, int64_t task, int linear)
+{
+    const int64_t end = least((task + 1) * p->step, p->batch);
+    int64_t from[ABREAST], to[ABREAST];
+    float tops[ABREAST];
+    int special = 0;
+    for (int64_t batch = task * p->step; batch < end; batch += ABREAST) {
+        const int count = (int)least(ABREAST, end - batch);
+        for (int64_t j = 0; j < p->columns; j++) {
+            for (int l = 0; l < ABREAST; l++) {
+                const int64_t own = batch + (l < count ? l : count - 1);
+                from[l] = own * p->batch_stride + j;
+                to[l] = own * p->rows * p->columns + j;
+            }
+            special |= shift_abreast(p, from, to, p->rows, p->row_stride, p->columns, tops, linear);
+            for (int l = 0; l < count; l++) p->tops[(batch + l) * p->columns + j] = tops[l];
+        }
+    }
+    if (special) atomic_store(&p->found, 1);
+}
 
 INLINE void shift_rows(struct job *p, int64_t task, int linear)
 {
@@ -413,6 +490,14 @@ INLINE void run_task(struct job *p, int64_t task)
         if (p->linear) shift_columns(p, task, 1);
         else shift_columns(p, task, 0);
         break;
+    case SHIFT_SHORT_ROWS:
+        if (p->linear) shift_short_rows(p, task, 1);
+        else shift_short_rows(p, task, 0);
+        break;
+    case SHIFT_FEW_COLUMNS:
+        if (p->linear) shift_few_columns(p, task, 1);
+        else shift_few_columns(p, task, 0);
+        break;
     case FINISH: finish(p, task); break;
     case DIVIDE: divide(p, task); break;
     case MEET: meet(p, task); break;
@@ -466,10 +551,14 @@ static int64_t run(struct job *p, int level, int threads, parallel_function para
         p->step = STRIP;
         while (p->step > 64 && p->batch * ((p->columns + p->step - 1) / p->step) < 2 * threads) p->step /= 2;
         p->tasks = p->batch * ((p->columns + p->step - 1) / p->step);
+    } else if (p->kind == SHIFT_FEW_COLUMNS) {
+        p->step = TASK / (p->rows * p->columns) / ABREAST * ABREAST + ABREAST;
+        p->tasks = (p->batch + p->step - 1) / p->step;
     } else if (p->kind == SINGLE) {
         p->tasks = p->batch * ((p->columns + NARROW - 1) / NARROW);
     } else {
         p->step = TASK / p->columns + 1;
+        if (p->kind == SHIFT_SHORT_ROWS) p->step = TASK / p->columns / ABREAST * ABREAST;
         p->tasks = (p->batch * p->rows + p->step - 1) / p->step;
     }
     if (p->kind != SINGLE && threads > elements / ELEMENTS_PER_THREAD) threads = (int)(elements / ELEMENTS_PER_THREAD);
@@ -493,6 +582,8 @@ int64_t einfx_log_shift(const float *x, float *plain, float *scaled, float *tops
                     .columns = geometry[2], .batch_stride = geometry[3], .row_stride = geometry[4], .input = x,
                     .first = plain, .second = scaled, .tops = tops, .window = window, .scale = scale,
                     .low = expf(-window), .linear = linear};
+    if (!by_column && p.columns < LANES) p.kind = SHIFT_SHORT_ROWS;
+    if (by_column && p.columns < ABREAST && p.batch >= ABREAST / 2) p.kind = SHIFT_FEW_COLUMNS;
     return run(&p, level, threads, parallel);
 }
 

@@ -113,7 +113,8 @@ def shift(
     """
     if x.stride(2) != 1 and x.stride(1) != 1:
         x = x.contiguous()
-    flipped = x.stride(2) != 1
+    # Rows of a single element had better be columns.
+    flipped = x.stride(2) != 1 or (x.shape[2] == 1 and x.stride(1) == 1)
     view = x.mT if flipped else x
     shape = view.shape
 
