@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import subprocess
+import sys
 from typing import Any
 
 import numpy
@@ -93,6 +96,55 @@ def test_other_limits_are_refused(limit: Any) -> None:
 def test_a_limit_that_is_too_small_says_what_would_do() -> None:
     with pytest.raises(MemoryLimitError, match=r"memory_limit=1024 .* needs \d+ bytes"):
         einsum("i,j->ij", torch.ones(30), torch.ones(30), cuda_device="cpu", cuda_mem_limit=1024)
+
+
+def test_programs_that_catch_what_the_peer_raises_catch_it() -> None:
+    with pytest.raises(ValueError, match="it needs"):
+        einsum("i,j->ij", torch.ones(30), torch.ones(30), cuda_device="cpu", cuda_mem_limit=1024)
+    with pytest.raises(ValueError, match="cuda_mem_limit"):
+        EinsumPlanner(CPU, "half")  # type: ignore[arg-type]
+
+
+def test_more_than_what_is_free_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    einsum("ij->i", torch.ones(2, 2), cuda_device="cpu", cuda_mem_limit=1 << 50)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "less free memory" in caplog.text
+
+
+README = """
+import einfx.compat
+einfx.compat.install("opt_einsum_torch")
+from opt_einsum_torch import EinsumPlanner
+import torch
+arr1, arr2 = torch.rand(3, 4, 5), torch.rand(4, 5, 6)
+ee = EinsumPlanner(torch.device(DEVICE), cuda_mem_limit=0.9)
+result = ee.einsum('ijk,jkl->il', arr1, arr2)
+print(result.device, abs(result.numpy() - torch.einsum('ijk,jkl->il', arr1, arr2).numpy()).max() < 1e-4)
+from opt_einsum_torch.einsum import einsum
+import opt_einsum_torch
+print(einsum is opt_einsum_torch.einsum, callable(opt_einsum_torch.einsum))
+"""
+
+
+def test_the_program_of_its_readme_runs() -> None:
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    program = README.replace("DEVICE", repr(device))
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "cpu True\nTrue True\n"
+
+
+def test_signatures_are_those_of_the_peer() -> None:
+    assert str(inspect.signature(einsum)).partition(" ->")[0].replace(" ", "") == (
+        "(formula:'str',*tensors:'Any',cuda_device:'str|torch.device'='cuda:0',"
+        "cuda_mem_limit:'float|int'=0.9,async_computation:'bool'=True)"
+    )
+    assert list(inspect.signature(EinsumPlanner).parameters) == ["cuda_device", "cuda_mem_limit"]
+    assert list(inspect.signature(EinsumPlanner.einsum).parameters) == [
+        "self",
+        "formula",
+        "tensors",
+        "async_computation",
+    ]
 
 
 def test_devices_that_are_not_there_are_refused() -> None:

@@ -8,44 +8,16 @@ result lies on the CPU, and has gradients. There needn't be a GPU:
     >>> a, b = numpy.ones((3, 500), dtype=numpy.float32), torch.ones(500, 4)
     >>> einsum("ij,jk->ik", a, b, cuda_device="cpu", cuda_mem_limit=0.1)[0]
     tensor([500., 500., 500., 500.])
+
+Unlike the peer's, a result of tensors that require gradients has one too, and so it's ``result.detach()``
+that becomes a NumPy array then.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from torch import Tensor
-
+from .einsum import einsum
 from .planner import EinsumPlanner
 
 __version__ = "0.1.0"
 
 __all__ = ["EinsumPlanner", "einsum"]
-
-
-def einsum(
-    formula: str,
-    *tensors: Any,
-    cuda_device: str | torch.device = "cuda:0",
-    cuda_mem_limit: float | int = 0.9,
-    async_computation: bool = True,
-) -> Tensor:
-    """Contract tensors on a device within a part of its memory.
-
-    Args:
-        formula: as in :func:`einfx.einsum`.
-        tensors: tensors or NumPy arrays, wherever they are.
-        cuda_device: where is computed, ``"cpu"`` too.
-        cuda_mem_limit: as for :class:`EinsumPlanner`.
-        async_computation: as in :meth:`EinsumPlanner.einsum`.
-
-    Returns:
-        The contraction, on the CPU.
-
-    Raises:
-        EquationError, OperandError, MemoryLimitError, UsageError: as :class:`EinsumPlanner`.
-    """
-    return EinsumPlanner(cuda_device, cuda_mem_limit).einsum(
-        formula, *tensors, async_computation=async_computation
-    )

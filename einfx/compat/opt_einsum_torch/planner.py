@@ -12,11 +12,16 @@ import torch
 from torch import Tensor
 
 from ... import einsum as einfx_einsum
-from ...errors import UsageError
+from ...errors import MemoryLimitError, UsageError
+from ...plans import size_text
 
 __all__ = ["EinsumPlanner"]
 
 _logger = logging.getLogger("OptimalEinsum")
+
+
+class _NoSplitError(MemoryLimitError, ValueError):
+    """What the peer raises where no blocks are small enough is a ``ValueError``."""
 
 
 class EinsumPlanner:
@@ -67,12 +72,24 @@ class EinsumPlanner:
 
         Raises:
             EquationError, OperandError: as :func:`einfx.einsum`.
-            MemoryLimitError: no blocks are small enough; the message says which limit would do.
+            MemoryLimitError: no blocks are small enough; the message says which limit would do. It is a
+                ``ValueError`` too.
         """
         _logger.debug("einsum %r on %s within %d bytes", formula, self.cuda_device, self.cuda_mem_limit)
-        result: Tensor = einfx_einsum(
-            formula, *tensors, device=self.cuda_device, memory_limit=self.cuda_mem_limit, progress=False
-        )
+        free = _free_bytes(self.cuda_device)
+        if free < self.cuda_mem_limit:
+            _logger.warning(
+                "%s has less free memory (%s) than it was given as a limit (%s)",
+                self.cuda_device,
+                size_text(free),
+                size_text(self.cuda_mem_limit),
+            )
+        try:
+            result: Tensor = einfx_einsum(
+                formula, *tensors, device=self.cuda_device, memory_limit=self.cuda_mem_limit, progress=False
+            )
+        except MemoryLimitError as error:
+            raise _NoSplitError(str(error), error.needed_bytes) from None
         if self.cuda_device.type == "cuda" and not async_computation:
             torch.cuda.synchronize(self.cuda_device)
         return result.cpu()
@@ -94,6 +111,14 @@ def _memory_bytes(device: torch.device) -> int:
     """All memory of a GPU, or what is available on the CPU."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
+    return _free_bytes(device)
+
+
+def _free_bytes(device: torch.device) -> int:
+    """What is free, or kept by torch for later."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
