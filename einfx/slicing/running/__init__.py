@@ -8,6 +8,7 @@ file                    holds
 ``gradients.py``        what a line of gradients does: they are passed on from a contraction to its operands
 ``local_gradients.py``  the same over semirings, block by block
 ``budget.py``           what a kernel over a semiring may take for one block
+``narrow.py``           what reading narrow blocks costs, in whole lines of the cache
 ``memory.py``           what a schedule takes, and where its buffers lie
 ``resident.py``         what is freed meanwhile stays within what a schedule may hold
 ``run.py``              running a schedule

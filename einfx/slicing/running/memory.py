@@ -21,6 +21,7 @@ from ..schedules.loads import Buffered, buffered, dense_strides, loaded_options,
 from ..schedules.schedule import Adjoint, Allocate, Contract, Free, Load, Loop, Schedule, Statement, Store
 from .gradients import gradient_work
 from .into import Place, into
+from .narrow import narrow_seconds
 from .work import Work, line_options
 
 __all__ = ["Arena", "Demand", "Moment", "arena", "demand", "work_of"]
@@ -241,14 +242,20 @@ def work_of(
         device: where it runs.
         options: over which semiring.
     """
+    item = item_bytes(dtype)
     if isinstance(line, Adjoint):
-        return gradient_work(line, schedule, places, dtype, device, options)
-    labels = schedule.labels
-    equation = Equation(tuple(labels[x] for x in line.operands), labels[line.target])
-    operands = [places[x] for x in line.operands]
-    own = line_options(options, line.operands)
-    how = into(equation, operands, places[line.target], line.accumulate, dtype, device, own)
-    return Work.of(how)
+        work = gradient_work(line, schedule, places, dtype, device, options)
+        # Gradients are read and written.
+        reached = [*line.operands, line.gradient, *[x for x in line.gradients if x >= 0] * 2]
+    else:
+        labels = schedule.labels
+        equation = Equation(tuple(labels[x] for x in line.operands), labels[line.target])
+        operands = [places[x] for x in line.operands]
+        own = line_options(options, line.operands)
+        work = Work.of(into(equation, operands, places[line.target], line.accumulate, dtype, device, own))
+        reached = [*line.operands, *(line.target,) * (1 + line.accumulate)]
+    beside = sum([narrow_seconds(places[x], item, device) for x in reached if x in places])
+    return work._replace(seconds=work.seconds + beside) if beside else work
 
 
 class Arena(NamedTuple):
