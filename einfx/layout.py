@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["Layout", "Loops", "contiguous_strides", "copied_row", "hint", "iteration_order"]
+__all__ = ["Layout", "Loops", "are_matrices", "contiguous_strides", "copied_row", "hint", "iteration_order"]
 
 Labels = tuple[int, ...]
 
@@ -131,6 +131,30 @@ class Layout(NamedTuple):
             else:
                 return None
         return total, step
+
+    def is_matrix(self, batch: Labels, first: Labels, second: Labels) -> bool:
+        """Whether a GEMM reads it as (batch, first, second) without a copy, transposed or not."""
+        return are_matrices(self.merged(batch), self.merged(first), self.merged(second))
+
+
+def are_matrices(
+    batch: tuple[int, int] | None, first: tuple[int, int] | None, second: tuple[int, int] | None
+) -> bool:
+    """Whether a GEMM reads dimensions of these sizes and strides without a copy, transposed or not.
+
+    Args:
+        batch, first, second: size and stride of each dimension, as :meth:`Layout.merged` gives them.
+
+    Example:
+        >>> are_matrices((3, 20), (5, 4), (4, 1)), are_matrices((3, 1), (5, 3), (4, 15))
+        (True, False)
+    """
+    if batch is None or first is None or second is None:
+        return False
+    (rows, row_step), (columns, column_step) = first, second
+    if rows == 1 or columns == 1:
+        return rows == columns or row_step + column_step >= 1
+    return (column_step == 1 and row_step >= columns) or (row_step == 1 and column_step >= rows)
 
 
 def iteration_order(operands: Sequence[Layout], order: Labels, sizes: Mapping[int, int]) -> Labels:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from itertools import product
 from typing import NamedTuple
 
-from .layout import Layout
+from .layout import Layout, are_matrices
 from .situation import REDUCED_PRECISION, Roles, Situation
 from .step_kernel import Kernel, Labels, StepCost
 
@@ -174,7 +174,7 @@ class _Operand:
     def _form(self, batch: Labels, first: Labels, second: Labels) -> _Form:
         labels = self.layout.labels
         copied, seconds, turned = 0, 0.0, False
-        if not _is_matrix(self._merged(batch), self._merged(first), self._merged(second)):
+        if not are_matrices(self._merged(batch), self._merged(first), self._merged(second)):
             copied = self.elements
             seconds, turned = self._arranged(batch, first, second)
         across = None
@@ -210,15 +210,3 @@ def _orders(labels: Labels, *references: Labels) -> Iterable[Labels]:
     if len(labels) < 2:
         return (labels,)
     return dict.fromkeys([tuple([x for x in order if x in labels]) for order in references])
-
-
-def _is_matrix(
-    batch: tuple[int, int] | None, first: tuple[int, int] | None, second: tuple[int, int] | None
-) -> bool:
-    """Whether a GEMM reads dimensions of these sizes and strides without a copy, transposed or not."""
-    if batch is None or first is None or second is None:
-        return False
-    (rows, row_step), (columns, column_step) = first, second
-    if rows == 1 or columns == 1:
-        return rows == columns or row_step + column_step >= 1
-    return (column_step == 1 and row_step >= columns) or (row_step == 1 and column_step >= rows)
