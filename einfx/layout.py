@@ -143,7 +143,9 @@ def are_matrices(
     """Whether a GEMM reads dimensions of these sizes and strides without a copy, transposed or not.
 
     Args:
-        batch, first, second: size and stride of each dimension, as :meth:`Layout.merged` gives them.
+        batch: size and stride of the batch, as :meth:`Layout.merged` gives them.
+        first: of the rows.
+        second: of the columns.
 
     Example:
         >>> are_matrices((3, 20), (5, 4), (4, 1)), are_matrices((3, 1), (5, 3), (4, 15))
