@@ -25,7 +25,7 @@ import torch
 from .algebra import Semiring
 from .cost import StepCost
 from .equation import Equation
-from .layout import Loops
+from .layout import Layout, Loops
 from .machine import Machine, accumulation_dtype, item_bytes, machine_for
 from .options import Options
 
@@ -62,11 +62,17 @@ class _Rates(NamedTuple):
 
 _RATES = {
     "real": _Rates(0.3e-9, 0.0, 0.0, 3, 28),
-    "log": _Rates(1.1e-9, 0.5e-9, 1.0e-9, 32, 66),
+    "log": _Rates(1.3e-9, 1.2e-9, 2.0e-9, 52, 66),
     "boolean": _Rates(1.5e-9, 0.2e-9, 0.2e-9, 20, 28),
     **dict.fromkeys(SELECTING, _Rates(0.35e-9, 0.1e-9, 0.0, 50, 28)),
 }
 _OTHER = _Rates(6e-9, 0.5e-9, 0.0, 8, 40)
+
+_SHORT_RUN = 45e-9
+"""For each run of terms next to each other that the blocked kernel sums over logarithms."""
+
+_FEW_ROWS, _FEW_COLUMNS, _FEW = 32, 16, 2.5e-9
+"""Rows and columns of fewer elements are shifted slowly over logarithms: for each element beside the rest."""
 
 _CALLS_OF_AN_OPERAND = 24
 """Calls of torch that the blocked kernel takes for each further operand."""
@@ -184,7 +190,11 @@ def _blocked(
     share = (1 + 0.2 * (len(operands) - 1)) * (1 + (item == 8) + 2 * dtype.is_complex)
     calls = rates.blocked_calls + _CALLS_OF_AN_OPERAND * (len(operands) - 1)
     seconds = calls * machine.op_seconds + machine.stream(item * (read + written))
-    seconds += rates.per_term * terms * share / _workers(machine, terms)
+    each = rates.per_term
+    if options.semiring.name == "log" and not machine.gpu:
+        largest = max(operands, key=lambda x: _count(sizes, x), default=())
+        each += _SHORT_RUN / max(sizes[largest[-1]] if largest else 1, 1) / share
+    seconds += each * terms * share / _workers(machine, terms)
     cost = StepCost(terms * len(operands), item * (read + written), seconds, item * min(terms, 1 << 18))
     return SemiringKernel("blocked", ((),) * len(operands), (), (), (), (), cost)
 
@@ -223,7 +233,10 @@ def _matmul(
     n_batch, n_rows, n_columns, n_summed = (_count(sizes, x) for x in (batch, rows, columns, summed))
     seconds = _matmul_seconds(options, n_batch, n_rows, n_columns, n_summed, dtype, machine)
     read, written = n_batch * n_summed * (n_rows + n_columns), n_batch * n_rows * n_columns
-    seconds += machine.copy(read, dtype) * (len(rows) + len(columns) + len(summed) > 3)
+    for labels, groups in ((a, (batch, rows, summed)), (b, (batch, summed, columns))):
+        own = Layout.of(labels, [sizes[x] for x in labels], None, False)
+        if None in [own.merged(group) for group in groups]:
+            seconds += machine.copy(_count(sizes, labels), dtype)
     exponentials = options.semiring.name in ("log", "boolean")
     workspace = item_bytes(accumulation_dtype(dtype)) * (read + written) * exponentials
     cost = StepCost(2 * written * n_summed, item * (read + written), seconds, workspace)
@@ -245,6 +258,8 @@ def _matmul_seconds(
     workers = _workers(machine, read + written)
     seconds = rates.calls * machine.op_seconds
     seconds += (rates.per_operand * read + rates.per_output * written) / workers
+    if name == "log":
+        seconds += _shifting_seconds(batch, rows, columns, summed) / workers
     if name in SELECTING:
         compiled = not machine.gpu and dtype.is_floating_point
         pairs = 2 * batch * max(rows, 8) * max(columns, 32) * summed
@@ -254,6 +269,14 @@ def _matmul_seconds(
         many = rows * columns * summed >= 128**3
         dtype = torch.bfloat16 if many and not machine.gpu else torch.float32
     return seconds + machine.gemm(batch, rows, columns, summed, accumulation_dtype(dtype))
+
+
+def _shifting_seconds(batch: int, rows: int, columns: int, summed: int) -> float:
+    """What shifting matrices of short rows or columns takes beside what others take."""
+    short = batch * rows * summed if summed < _FEW_ROWS else 0
+    if 1 < columns < _FEW_COLUMNS:
+        short += batch * columns * summed
+    return _FEW * short
 
 
 def pair_seconds(
@@ -318,7 +341,7 @@ def products_gradient_seconds(
     first, second, result = batch * rows * depth, batch * depth * columns, batch * rows * columns
     seconds = (70 + 12 * sum(needs)) * machine.op_seconds
     scale = item_bytes(dtype) / 4
-    each = 1.0e-9 * (first + second) + 1.0e-9 * result
+    each = 1.0e-9 * (first + second) + 1.0e-9 * result + _shifting_seconds(batch, rows, columns, depth)
     each += 0.6e-9 * sum(n for n, need in zip((first, second), needs, strict=True) if need)
     seconds += scale * each / _workers(machine, first + second + result)
     if needs[0]:

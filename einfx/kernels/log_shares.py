@@ -21,7 +21,7 @@ from ..layout import Layout, Loops, contiguous_strides, iteration_order
 
 __all__ = ["BLOCK_TERMS", "Shares", "add_shares", "shares_of"]
 
-BLOCK_TERMS = 1 << 16
+BLOCK_TERMS = 1 << 17
 """So many terms are made at a time."""
 
 Labels = tuple[int, ...]
@@ -136,7 +136,7 @@ def shares_of(
     Example:
         >>> square = (300, 1)
         >>> shares_of(((0, 1), (1, 2)), (0, 2), (True, True), ((300, 300),) * 2, (square,) * 6).block
-        (150, 1, 300)
+        (150, 2, 300)
     """
     needed = [labels for labels, need in zip(inputs, needs, strict=True) if need]
     labels = [*inputs, output, output, *needed]

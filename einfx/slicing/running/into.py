@@ -29,6 +29,9 @@ __all__ = ["Into", "Place", "Scratch", "into", "is_real"]
 
 Sizes = tuple[int, ...]
 
+ADDED_LOGS_SECONDS = 1.8e-9
+"""For each element, for torch.logaddexp."""
+
 Scratch = Callable[[Sequence[int]], Tensor]
 """Gives memory for a tensor of a shape, until the contraction is done."""
 
@@ -185,6 +188,8 @@ def _into(
         workspace = kernel_budget(step, sizes, options, dtype, gradients=False) + (1 + accumulate) * written
         workspace += item_bytes(dtype) * _arranged(step, equation, operands)
         seconds = step.cost.seconds + finish
+        if accumulate and options.semiring.addition is torch.logaddexp:
+            seconds += ADDED_LOGS_SECONDS * prod(target.shape) * item_bytes(dtype) / 4
         return Into(equation, options, accumulate, None, False, False, workspace, seconds)
     strides = [place.strides for place in operands]
     kernel = choose_kernel(equation, shapes, dtype, device, strides=strides)
