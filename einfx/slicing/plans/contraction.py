@@ -85,4 +85,5 @@ def sliced_plan(
         moving=moving,
         strides=strides,
         remote=remote,
+        free=isinstance(optimize, str) and optimize == "auto",
     )

@@ -2,7 +2,8 @@
 
 One sweep gives the gradients of all operands. What the contraction made on its way is made again, block by
 block, and a block's gradients are taken before the next block is looked at: nothing but operands and result
-need be kept from the one to the other.
+need be kept from the one to the other. A loop over a single block is a stage: its lines stand where the loop
+stood, and what is made in it is made again for its gradients.
 
 Of every list of lines, first what it makes is made again (:meth:`_Sweep.again`); then its lines are gone
 through from the last to the first, each turned into what passes gradients on (:meth:`_Sweep.back`). Lines
@@ -123,7 +124,8 @@ class _Sweep:
                 case Loop(label, block, body) if not wanted.isdisjoint(self._written(line)):
                     inner = allocated(body)
                     self._number(inner)
-                    lines.append(Loop(label, block, tuple(self.again(body, wanted.union(inner)))))
+                    made = self.again(body, wanted.union(inner))
+                    lines += made if self._is_stage(line) else [Loop(label, block, tuple(made))]
         return lines
 
     def back(self, line: Statement, own: Sequence[int]) -> list[Statement]:
@@ -142,6 +144,8 @@ class _Sweep:
                 gradients = tuple(self.gradient[x] if x in self.depends else -1 for x in operands)
                 return [Adjoint(result, values, self.gradient[target], gradients)]
             case Loop(label, block, body) if not self.depends.isdisjoint(self._written(line)):
+                if self._is_stage(line):
+                    return self.swept(body)
                 copied = self._consumes(line)
                 incoming = self.gradient[self.root]
                 if copied:
@@ -152,6 +156,10 @@ class _Sweep:
                 copy, self.gradient[self.root] = self.gradient[self.root], incoming
                 return [Allocate(copy), Contract(copy, (incoming,)), loop]
         return []
+
+    def _is_stage(self, loop: Loop) -> bool:
+        """Whether a loop has a single block; a negative length stands for one that isn't known yet."""
+        return loop.block >= self.forward.sizes[loop.label]
 
     def _consumes(self, loop: Loop) -> bool:
         """Whether the gradient of the result is to be copied for a loop: it isn't one's own to use up."""

@@ -92,10 +92,11 @@ def _made(line: Statement) -> int:
 
 
 def with_frees(statements: Sequence[Statement], outputs: Collection[int]) -> list[Statement]:
-    """The lines with every buffer freed right after the last one, of those it was made among, that uses it.
+    """The lines with every buffer made right before the first, and freed right after the last that uses it.
 
     Args:
-        statements: lines of a program; where these free something is of no matter.
+        statements: lines of a program; where these free something is of no matter, nor where they make it
+            but for whether that is inside of a loop.
         outputs: what is never freed.
 
     Example:
@@ -110,20 +111,24 @@ def _freed(statements: Sequence[Statement], outputs: Collection[int]) -> tuple[l
     """The lines, and the values that they use."""
     lines: list[Statement] = []
     used: list[set[int]] = []
+    made: dict[int, Allocate] = {}
     for line in statements:
         if isinstance(line, Loop):
             body, inside = _freed(line.body, outputs)
             lines.append(Loop(line.label, line.block, tuple(body)))
             used.append(inside)
+        elif isinstance(line, Allocate) and line.value not in outputs:
+            made[line.value] = line
         elif not isinstance(line, Free):
             lines.append(line)
             used.append(_used(line))
     last = {value: place for place, values in enumerate(used) for value in values}
-    own = {*allocated(lines)}.difference(outputs)
     result: list[Statement] = []
+    waiting = dict(made)
     for place, (line, values) in enumerate(zip(lines, used, strict=True)):
+        result += [waiting.pop(value) for value in sorted(values & waiting.keys())]
         result.append(line)
-        result += [Free(value) for value in sorted(values & own) if last[value] == place]
+        result += [Free(value) for value in sorted(values & made.keys()) if last[value] == place]
     return result, set().union(*used)
 
 

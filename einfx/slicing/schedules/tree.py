@@ -3,10 +3,14 @@
 A cut loops a label around the computation of one value: below the value everything that has the label is
 computed block by block; what hasn't is computed once, before the loop. Where that takes too much, a value may
 be computed again for every block, in which loops further inside may cut it.
+
+A loop over a single block is a stage: all that a value is made of is computed inside of it. That changes
+nothing but what gradients keep, who make again what was made in a stage when they come to it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,13 +66,14 @@ class ContractionTree:
     def labels(self) -> tuple[Labels, ...]:
         """The labels of every value: those that what comes later, or the result, needs."""
         known = [*self.equation.inputs]
-        for number, step in enumerate(self.path):
-            joined = {x for value in step for x in known[value]}
-            later = set(self.equation.output)
-            taken = {value for earlier in self.path[: number + 1] for value in earlier}
-            later.update(x for value in range(len(known)) if value not in taken for x in known[value])
-            ordered = dict.fromkeys(x for value in step for x in known[value])
-            known.append(tuple(x for x in ordered if x in joined & later))
+        # Of each label how many have it still: values that nothing was made of yet, and the result.
+        holders = Counter(x for labels in (*known, self.equation.output) for x in labels)
+        for step in self.path:
+            joined = [x for value in step for x in known[value]]
+            holders.subtract(joined)
+            kept = tuple(x for x in dict.fromkeys(joined) if holders[x] > 0)
+            holders.update(kept)
+            known.append(kept)
         known[-1] = self.equation.output
         return tuple(known)
 
@@ -113,8 +118,9 @@ def schedule(
         tree: in which pairs operands are contracted.
         cuts: the loops; of those around one value the first is the outermost.
         repeated: the values that are computed again for every block of a loop that doesn't change them, where
-            a loop further inside cuts them.
-        marked: whether loops have in place of the length of a block -1 - the number of the cut.
+            a loop further inside cuts them; as -1 - value those that always are.
+        marked: whether loops have in place of the length of a block -1 - the number of the cut; stages keep
+            theirs.
 
     Example:
         >>> tree = ContractionTree(Equation.parse("ij,jk,kl->il"), (9, 9, 9, 9), ((0, 1), (3, 2)))
@@ -149,7 +155,11 @@ class _Builder:
 
     def allocation(self, value: int) -> Allocate:
         own = self.tree.masks[value]
-        return Allocate(value, any(not own >> cut.label & 1 for _, cut in self.around.get(value, ())))
+        cuts = [cut for _, cut in self.around.get(value, ()) if not self._is_stage(cut)]
+        return Allocate(value, any(not own >> cut.label & 1 for cut in cuts))
+
+    def _is_stage(self, cut: Cut) -> bool:
+        return cut.block >= self.tree.sizes[cut.label]
 
     def compute(
         self, value: int, active: Mapping[int, int], made: int, buffered: bool = False
@@ -178,7 +188,7 @@ class _Builder:
         if not self._visible(value, made) >> first.label & 1:
             # All of it is summed in what is computed already.
             return self._looped(value, rest, active, made, buffered)
-        before = self._independent(value, first.label, made, rest)
+        before = [] if self._is_stage(first) else self._independent(value, first.label, made, rest)
         lines: list[Statement] = []
         held = most = 0
         for child in before:
@@ -192,7 +202,8 @@ class _Builder:
             lines.append(self.allocation(value))
             held += self._size(value, active)
         inside, peak = self._looped(value, rest, {**active, first.label: first.block}, made, True)
-        lines.append(Loop(first.label, -1 - number if self.marked else first.block, tuple(inside)))
+        block = -1 - number if self.marked and not self._is_stage(first) else first.block
+        lines.append(Loop(first.label, block, tuple(inside)))
         return [*lines, *(Free(child) for child in before)], max(most, held + peak)
 
     def _independent(self, value: int, label: int, made: int, rest: Sequence[tuple[int, Cut]]) -> list[int]:
@@ -205,7 +216,8 @@ class _Builder:
             if child < self.count or made >> child & 1:
                 continue
             visible = self._visible(child, made)
-            if not visible >> label & 1 and not (child in self.repeated and visible & inner):
+            stays = -1 - child in self.repeated or (child in self.repeated and visible & inner)
+            if not visible >> label & 1 and not stays:
                 found.append(child)
                 continue
             for _, cut in self.around.get(child, ()):

@@ -7,10 +7,9 @@ one that then takes the least time is taken.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from math import inf
-from typing import NamedTuple
 
 import torch
 
@@ -18,21 +17,16 @@ from ...equation import Equation
 from ...errors import MemoryLimitError
 from ...options import REAL, Options
 from ...plans import size_text
-from ..running.memory import Demand, arena, demand
-from ..schedules.derivatives import derivative
-from ..schedules.loads import HERE, Remote, loaded_options, place
-from ..schedules.schedule import Schedule
-from ..schedules.tree import ContractionTree, Cut, schedule
-from .events import Works
+from ..schedules.loads import HERE, Remote
+from ..schedules.tree import ContractionTree
 from .fitting import Branch, State
-from .hoisting import place_within
+from .long_networks import SEEDS, least, within_limit
 from .moves import Loops
-from .skeleton import Skeleton
+from .problem import Problem, Sizes, Sliced
 
 __all__ = ["Sliced", "find_schedule"]
 
 Path = Sequence[Sequence[int]]
-Sizes = Sequence[int]
 
 BRANCHES = 6
 """How many paths get loops."""
@@ -40,97 +34,19 @@ BRANCHES = 6
 MOST_SEARCHED = 16
 """Up to so many operands loops are looked for wherever they help; beyond only where they help everything."""
 
-MOST_GRADIENTS = 32
-"""Of gradients of more operands, loops are looked for in the way that takes less time only."""
+LONGEST_SECONDS, LONGEST_TIMES = 3600.0, 1000.0
+"""Schedules that are predicted to take longer than so many seconds, and so many times as long as without a
+limit, are refused: whoever wants these nevertheless sets the first to ``math.inf``."""
 
 WORTH_MORE = 1.3
 """Where a path takes so many times the time that it takes without a limit, other kinds of loops are tried."""
 
-SLOWER, GUESSES = 2.0, 6
-"""An error also says which limit takes at most so many times the time without one, guessed so often."""
+SLOWER, GUESSES, LONG_GUESSES = 2.0, 6, 4
+"""An error also says which limit takes at most so many times the time without one, guessed so often,
+of many operands the second number of times."""
 
 LOWER = (1.0, 0.97, 0.93, 0.87, 0.8, 0.7)
 """Which parts of the limit are aimed at, one after the other, where buffers leave gaps in the arena."""
-
-
-class Sliced(NamedTuple):
-    """A schedule with what it takes.
-
-    Attributes:
-        schedule: the program.
-        demand: its bytes and seconds.
-        tree: its path.
-        cuts: its loops.
-        repeated: the values that are computed again in loops that don't change them.
-    """
-
-    schedule: Schedule
-    demand: Demand
-    tree: ContractionTree
-    cuts: tuple[Cut, ...]
-    repeated: tuple[int, ...] = ()
-
-    def __str__(self) -> str:
-        """What it takes, and the program."""
-        found = self.demand
-        taken = f"peak {size_text(self.bytes)}, predicted {found.seconds * 1e6:,.1f} us"
-        return f"FLOPs {found.flops:.3e}, {taken}\n{self.schedule}"
-
-    @property
-    def bytes(self) -> int:
-        """What running it takes: the arena, what torch allocates for a line, and outputs."""
-        found = self.demand
-        return arena(found.intervals).bytes + found.apart_bytes + found.output_bytes
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """What is looked for."""
-
-    limit: int
-    dtype: torch.dtype
-    device: str
-    options: Options
-    wanted: tuple[bool, ...]
-    strides: tuple[tuple[int, ...], ...] | None
-    moving: tuple[bool, ...] = ()
-    remote: Remote = HERE
-    works: Works = field(default_factory=Works)
-
-    def program(
-        self, tree: ContractionTree, loops: Loops, marked: bool = False
-    ) -> tuple[Schedule, list[Sizes] | None]:
-        """What is computed, with everything here, and the strides of its operands."""
-        made = schedule(tree, loops.cuts, loops.repeated, marked)
-        return derivative(made, self.options, self.wanted, self.moving, self.strides)
-
-    def skeleton(self, tree: ContractionTree, loops: Loops) -> Skeleton:
-        """What tells, for these loops, what blocks of any lengths take."""
-        made, strides = self.program(tree, loops, marked=True)
-        if self.remote:
-            made = place(made, self.remote)
-        labels = [cut.label for cut in loops.cuts]
-        rest = self.dtype, self.device, loaded_options(made, self.options), strides, self.works
-        return Skeleton(made, labels, *rest)
-
-    def sliced(self, tree: ContractionTree, loops: Loops) -> Sliced:
-        """The schedule with what it takes exactly."""
-        made, strides = self.program(tree, loops)
-        if self.remote:
-            made = place(made, self.remote)
-        return Sliced(made, self.measure(strides, made), tree, loops.cuts, loops.repeated)
-
-    def settled(self, found: Sliced) -> Sliced:
-        """The same with loads further out, where what is copied is then copied less often."""
-        if not self.remote:
-            return found
-        made, strides = self.program(found.tree, Loops(found.cuts, found.repeated))
-        made, taken = place_within(made, self.remote, self.limit, partial(self.measure, strides))
-        return found._replace(schedule=made, demand=taken)
-
-    def measure(self, strides: Sequence[Sizes] | None, made: Schedule) -> Demand:
-        """What a schedule takes."""
-        return demand(made, self.dtype, self.device, self.options, strides)
 
 
 def find_schedule(
@@ -146,6 +62,7 @@ def find_schedule(
     moving: Sequence[bool] = (),
     strides: Sequence[Sizes] | None = None,
     remote: Remote = HERE,
+    free: bool = False,
 ) -> Sliced:
     """The fastest schedule of some paths that stays within a limit.
 
@@ -162,9 +79,12 @@ def find_schedule(
         strides: of the operands, in elements, and of what :func:`.derivatives.derivative` takes beside them;
             all are contiguous where None.
         remote: what lies elsewhere, of the operands and outputs of the schedule that is computed.
+        free: whether other paths than those may be taken too, where many operands don't fit.
 
     Raises:
-        MemoryLimitError: there's none; it says which limit the smallest one found would need.
+        MemoryLimitError: there's none, or only some that would take longer than :data:`LONGEST_SECONDS` and
+            :data:`LONGEST_TIMES` times as long as without a limit; it says which limit the smallest one found
+            would need that takes less.
 
     Example:
         >>> equation, shapes = Equation.parse("ij,jk,kl->il"), [(200, 300), (300, 400), (400, 10)]
@@ -174,7 +94,7 @@ def find_schedule(
     """
     sizes = equation.sizes(shapes)
     by_label = tuple(sizes[label] for label in equation.labels)
-    problem = _Problem(
+    problem = Problem(
         max(limit, 1),
         dtype,
         device,
@@ -189,83 +109,114 @@ def find_schedule(
     branches.sort(key=lambda branch: branch.plain.taken.seconds)
     chosen = branches[:BRANCHES]
     chosen += [x for x in sorted(branches, key=lambda x: x.plain.taken.bytes)[:2] if x not in chosen]
-    best: Sliced | None = None
-    least, slowest = inf, branches[0]
+    best = smallest = None
+    longest = max(LONGEST_SECONDS, LONGEST_TIMES * branches[0].plain.taken.seconds)
+    slowest = branches[0]
     for branch in chosen:
         if best is not None and branch.plain.taken.seconds >= best.demand.seconds:
             continue
         found = None
         if branch.plain.taken.bytes <= problem.limit or branch.floor() <= problem.limit:
-            found = _within(problem, branch, problem.limit)
+            found = _within(problem, branch, problem.limit, longest, free)
         if found is None:
             # The finest there is, whatever the limit: it may be enough, and says what would be.
-            finest = branch.finest()
-            exact = problem.sliced(branch.tree, finest.loops)
-            if exact.bytes < least:
-                least, slowest = exact.bytes, branch
-            if exact.bytes <= problem.limit:
-                found = _aimed(problem, branch, problem.limit, finest, branch.fitted) or exact
-        if found is not None and (best is None or found.demand.seconds < best.demand.seconds):
+            finest = _finest(problem, branch)
+            if finest.bytes <= problem.limit:
+                found = finest
+            elif smallest is None or finest.bytes < smallest.bytes:
+                smallest, slowest = finest, branch
+        if found is not None and found.bytes > limit:
+            # A limit of nothing.
+            smallest = found
+        elif found is not None and (best is None or _is_faster(found, best)):
             best = found
     if best is None and any(remote.outputs) and not (remote.partial or remote.whole):
         # Where results don't fit one by one, parts of them are added up where they are kept.
-        rest = {"options": options, "wanted": wanted, "moving": moving, "strides": strides}
+        rest = {"options": options, "wanted": wanted, "moving": moving, "strides": strides, "free": free}
         parts = replace(remote, partial=True)
         return find_schedule(equation, shapes, paths, limit, dtype, device, **rest, remote=parts)  # type: ignore[arg-type]
-    if best is None:
-        gradients = " with its gradients" * any(wanted) + " with its derivatives" * any(moving)
-        needed = int(least)
-        raise MemoryLimitError(
-            f"einsum {str(equation)!r} of {', '.join(str(tuple(shape)) for shape in shapes)}{gradients}: "
-            f"memory_limit={limit} ({size_text(limit)}) is too little; beside its operands it needs "
-            f"{needed} bytes ({size_text(needed)}), as far as was found{_advice(problem, slowest, needed)}",
-            needed,
-        )
-    return problem.settled(best)
+    if best is not None and best.demand.seconds <= longest:
+        return problem.settled(best)
+    reached = best if smallest is None or (best is not None and best.bytes < smallest.bytes) else smallest
+    assert reached is not None
+    gradients = " with its gradients" * any(wanted) + " with its derivatives" * any(moving)
+    text = (
+        f"einsum {str(equation)!r} of {', '.join(str(tuple(shape)) for shape in shapes)}{gradients}: "
+        f"memory_limit={limit} ({size_text(limit)}) is too little; beside its operands it needs "
+    )
+    needed, seconds = reached.bytes, reached.demand.seconds
+    if seconds <= longest:
+        text += f"{needed} bytes ({size_text(needed)}), as far as was found"
+        raise MemoryLimitError(text + _advice(problem, slowest, needed, free), needed)
+    needed = _bearable(problem, slowest, max(limit, needed), longest, free)
+    raise MemoryLimitError(
+        f"{text}{needed} bytes ({size_text(needed)}), as far as was found, as with "
+        f"{size_text(reached.bytes)} it would take about {seconds:.0e} s",
+        needed,
+    )
 
 
-def _advice(problem: _Problem, branch: Branch, least: int) -> str:
+def _is_faster(one: Sliced, other: Sliced) -> bool:
+    return one.demand.seconds < other.demand.seconds
+
+
+def _finest(problem: Problem, branch: Branch) -> Sliced:
+    """About the least that a path can do with."""
+    if branch.long:
+        return least(problem, branch.tree)
+    finest = branch.finest()
+    exact = problem.sliced(branch.tree, finest.loops)
+    if exact.bytes > problem.limit:
+        return exact
+    return _aimed(problem, branch, problem.limit, finest, branch.fitted) or exact
+
+
+def _advice(problem: Problem, branch: Branch, needed: int, free: bool) -> str:
     """With how much more than the least limit a path isn't much slower than without one."""
     if branch.tree.count > MOST_SEARCHED:
         return ""
     whole = problem.sliced(branch.tree, Loops())
-    low, high = least, whole.bytes
-    enough, first = SLOWER * whole.demand.seconds, True
-    for _ in range(GUESSES):
-        # The least limit itself first, which may do.
-        middle = low if first else round((low * high) ** 0.5)
-        found = _within(problem, branch, middle)
-        if found is not None and found.demand.seconds <= enough:
-            high = middle
-            if first:
-                return ""
-        else:
-            low = middle
-        first = False
+    found = _within(problem, branch, needed, inf, free)
+    if found is not None and found.demand.seconds <= SLOWER * whole.demand.seconds:
+        return ""
+    enough = _bearable(problem, branch, needed, SLOWER * whole.demand.seconds, free)
     return (
-        f", and takes long with so little; from about {high} bytes ({size_text(high)}) on it takes at most "
-        f"{SLOWER:g} times as long as without a limit"
+        f", and takes long with so little; from about {enough} bytes ({size_text(enough)}) on it takes at "
+        f"most {SLOWER:g} times as long as without a limit"
     )
 
 
-def _within(problem: _Problem, branch: Branch, limit: int) -> Sliced | None:
-    """The fastest schedule found that stays within a limit."""
+def _bearable(problem: Problem, branch: Branch, low: int, longest: float, free: bool) -> int:
+    """Roughly the least limit above another one with which it takes so many seconds at most."""
+    high = problem.sliced(branch.tree, Loops()).bytes
+    for _ in range(LONG_GUESSES if branch.long else GUESSES):
+        middle = round((low * high) ** 0.5)
+        found = _within(problem, branch, middle, longest, free, seeds=1)
+        if found is not None and found.demand.seconds <= longest:
+            high = min(middle, found.bytes)
+        else:
+            low = middle
+    return high
+
+
+def _within(
+    problem: Problem, branch: Branch, limit: int, longest: float, free: bool, seeds: int = SEEDS
+) -> Sliced | None:
+    """The fastest schedule found that stays within a limit; of many operands one in so many seconds."""
     found = None
-    if branch.tree.count <= MOST_SEARCHED or branch.plain.taken.bytes <= limit:
+    if not branch.long or branch.plain.taken.bytes <= limit:
         found = _aimed(problem, branch, limit, branch.plain, branch.fitted)
+    if branch.long:
+        return found or within_limit(problem, branch.tree, limit, longest, free, seeds)
     if found is None or found.demand.seconds > WORTH_MORE * branch.plain.taken.seconds:
-        searches = [branch.everywhere, branch.spaced][: 1 + branch.long]
-        if any(problem.wanted) and branch.tree.count > MOST_GRADIENTS:
-            searches = [branch.spaced]
-        for search in searches:
-            other = _aimed(problem, branch, limit, branch.plain, search)
-            if found is None or (other is not None and other.demand.seconds < found.demand.seconds):
-                found = other
+        other = _aimed(problem, branch, limit, branch.plain, branch.everywhere)
+        if found is None or (other is not None and _is_faster(other, found)):
+            found = other
     return found
 
 
 def _aimed(
-    problem: _Problem, branch: Branch, limit: int, start: State, search: Callable[[State, float], State]
+    problem: Problem, branch: Branch, limit: int, start: State, search: Callable[[State, float], State]
 ) -> Sliced | None:
     """What a search finds that stays within a limit; told less where buffers leave gaps in the arena."""
     current = start

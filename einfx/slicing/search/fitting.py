@@ -25,7 +25,7 @@ ROUNDS = 60
 MOST_PAIRED = 5
 """Up to so many loops, blocks of one are lengthened while those of another are shortened."""
 
-LONG, LONG_ROUNDS = 16, 12
+LONG, LONG_ROUNDS = 12, 12
 """A network of more operands is long: then fewer rounds look for the finest loops."""
 
 MOST_CUT = 4
@@ -65,7 +65,11 @@ class Branch:
 
     def skeleton(self, loops: Loops) -> Skeleton:
         """What tells what loops like these take, whatever their blocks."""
-        key = (tuple([(cut.value, cut.label) for cut in loops.cuts]), loops.repeated)
+        sizes = self.tree.sizes
+        key = (
+            tuple([(cut.value, cut.label, cut.block >= sizes[cut.label]) for cut in loops.cuts]),
+            loops.repeated,
+        )
         found = self.skeletons.get(key)
         if found is None:
             found = self.skeletons[key] = self.program(loops)

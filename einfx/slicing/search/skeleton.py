@@ -125,12 +125,13 @@ class Skeleton:
 
     def _loop(self, line: Loop, known: dict[int, int], blocks: Mapping[int, int], nest: int) -> None:
         count = len(self.schedule.sizes)
-        length = count - 1 - line.block
+        # A stage has all of its label in one block.
+        length = count - 1 - line.block if line.block < 0 else line.label
         self.nests.append((nest, line.label, length))
         self.counts.append(0)
         there = []
         for double in self.twice.get(id(line), ()):
-            cut = {outer.label: count - 1 - outer.block for outer in double.around}
+            cut = {x.label: count - 1 - x.block if x.block < 0 else x.label for x in double.around}
             there.append(self._new(Buffer(double.value, self._own(double.value, cut))))
         self.events += [Event(2, x, nest) for x in there]
         self._walk(line.body, known, {**blocks, line.label: length}, len(self.nests))

@@ -1,0 +1,223 @@
+"""Schedules of contractions of many operands within a limit.
+
+A path with its blocks is found by an account of the tree (:mod:`.sparing`) and then becomes a program. Where
+this takes more than the account said, the account is given less. Everything is computed again in every block
+at first, as that takes the least memory; what is worth it is computed before the loops where it fits.
+
+Gradients keep what a contraction made on its way. So the path gets a part of the limit only, and is then
+computed in stages, from the first operands on: what was made in a stage is made again when its gradients are
+taken, of all stages further on only the results are kept meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from ...machine import item_bytes
+from ..schedules.tree import ContractionTree, Cut
+from .account import Account, Rates
+from .fitting import Branch, State
+from .moves import Loops
+from .problem import Problem, Sliced
+from .sparing import Spared, spared, sweep
+
+__all__ = ["least", "within_limit"]
+
+ROTATIONS, SEEDS = 300, 3
+"""How far paths are searched, for each operand, and how many random searches there are at most."""
+
+SEARCH_SECONDS = 5e-6
+"""About what a change takes: no search is done that takes longer than the best schedule found so far."""
+
+TRIES = 4
+"""How often the account is given less."""
+
+PARTS = (1.0,)
+GRADIENT_PARTS = (0.5, 0.3, 0.18, 0.1, 0.06)
+"""What the path gets of the limit; of gradients and derivatives, which keep more than the path alone."""
+
+STAGES = (1.0, 0.6, 0.4, 0.27, 0.18, 0.12, 0.07, 0.04)
+"""What the values of a stage may take together, as parts of the limit."""
+
+WORTH_BALANCING = 0.02
+"""Loops are weighed against one another where so many seconds are predicted for each hundred operands."""
+
+
+def within_limit(
+    problem: Problem, tree: ContractionTree, limit: int, longest: float, free: bool, seeds: int = SEEDS
+) -> Sliced | None:
+    """The fastest schedule found that stays within a limit.
+
+    Args:
+        problem: what is looked for.
+        tree: the path to begin with.
+        limit: in bytes.
+        longest: the most seconds that it may take.
+        free: whether the path may be another one.
+        seeds: how many searches for other paths there are at most.
+    """
+    if not free:
+        return _attempt(problem, tree, limit, longest, 0, 0)
+    best: Sliced | None = None
+    # A path that keeps little may do without any loops.
+    for start in (sweep(tree), tree):
+        if start is not tree and _elements(problem, start) >= _elements(problem, tree):
+            continue
+        found = _attempt(problem, start, limit, longest, 0, 0) if start is not tree else None
+        best = _faster(best, found)
+    for seed in range(seeds):
+        effort = SEARCH_SECONDS * ROTATIONS * tree.count * 8
+        if best is not None and best.demand.seconds < effort:
+            break
+        best = _faster(best, _attempt(problem, tree, limit, longest, ROTATIONS, seed))
+    return best
+
+
+def _faster(one: Sliced | None, other: Sliced | None) -> Sliced | None:
+    if one is None or other is None:
+        return one or other
+    return min(one, other, key=lambda x: x.demand.seconds)
+
+
+def _elements(problem: Problem, tree: ContractionTree) -> float:
+    return Account(tree, _rates(problem)).take(tree.sizes, 1.0).elements
+
+
+def least(problem: Problem, tree: ContractionTree) -> Sliced:
+    """The schedule that takes the least memory, roughly: single elements of all labels."""
+    account = Account(tree, _rates(problem))
+    finest = Spared(account, (1,) * len(tree.sizes), account.take(tree.sizes, 1.0))
+    found = [problem.sliced(tree, Loops())]
+    for loops in _programs(problem, finest, 1.0):
+        found.append(problem.sliced(tree, loops))
+    return min(found, key=lambda x: (x.bytes, x.demand.seconds))
+
+
+def _attempt(
+    problem: Problem, tree: ContractionTree, limit: int, longest: float, rotations: int, seed: int
+) -> Sliced | None:
+    """A path from one start, with loops, that stays within a limit."""
+    keeps = any(problem.wanted) or any(problem.moving)
+    room = limit - problem.output_bytes(tree)
+    best: Sliced | None = None
+    for part in GRADIENT_PARTS if keeps else PARTS:
+        target = part * room / item_bytes(problem.dtype)
+        for _ in range(TRIES):
+            if target < 1:
+                break
+            made = spared(tree, _rates(problem), target, longest, rotations, seed)
+            if made is None:
+                break
+            branch = Branch(made.account.tree, partial(problem.skeleton, made.account.tree), problem.moving)
+            found, closest = _programmed(problem, branch, made, room, limit)
+            if found is not None:
+                if best is None or found.demand.seconds < best.demand.seconds:
+                    best = found
+                break
+            if keeps:
+                break
+            target *= min(0.95 * limit / closest, 0.97)
+        if best is not None:
+            break
+    return best
+
+
+def _programmed(
+    problem: Problem, branch: Branch, made: Spared, room: int, limit: int
+) -> tuple[Sliced | None, int]:
+    """The program of a path with its blocks, and the least bytes that one was told to take."""
+    closest = 1 << 100
+    for loops in _programs(problem, made, room / item_bytes(problem.dtype)):
+        state = branch.state(loops, limit)
+        closest = min(closest, state.taken.bytes)
+        if state.taken.over > 0:
+            continue
+        better = _settled(branch, state, limit)
+        for one in dict.fromkeys((better.loops, loops)):
+            found = problem.sliced(branch.tree, one)
+            closest = min(closest, found.bytes) if found.bytes > limit else closest
+            if found.bytes <= limit:
+                return found, found.bytes
+    return None, max(closest, 1)
+
+
+def _settled(branch: Branch, state: State, limit: int) -> State:
+    """The same with values computed once that fit, and blocks as long as they may be."""
+    worth = WORTH_BALANCING * branch.tree.count / 100
+    if not state.loops.cuts or state.taken.seconds < worth:
+        return state
+    state = _hoisted(branch, state, limit)
+    return branch.balanced(state, limit) if state.taken.seconds >= worth else state
+
+
+def _hoisted(branch: Branch, state: State, limit: int) -> State:
+    """The same with values computed before loops that don't change them, as many as fit, small ones first."""
+    tree = branch.tree
+    inside = {cut.label: cut.block for cut in state.loops.cuts}
+
+    def elements(value: int) -> int:
+        size = 1
+        for label in tree.labels[value]:
+            size *= inside.get(label, tree.sizes[label])
+        return size
+
+    order = sorted((-1 - x for x in state.loops.repeated if x < 0), key=lambda x: (elements(x), x))
+    low, high = 0, len(order) + 1
+    while high > low + 1:
+        middle = len(order) if low == 0 and high > len(order) else (low + high) // 2
+        rest = (*order[:middle], *(-1 - x for x in order[middle:]))
+        tried = branch.state(state.loops._replace(repeated=tuple(sorted(rest))), limit)
+        if tried.taken.over <= 0:
+            low = middle
+            state = min(state, tried, key=lambda x: x.taken.seconds)
+        else:
+            high = middle
+    return state
+
+
+def _programs(problem: Problem, made: Spared, room: float) -> Iterator[Loops]:
+    """The loops for the blocks of a path; with more and more stages for gradients.
+
+    Args:
+        problem: what is looked for.
+        made: the path with its blocks.
+        room: in elements.
+    """
+    account, tree = made.account, made.account.tree
+    cuts = [Cut(account.last[x], x, b) for x, b in enumerate(made.blocks) if b < tree.sizes[x]]
+    cuts.sort(key=lambda cut: (-cut.value, tree.sizes[cut.label]))
+    again = tuple(sorted(-1 - x for x in tree.children)) if cuts else ()
+    yield Loops(tuple(cuts), again)
+    if not any(problem.wanted):
+        return
+    known = set()
+    for part in STAGES:
+        stages = tuple(_stages(made, part * room))
+        if stages and stages not in known:
+            known.add(stages)
+            yield Loops((*stages, *cuts), again)
+
+
+def _stages(made: Spared, most: float) -> list[Cut]:
+    """Loops over single blocks around values, such that in none more elements are kept than there may be."""
+    account, tree = made.account, made.account.tree
+    account.take(made.blocks, 1.0)
+    kept, found = [0.0] * tree.count, []
+    for value, step in tree.children.items():
+        own = {child: kept[child] for child in step}
+        for child in sorted(step, key=lambda x: -own[x]):
+            total = account.sizes[value] + sum(own.values())
+            if total <= most or own[child] <= account.sizes[child]:
+                continue
+            summed = [x for x in account.unions[child - tree.count] if account.last[x] == child]
+            whole = [x for x in summed if made.blocks[x] >= tree.sizes[x]]
+            if whole:
+                found.append(Cut(child, whole[0], tree.sizes[whole[0]]))
+                own[child] = account.sizes[child]
+        kept.append(account.sizes[value] + sum(own.values()))
+    return found[::-1]
+
+
+def _rates(problem: Problem) -> Rates:
+    return Rates.of(problem.dtype, problem.device, problem.options)
