@@ -89,57 +89,56 @@ class Network:
                     mask |= (1 << label) * (self.sizes[label] != 1)
             self.masks.append(mask)
         self.output = sum(1 << x for x in equation.output if self.sizes[x] != 1)
-        self._counts: dict[int, int] = {0: 1}
+        self._counts = _Counts(self.sizes)
         self._seconds: dict[tuple[int, int, int], float] = {}
 
     def count(self, mask: int) -> int:
         """Number of elements of a tensor with these labels."""
-        known = self._counts.get(mask)
-        if known is None:
-            low = mask & -mask
-            product = self.sizes[low.bit_length() - 1] * self.count(mask ^ low)
-            known = self._counts[mask] = min(product, MOST_ELEMENTS)
-        return known
+        return self._counts[mask]
 
     def pair_seconds(self, left: int, right: int, result: int) -> float:
         """Predicted seconds of contracting tensors with labels ``left`` and ``right`` to ``result``."""
-        machine, count, dtype = self.machine, self.count, self.dtype
+        machine, count, dtype, item = self.machine, self._counts, self.dtype, self.item
         seconds = 0.0
+        both = left & right
         for mask in (left, right):
-            if mask & ~(left & right) & ~result:
-                seconds += 1.5 * machine.op_seconds + machine.stream(self.item * count(mask))
+            if mask & ~both & ~result:
+                seconds += 1.5 * machine.op_seconds + machine.stream(item * count[mask])
         left &= right | result
         right &= left | result
-        batch, summed = left & right & result, left & right & ~result
+        batch, summed = both & result, both & ~result
         rows, columns = left & ~right, right & ~left
-        n_result = count(result)
+        n_result, read = count[result], count[left] + count[right]
         if not self.options.is_plain:
-            counts = count(batch), count(rows), count(columns), count(summed)
-            read = count(left) + count(right)
+            counts = count[batch], count[rows], count[columns], count[summed]
             return seconds + semiring_cost.pair_seconds(self.options, read, n_result, counts, dtype, machine)
-        aligning = machine.view_seconds * bool(rows and columns)
+        aligning = machine.view_seconds if rows and columns else 0.0
         if not summed:
-            read = count(left) + count(right)
             return seconds + aligning + machine.elementwise(read, n_result, _LONG, dtype)
-        n_batch, n_rows, n_columns, n_summed = count(batch), count(rows), count(columns), count(summed)
+        n_batch, n_rows, n_columns, n_summed = count[batch], count[rows], count[columns], count[summed]
         gemm = machine.gemm(n_batch, n_rows, n_columns, n_summed, dtype)
         if batch:
             gemm += 2 * machine.view_seconds
-        if dtype in REDUCED_PRECISION:
+        if gemm <= 4 * machine.op_seconds or dtype in REDUCED_PRECISION:
             return seconds + gemm
         everything = n_batch * n_rows * n_columns * n_summed
-        direct = aligning + machine.multiply_into_blocks(count(left) + count(right), everything, _LONG, dtype)
+        direct = aligning + machine.multiply_into_blocks(read, everything, _LONG, dtype)
+        if direct >= gemm:
+            return seconds + gemm
         direct += machine.reduce(everything, n_result, n_summed if n_columns == 1 else 64, dtype)
         return seconds + min(gemm, direct)
 
     def _weighted(self, written: float) -> Cost:
         """Counts multiplications; what one operand alone has was summed before."""
-        count = self.count
+        count = self._counts
+
+        def multiplications(left: int, right: int, result: int) -> float:
+            return count[(left | right) & (result | (left & right))]
 
         def cost(left: int, right: int, result: int) -> float:
-            return count((left | right) & (result | (left & right))) + written * count(result)
+            return count[(left | right) & (result | (left & right))] + written * count[result]
 
-        return cost
+        return cost if written else multiplications
 
     def seconds(self, left: int, right: int, result: int) -> float:
         """:meth:`pair_seconds`, remembered."""
@@ -291,6 +290,20 @@ class Network:
 
         build((1 << len(self.members)) - 1)
         return path
+
+
+class _Counts(dict[int, int]):
+    """The number of elements of a tensor by the mask of its labels."""
+
+    def __init__(self, sizes: dict[int, int]) -> None:
+        super().__init__({0: 1})
+        self.sizes = sizes
+
+    def __missing__(self, mask: int) -> int:
+        low = mask & -mask
+        product = self.sizes[low.bit_length() - 1] * self[mask ^ low]
+        self[mask] = product = min(product, MOST_ELEMENTS)
+        return product
 
 
 def _distinct(paths: Sequence[Path]) -> list[Path]:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import opt_einsum
@@ -22,6 +24,13 @@ __all__ = ["WORTH_A_LOOK", "fewest_multiplications", "find_paths", "paths_from"]
 
 Shapes = Sequence[Sequence[int]]
 Path = list[tuple[int, ...]]
+
+CHOICES = (
+    "choose 'auto' (the least predicted time), 'multiplications' (the fewest), 'cotengra', a strategy of "
+    "opt_einsum ('greedy', 'dp', 'optimal', 'auto-hq', ...) or of cotengra ('hyper', ...), or give a path "
+    "such as [(0, 1), (0, 1)], a plan, an opt_einsum PathOptimizer, or a cotengra optimizer or tree"
+)
+"""What ``optimize`` may be, for errors."""
 
 
 def find_paths(
@@ -66,19 +75,31 @@ def _ask(equation: Equation, shapes: Shapes, members: Sequence[int], strategy: A
     names = {x: label_text((x,)) for x in sizes}
     sets = [frozenset(names[x] for x in part) for part in inputs]
     output = frozenset(names[x] for x in equation.output)
-    try:
-        finder = opt_einsum.paths.get_path_fn(strategy) if isinstance(strategy, str) else strategy
-    except KeyError as error:
-        raise PlanError(
-            f"optimize={strategy!r} isn't a strategy; choose 'auto', 'greedy', 'optimal', 'dp' or 'auto-hq', "
-            "or give a path"
-        ) from error
+    finder = _finder(strategy) if isinstance(strategy, str) else strategy
     state = random.getstate()  # opt_einsum's random strategies seed the global generator
     try:
         linear = finder(list(sets), output, {names[x]: n for x, n in sizes.items()})
     finally:
         random.setstate(state)
     return linear_to_ssa(linear, len(members))
+
+
+def _finder(strategy: str) -> Any:
+    """What finds paths by a strategy of opt_einsum's, or by one that cotengra registers there."""
+    try:
+        return opt_einsum.paths.get_path_fn(strategy)
+    except KeyError:
+        pass
+    installed = True
+    try:
+        import cotengra  # noqa: F401 (registers its strategies)
+    except ImportError:
+        installed = False
+    try:
+        return opt_einsum.paths.get_path_fn(strategy)
+    except KeyError as error:
+        hint = "" if installed else "; those of cotengra take pip install 'einfx[planner]'"
+        raise PlanError(f"optimize={strategy!r} isn't a strategy; {CHOICES}{hint}") from error
 
 
 def _cotengra() -> Any:
@@ -98,6 +119,8 @@ def linear_to_ssa(path: Sequence[Sequence[int]], count: int) -> Path:
     alive = list(range(count))
     result: Path = []
     for i, step in enumerate(path):
+        if not isinstance(step, Sequence) or not all(isinstance(x, Integral) for x in step):
+            raise PlanError(f"step {i} of path {list(path)} is {step!r}, not positions such as (0, 1)")
         positions = sorted(set(step))
         if not positions or len(positions) != len(step) or positions[-1] >= len(alive) or positions[0] < 0:
             raise PlanError(f"step {i} of path {list(path)} takes operand(s) {tuple(step)} of {len(alive)}")
@@ -127,9 +150,7 @@ def paths_from(equation: Equation, shapes: Shapes, optimize: Any, widest: int = 
     elif isinstance(optimize, str) or callable(optimize):
         path = _ask(equation, shapes, everyone, optimize)
     else:
-        raise PlanError(
-            f"optimize={optimize!r} is no strategy's name, path, opt_einsum optimizer or cotengra tree"
-        )
+        raise PlanError(f"optimize={optimize!r} can't be used; {CHOICES}")
     return [_pairwise(path, count, widest)]
 
 
@@ -168,14 +189,22 @@ def _with_scalars(
             factor = count + len(result) - 1
     if factor is None:
         return path
-    labels = {i: equation.inputs[x] for i, x in enumerate(others)}
-    elements = {i: math.prod(shapes[x]) for i, x in enumerate(others)}
+    # A dimension of size 1 is none, and what an operand alone has is summed before it is multiplied.
+    labels = {
+        i: tuple(label for label, n in zip(equation.inputs[x], shapes[x], strict=True) if n != 1)
+        for i, x in enumerate(others)
+    }
+    holders = Counter(label for part in labels.values() for label in set(part))
+    elements = {
+        i: math.prod(sizes[label] for label in set(part) if holders[label] > 1 or label in equation.output)
+        for i, part in labels.items()
+    }
     for i, step in enumerate(path):
         parts = [labels.pop(x) for x in step]
         needed = set(equation.output).union(*labels.values())
-        kept = tuple(x for x in dict.fromkeys(x for part in parts for x in part) if x in needed)
-        labels[len(others) + i] = kept
-        elements[len(others) + i] = math.prod(sizes[x] for x in kept)
+        left = tuple(x for x in dict.fromkeys(x for part in parts for x in part) if x in needed)
+        labels[len(others) + i] = left
+        elements[len(others) + i] = math.prod(sizes[x] for x in left)
     smallest = min(elements, key=lambda x: (elements[x], x))
     number = dict(enumerate(others))
 

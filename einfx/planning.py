@@ -11,7 +11,7 @@ value is the result. Its text can be stored and read back.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -57,8 +57,9 @@ def plan(
         dtype: of the operands.
         device: where it is computed.
         optimize: ``"auto"`` searches for the least predicted time, ``"multiplications"`` for the fewest
-            of these, whatever else a step costs, ``"cotengra"`` asks that. Other names are opt_einsum's
-            strategies (``"greedy"``, ``"optimal"``, ``"dp"``, ``"auto-hq"``, ...). A list of tuples is a
+            of these, whatever else a step costs, ``"cotengra"`` asks that. Other names are strategies of
+            opt_einsum (``"greedy"``, ``"optimal"``, ``"dp"``, ``"auto-hq"``, ...) and, where it is
+            installed, of cotengra (``"hyper"``, ...). A list of tuples is a
             path in opt_einsum's convention. An opt_einsum PathOptimizer or a cotengra optimizer is asked
             for its path, a cotengra ContractionTree gives its own.
         candidates: further paths that ``"auto"`` considers, by linear or single-assignment numbers.
@@ -82,7 +83,7 @@ def plan(
     kind = device.type if isinstance(device, torch.device) else str(device).partition(":")[0]
     frozen: Any = optimize
     if isinstance(optimize, (list, tuple)):
-        frozen = tuple(tuple(x) for x in optimize)
+        frozen = tuple([tuple(x) if isinstance(x, Iterable) else x for x in optimize])
     extra = tuple(tuple(tuple(x) for x in path) for path in candidates)
     key = (equation, tuple(tuple(int(n) for n in s) for s in shapes), dtype, kind)
     rest = (frozen, extra, tuple(constants), options)
