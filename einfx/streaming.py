@@ -91,21 +91,18 @@ class Transfers:
         """
         return self._begun(Transfer(target, source, after, add))
 
-    def fetch(self, target: Tensor, source: Tensor, *, after: Any = None) -> tuple[Tensor, Transfer]:
-        """Begin to bring a block that will only be read.
+    def stays(self, target: Tensor, source: Tensor) -> bool:
+        """Whether a block that will only be read needn't be copied: it can be computed with where it lies.
 
         Args:
-            target: where to, if it has to be copied; dense.
-            source: what, of the same shape.
-            after: a moment, by :meth:`mark`, that has to have passed before anything is copied.
-
-        Returns:
-            Where the block is going to be, laid out like the target: there, or where it lies.
+            target: what it would be copied to; dense.
+            source: the block.
         """
-        if self._worker.mover.stays(target, source):
-            where = source.as_strided(target.shape, target.stride())
-            return where, self._begun(Transfer(None, where, None, None))
-        return target, self.copy(target, source, after=after)
+        return self._worker.mover.stays(target, source)
+
+    def read(self, source: Tensor) -> Transfer:
+        """Begin to read a block that stays where it lies, and may be in a file as yet."""
+        return self._begun(Transfer(None, source, None, None))
 
     def _begun(self, transfer: Transfer) -> Transfer:
         self._worker.waiting.put(transfer)

@@ -274,11 +274,9 @@ def test_blocks_side_by_side_are_not_copied_on_a_cpu() -> None:
             shape = tuple(source.shape)
             dtype = source.dtype if source.is_complex() else torch.float32
             target = torch.empty(shape, dtype=dtype).as_strided(shape, dense_strides(shape, source.stride()))
-            found, transfer = transfers.fetch(target, source)
-            transfers.wait(transfer)
-            assert torch.equal(found, source.to(dtype))
-            assert found.stride() == target.stride()
-            assert found.data_ptr() == (source if stays else target).data_ptr()
+            assert transfers.stays(target, source) == stays
+            transfers.wait(transfers.read(source) if stays else transfers.copy(target, source))
+            assert torch.equal(source if stays else target, source.to(dtype))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are asked for on Linux")
@@ -287,13 +285,10 @@ def test_a_file_that_became_shorter_is_an_error_rather_than_the_end(tmp_path: Pa
     path.write_bytes(bytes(1 << 20))
     mapping = torch.from_file(str(path), size=1 << 18)
     os.truncate(path, 1 << 14)
-    target = torch.zeros(1 << 18)
     if OURS["_advise"]()(mapping.data_ptr(), 1 << 14, OURS["POPULATE_READ"]):
         pytest.skip("this Linux has no such advice")
-    with Transfers(CPU) as transfers:
-        _, transfer = transfers.fetch(target, mapping)
-        with pytest.raises(OSError, match="the file is shorter than it was"):
-            transfers.wait(transfer)
+    with Transfers(CPU) as transfers, pytest.raises(OSError, match="the file is shorter than it was"):
+        transfers.wait(transfers.read(mapping))
 
 
 def test_pages_are_asked_for_where_most_of_them_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:

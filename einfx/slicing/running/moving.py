@@ -20,6 +20,10 @@ from ..schedules.schedule import Adjoint, Load, Loop, Schedule, Statement, Store
 
 __all__ = ["Moving"]
 
+AHEAD, AHEAD_BYTES = 16, 64 << 20
+"""So many blocks of a file, of so many bytes, are read ahead of what is computed with them where they lie.
+That takes no buffers, and the disk needn't wait where a computation takes longer for once."""
+
 Placed = Callable[[int, int, Sequence[int], Sequence[int] | None], Tensor]
 """The memory of a value: its number, which of its buffers, its shape, its strides; contiguous for None."""
 
@@ -42,11 +46,11 @@ class _Ahead(NamedTuple):
 
 @dataclass
 class _Loaded:
-    """A block in a buffer, of the value that owns it, and for how many values it's there."""
+    """A block in a buffer of the value that owns it, or where it lies, and for how many values it's there."""
 
     buffer: Tensor
     owner: int
-    slot: int
+    slot: int | None
     transfer: Transfer
     users: int = 1
 
@@ -149,7 +153,8 @@ class Moving:
         if value not in self._loop_of:
             self._settle(value)
         elif loaded is not None and not loaded.users:
-            self._free[loaded.owner].append((loaded.slot, self._transfers.mark()))
+            if loaded.slot is not None:
+                self._free[loaded.owner].append((loaded.slot, self._transfers.mark()))
             self._begin()
 
     def close(self) -> None:
@@ -167,29 +172,46 @@ class Moving:
             loop = self._loop_of.get(self._next.target)
             if loop is None or self._entered[loop] < self._next.entry:
                 return
-            if not self._free[self._next.target] and self._shared(self._next) is None:
+            if not self._has_room(self._next):
                 return
             self._start()
+
+    def _has_room(self, load: _Ahead) -> bool:
+        """Whether there's a buffer for a load, or none is needed."""
+        if self._shared(load) is not None:
+            return True
+        if self._stays(load) is None:
+            return bool(self._free[load.target])
+        count, bytes_ = len(self._coming.get(load.target, ())), load.source.numel() * load.source.itemsize
+        return count < 2 or (count < AHEAD and count * bytes_ < AHEAD_BYTES)
 
     def _start(self) -> None:
         assert self._next is not None
         target, source, _, beside = self._next
-        loaded = self._shared(self._next)
+        loaded, block = self._shared(self._next), self._stays(self._next)
         if loaded is not None:
             loaded.users += 1
+        elif block is not None:
+            loaded = _Loaded(block, target, None, self._transfers.read(block))
         else:
             slot, moment = self._free[target].popleft()
-            shape = tuple(source.shape)
-            buffer = self._placed(target, slot, shape, dense_strides(shape, source.stride()))
-            if target in self._used_up:
-                transfer = self._transfers.copy(buffer, source, after=moment)
-            else:
-                buffer, transfer = self._transfers.fetch(buffer, source, after=moment)
-            loaded = _Loaded(buffer, target, slot, transfer)
-            if target in self._loop_of and target not in self._used_up:
-                beside[_place(source)] = loaded
+            buffer = self._buffer(target, slot, source)
+            loaded = _Loaded(buffer, target, slot, self._transfers.copy(buffer, source, after=moment))
+        if target in self._loop_of and target not in self._used_up:
+            beside[_place(source)] = loaded
         self._coming.setdefault(target, deque()).append(loaded)
         self._next = next(self._walk, None)
+
+    def _stays(self, load: _Ahead) -> Tensor | None:
+        """A block where it lies, laid out as its buffer would be; None if it has to be copied there."""
+        layout = self._buffer(load.target, 0, load.source)
+        if load.target in self._used_up or not self._transfers.stays(layout, load.source):
+            return None
+        return load.source.as_strided(layout.shape, layout.stride())
+
+    def _buffer(self, value: int, slot: int, source: Tensor) -> Tensor:
+        shape = tuple(source.shape)
+        return self._placed(value, slot, shape, dense_strides(shape, source.stride()))
 
     def _shared(self, load: _Ahead) -> _Loaded | None:
         """What another line of the same round loads, if it's the same block and still there."""

@@ -23,6 +23,7 @@ from tests.slicing.networks import network
 SEMIRINGS = ("real", "log", "max_plus")
 OURS: Any = run.__globals__["Transfers"]
 """What copies, by whatever name it was imported."""
+MOVING: Any = run.__globals__["Moving"].__init__.__globals__
 
 
 def _anywhere(pick: random.Random, made: Schedule) -> Schedule:
@@ -107,8 +108,8 @@ class _Moody:
             self.wait(0)
         return 0
 
-    def fetch(self, target: Tensor, source: Tensor, *, after: Any = None) -> tuple[Tensor, int]:
-        return target, self.copy(target, source, after=after)
+    def stays(self, target: Tensor, source: Tensor) -> bool:
+        return False
 
     def wait(self, transfer: int) -> None:
         for target, source, add in self.late:
@@ -133,6 +134,40 @@ def test_no_buffer_is_written_while_it_is_in_use(seed: int, monkeypatch: pytest.
         torch.testing.assert_close(found, gradients, rtol=1e-10, atol=1e-10)
 
 
+def _counted(patch: pytest.MonkeyPatch) -> list[int]:
+    """Whenever somebody waits for a block, how many have been begun and not been waited for."""
+    seen: list[int] = []
+    begun: list[Any] = []
+    begin, wait = OURS._begun, OURS.wait
+
+    def noted(self: Any, transfer: Any) -> Any:
+        begun.append(transfer)
+        return begin(self, transfer)
+
+    def waited(self: Any, transfer: Any) -> None:
+        seen.append(len(begun) - len(seen))
+        wait(self, transfer)
+
+    patch.setattr(OURS, "_begun", noted)
+    patch.setattr(OURS, "wait", waited)
+    return seen
+
+
+def test_blocks_are_read_ahead_no_further_than_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they lie, no buffers end it."""
+    tree = ContractionTree(Equation.parse("ij,jk->ik"), (400, 3, 2), ((0, 1),))
+    made = place(schedule(tree, [Cut(tree.root, 0, 4)]), Remote((True, False)))
+    operands = torch.randn(400, 3), torch.randn(3, 2)
+    for most_bytes, most in ((1 << 20, 16), (200, 5), (0, 2)):
+        monkeypatch.setitem(MOVING, "AHEAD_BYTES", most_bytes)
+        with monkeypatch.context() as patch:
+            seen = _counted(patch)
+            (result,), _ = _ran(made, operands)
+        torch.testing.assert_close(result, operands[0] @ operands[1])
+        assert len(seen) == 100
+        assert max(seen) == most
+
+
 @pytest.mark.parametrize("name", SEMIRINGS)
 @pytest.mark.parametrize(
     "text", ["ij,ik->jk", "ij,ij->i", "ij,ij->j", "ij,ik,jk->i", "ij,ik,il->jkl", "ij,ji->"]
@@ -149,13 +184,16 @@ def test_a_block_of_an_operand_that_is_given_twice_is_loaded_once(
     tree = ContractionTree(equation, tuple(sizes[label] for label in equation.labels), tuple(steps))
     options = Options.read(name)
     loaded: list[tuple[Any, ...]] = []
-    fetch = OURS.fetch
+    begun = OURS._begun
 
-    def noted(self: Any, target: Tensor, source: Tensor, **words: Any) -> Any:
-        loaded.append((source.data_ptr(), source.shape, source.stride()))
-        return fetch(self, target, source, **words)
+    def noted(self: Any, transfer: Any) -> Any:
+        source = transfer.source
+        if transfer.add is None and source.untyped_storage().data_ptr() in mine:
+            loaded.append((source.data_ptr(), source.shape, source.stride()))
+        return begun(self, transfer)
 
-    monkeypatch.setattr(OURS, "fetch", noted)
+    mine = {x.untyped_storage().data_ptr() for x in operands}
+    monkeypatch.setattr(OURS, "_begun", noted)
     for cuts in ([Cut(tree.root, 0, 5)], [Cut(tree.root, 0, 5), Cut(tree.root, 1, 4)]):
         whole = schedule(tree, cuts)
         (expected,), _ = _ran(whole, operands, options)

@@ -89,8 +89,8 @@ class _Streams(TorchDispatchMode):
         self.under_way[self.copies] = _Copy(stretch, make)
         return self.copies
 
-    def fetch(self, target: Tensor, source: Tensor, *, after: Any = None) -> tuple[Tensor, int]:
-        return target, self.copy(target, source, after=after)
+    def stays(self, target: Tensor, source: Tensor) -> bool:
+        return False
 
     def wait(self, transfer: int) -> None:
         # Copies are made in their order.
