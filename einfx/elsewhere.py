@@ -10,7 +10,13 @@ in mapped files, under a limit           streamed in blocks within the limit, if
 of what can't be cut into blocks         moved whole: half precision, an argmax, torch.func, a recording
 =======================================  ===============================================================
 
-Where all operands lie in host memory, so do the result and their gradients.
+Where all operands lie in host memory, so do the result and their gradients. An operand that is given twice is
+loaded once where both need the same block of it. Of a file on a CPU, blocks that lie side by side aren't
+copied: a thread has their pages read, ahead of what is computed. Second derivatives over semirings need
+operands whole where is computed, which files on a CPU needn't be moved for.
+
+Ctrl-C ends a contraction within a block: nothing was written but what einfx allocated, and the thread ends
+first, or within a second. None of its objects has a finalizer, in which Python would lose the interruption.
 """
 
 from __future__ import annotations
