@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 import networkx
 import opt_einsum
 
+import einfx
+from einfx import cost, equation, planning
+
 __all__ = ["Network", "PathQuality", "hyper", "multiplications", "regular", "run", "section"]
 
 OPERANDS = (5, 8, 10, 15, 20, 40, 60, 80)
@@ -67,25 +70,30 @@ class PathQuality:
         operands: number of tensors in each.
         multiplications: of each contestant's path, one a network, as multiples of the best peer's.
         seconds: planning times, one a network.
-        predicted: of einfx's path, what its time is predicted to be, as a multiple of the prediction for its
-            path of fewest multiplications.
+        predicted: of each contestant's path, what einfx predicts for its time, as a multiple of the
+            prediction for the path of fewest multiplications that anyone finds.
     """
 
     kind: str
     operands: int
     multiplications: dict[str, list[float]] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)
-    predicted: list[float] = field(default_factory=list)
+    predicted: dict[str, list[float]] = field(default_factory=dict)
 
     def over_limit(self, name: str) -> float:
         """The median of planning time over the larger of 50 ms and auto-hq's on the same network."""
         pairs = zip(self.seconds[name], self.seconds["auto-hq"], strict=True)
         return statistics.median(own / max(LEAST_SECONDS, theirs) for own, theirs in pairs)
 
-    def misses_target(self) -> bool:
-        """Whether the search for few multiplications found too many on one network, or was too slow."""
-        name = "einfx multiplications"
-        return max(self.multiplications[name]) > MOST_MULTIPLICATIONS or self.over_limit(name) > 1.0
+    def misses_target(self, name: str = OURS[1]) -> bool:
+        """Whether planning was too slow, or found a path with too many multiplications on some network.
+
+        The search for the least time may take more of them where its path is predicted to be faster.
+        """
+        pairs = zip(self.multiplications[name], self.predicted[name], strict=True)
+        faster = name == OURS[0]
+        poor = [count for count, time in pairs if count > MOST_MULTIPLICATIONS and not (faster and time < 1)]
+        return bool(poor) or self.over_limit(name) > 1.0
 
 
 def regular(operands: int, seed: int) -> Network:
@@ -150,56 +158,70 @@ def run(
 ) -> list[PathQuality]:
     """Plan every network once with every contestant."""
     results = []
-    _plan_ours(regular(5, 1000), "auto")  # what the first call of all loads is no part of planning
+    for _, planner in _contestants(regular(5, 1000), 0.1):
+        planner()  # what the first call of all loads is no part of planning
     for kind, make in KINDS.items():
         for count in operands:
             quality = PathQuality(kind, count)
             for seed in range(seeds):
-                _measure(quality, make(count, seed), hyper_seconds)
+                _measure(quality, make(count, seed), hyper_seconds, seed)
             results.append(quality)
             progress(f"{kind} {count}: {_summary(quality)}")
     return results
 
 
-def _measure(quality: PathQuality, network: Network, hyper_seconds: float) -> None:
-    found: dict[str, int] = {}
-    predicted: dict[str, float] = {}
-    for name, planner in _contestants(network, hyper_seconds):
+def _measure(quality: PathQuality, network: Network, hyper_seconds: float, turn: int) -> None:
+    """Let every contestant plan a network, each time another one first."""
+    paths: dict[str, Path] = {}
+    planners = list(_contestants(network, hyper_seconds))
+    for name, planner in planners[turn % len(planners) :] + planners[: turn % len(planners)]:
+        _forget()
         start = time.perf_counter()
-        path, seconds = planner()
+        paths[name] = planner()
         quality.seconds.setdefault(name, []).append(time.perf_counter() - start)
-        found[name] = multiplications(network, path)
-        predicted[name] = seconds
+    found = {name: multiplications(network, path) for name, path in paths.items()}
+    predicted = {name: _predicted(network, path) for name, path in paths.items()}
     best = min(count for name, count in found.items() if name not in OURS)
-    for name, count in found.items():
-        quality.multiplications.setdefault(name, []).append(count / best)
-    quality.predicted.append(predicted[OURS[0]] / predicted[OURS[1]])
+    reference = predicted[min(found, key=lambda name: (found[name], predicted[name]))]
+    for name, _ in planners:
+        quality.multiplications.setdefault(name, []).append(found[name] / best)
+        quality.predicted.setdefault(name, []).append(predicted[name] / reference)
 
 
-def _contestants(
-    network: Network, hyper_seconds: float
-) -> Iterable[tuple[str, Callable[[], tuple[Path, float]]]]:
+def _forget() -> None:
+    """Leave einfx nothing of what it planned before: its searches share what they know of single steps."""
+    for remembered in (cost._choose, planning._cached_plan, equation._parse):
+        remembered.cache_clear()
+
+
+def _predicted(network: Network, path: Path) -> float:
+    """Seconds that einfx predicts for a path, with the labels of intermediates in the best order."""
+    steps = [tuple(step) for step in path if len(step) > 1]
+    found = einfx.contract_path(network.equation, *network.shapes, optimize=steps).seconds
+    return float(found)
+
+
+def _contestants(network: Network, hyper_seconds: float) -> Iterable[tuple[str, Callable[[], Path]]]:
     import cotengra
 
-    def peer(strategy: str) -> Callable[[], tuple[Path, float]]:
-        def plan() -> tuple[Path, float]:
-            found, _ = opt_einsum.contract_path(
-                network.equation, *network.shapes, shapes=True, optimize=strategy
-            )
-            return found, math.nan
+    def own(strategy: str) -> Callable[[], Path]:
+        return lambda: einfx.contract_path(network.equation, *network.shapes, optimize=strategy).path
 
-        return plan
+    def peer(strategy: str) -> Callable[[], Path]:
+        return lambda: opt_einsum.contract_path(
+            network.equation, *network.shapes, shapes=True, optimize=strategy
+        )[0]
 
-    def asked(optimizer: Callable[..., Path]) -> Callable[[], tuple[Path, float]]:
-        def plan() -> tuple[Path, float]:
+    def asked(optimizer: Callable[..., Path]) -> Callable[[], Path]:
+        def plan() -> Path:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # which of its optional packages would speed it up
-                return optimizer(network.inputs, network.output, network.sizes), math.nan
+                return optimizer(network.inputs, network.output, network.sizes)
 
         return plan
 
-    yield OURS[0], lambda: _plan_ours(network, "auto")
-    yield OURS[1], lambda: _plan_ours(network, "multiplications")
+    yield OURS[0], own("auto")
+    yield OURS[1], own("multiplications")
     yield "greedy", peer("greedy")
     if len(network.inputs) <= MOST_OPERANDS_OF_DP:
         yield "dp", peer("dp")
@@ -214,18 +236,6 @@ def _contestants(
             )
         ),
     )
-
-
-def _plan_ours(network: Network, optimize: str) -> tuple[Path, float]:
-    from einfx.equation import Equation
-    from einfx.planning import plan
-
-    number = {label: i for i, label in enumerate(network.sizes)}
-    inputs = tuple(tuple(number[x] for x in part) for part in network.inputs)
-    found = plan(
-        Equation(inputs, tuple(number[x] for x in network.output)), network.shapes, optimize=optimize
-    )
-    return found.path, found.seconds
 
 
 def _summary(quality: PathQuality) -> str:
@@ -244,25 +254,49 @@ def section(qualities: Sequence[PathQuality]) -> str:
     from .results import table
 
     names = list(dict.fromkeys(name for quality in qualities for name in quality.multiplications))
-    header = ["network", *names, "of the limit", "predicted", "target"]
+    peers = [name for name in names if name not in OURS]
+    header = ["network", "`auto`: multiplications", "predicted", "planning", "over limit", "target"]
+    header += ["`multiplications`: these", "predicted", "planning", "over limit", "target", *peers]
     rows = []
     for quality in qualities:
         cells = [f"{quality.kind}, {quality.operands}"]
-        for name in names:
-            counts = quality.multiplications.get(name)
-            if counts is None:
-                cells.append("")
+        for name in OURS:
+            cells += [
+                _ratios(quality.multiplications[name]),
+                _ratios(quality.predicted[name]),
+                f"{statistics.median(quality.seconds[name]) * 1e3:.0f} ms",
+                f"{quality.over_limit(name):.2f}",
+                "missed" if quality.misses_target(name) else "met",
+            ]
+        for name in peers:
+            if name in quality.multiplications:
+                planning_time = f"{statistics.median(quality.seconds[name]) * 1e3:.0f} ms"
+                cells.append(f"{_mean(quality.multiplications[name]):.3g} ({planning_time})")
             else:
-                cells.append(f"{_mean(counts):.3g} ({statistics.median(quality.seconds[name]) * 1e3:.0f} ms)")
-        limits = " / ".join(f"{quality.over_limit(name):.2f}" for name in OURS)
-        cells += [limits, f"{_mean(quality.predicted):.2f}", "missed" if quality.misses_target() else "met"]
+                cells.append("")
         rows.append(cells)
-    return (
-        f"{SEEDS} random networks each. Multiplications (geometric mean) as multiples of those of the best\n"
-        "path that any other contestant finds, planning time (median). Limit: planning time of einfx, and\n"
-        "of its search for multiplications, over the larger of 50 ms and auto-hq's. Predicted: the time of\n"
-        "einfx's path as a multiple of that of its path of fewest multiplications. Target, for\n"
-        '`optimize="multiplications"`: '
-        f"at most {MOST_MULTIPLICATIONS} times the best on every network, within the limit.\n\n"
-        f"{table(header, rows)}"
-    )
+    return f"{_legend()}\n\n{table(header, rows)}"
+
+
+def _legend() -> str:
+    most, limit = MOST_MULTIPLICATIONS, f"{LEAST_SECONDS * 1e3:.0f} ms"
+    return f"""\
+{SEEDS} random networks each, planned once by everyone, from the text of the equation, with nothing
+kept from before; another contestant begins each time. Everyone has one process and thread, but
+cotengra's auto may start more.
+
+First einfx, `optimize="auto"` (the least predicted time) and `optimize="multiplications"` (the
+fewest). Multiplications: as multiples of those of the best path that any other contestant finds,
+geometric mean and largest. Predicted: the time that einfx predicts for its path, as a multiple of
+what it predicts for the path of fewest multiplications that anyone finds, mean and largest; below
+1 the path is worth its multiplications. Planning: median. Over limit: that over the larger of
+{limit} and auto-hq's on the same network, median. Target: within the limit, and at most {most} times
+the best's multiplications on every network; `auto` may take more where its path is predicted to be
+faster.
+
+Then the others: multiplications (mean) and planning time (median). cotengra's hyper-optimizer
+tries and reconfigures as many trees as it can in {HYPER_SECONDS:.0f} s; its default is 128, and no limit."""
+
+
+def _ratios(ratios: Sequence[float]) -> str:
+    return f"{_mean(ratios):.3g}, {max(ratios):.3g}"

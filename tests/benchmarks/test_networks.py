@@ -63,11 +63,23 @@ def test_a_small_run_measures_every_contestant() -> None:
 
 
 def test_too_many_multiplications_or_too_much_time_miss_the_target() -> None:
-    def quality(count: float, seconds: float) -> PathQuality:
-        found = {"einfx multiplications": [count], "auto-hq": [1.0]}
-        times = {"einfx multiplications": [seconds], "auto-hq": [0.2]}
-        return PathQuality("regular", 20, found, times, [1.0])
+    def quality(count: float, seconds: float, predicted: float = 1.0) -> PathQuality:
+        found = {name: [count] for name in networks.OURS} | {"auto-hq": [1.0]}
+        times = {name: [seconds] for name in networks.OURS} | {"auto-hq": [0.2]}
+        return PathQuality("regular", 20, found, times, {name: [predicted] for name in found})
 
-    assert not quality(1.05, 0.1).misses_target()
-    assert quality(1.2, 0.1).misses_target()
-    assert quality(1.05, 0.3).misses_target()
+    for name in networks.OURS:
+        assert not quality(1.05, 0.1).misses_target(name)
+        assert quality(1.2, 0.1).misses_target(name)
+        assert quality(1.05, 0.3).misses_target(name)
+    assert not quality(1.2, 0.1, 0.9).misses_target("einfx")
+    assert quality(1.2, 0.1, 0.9).misses_target("einfx multiplications")
+
+
+def test_predictions_are_multiples_of_that_of_the_fewest_multiplications() -> None:
+    (one, _) = networks.run(operands=(5,), seeds=2, hyper_seconds=0.1, progress=lambda text: None)
+    for i in range(2):
+        fewest = min(
+            one.multiplications, key=lambda name: (one.multiplications[name][i], one.predicted[name][i])
+        )
+        assert one.predicted[fewest][i] == 1.0
