@@ -234,8 +234,8 @@ def _matmul(
     seconds = _matmul_seconds(options, n_batch, n_rows, n_columns, n_summed, dtype, machine)
     read, written = n_batch * n_summed * (n_rows + n_columns), n_batch * n_rows * n_columns
     for labels, groups in ((a, (batch, rows, summed)), (b, (batch, summed, columns))):
-        own = Layout.of(labels, [sizes[x] for x in labels], None, False)
-        if None in [own.merged(group) for group in groups]:
+        layout = Layout.of(labels, [sizes[x] for x in labels], None, False)
+        if None in [layout.merged(group) for group in groups]:
             seconds += machine.copy(_count(sizes, labels), dtype)
     exponentials = options.semiring.name in ("log", "boolean")
     workspace = item_bytes(accumulation_dtype(dtype)) * (read + written) * exponentials
@@ -327,13 +327,14 @@ def shares_gradient_seconds(
 
 
 def products_gradient_seconds(
-    counts: Sequence[int], needs: Sequence[bool], dtype: torch.dtype, machine: Machine
+    counts: Sequence[int], needs: Sequence[bool], arranged: int, dtype: torch.dtype, machine: Machine
 ) -> float:
     """Predicted seconds of gradients over logarithms by products, see :mod:`.kernels.log_passing`.
 
     Args:
         counts: sizes of batch, rows, columns and summed labels.
         needs: which gradients are wanted.
+        arranged: elements of operands and gradients that don't lie as matrices do.
         dtype: of the operands.
         machine: where it runs.
     """
@@ -344,6 +345,7 @@ def products_gradient_seconds(
     each = 1.0e-9 * (first + second) + 1.0e-9 * result + _shifting_seconds(batch, rows, columns, depth)
     each += 0.6e-9 * sum(n for n, need in zip((first, second), needs, strict=True) if need)
     seconds += scale * each / _workers(machine, first + second + result)
+    seconds += 1.3 * machine.copy(arranged, dtype) * (arranged > 0)
     if needs[0]:
         seconds += machine.gemm(batch, rows, depth, columns, dtype)
     if needs[1]:

@@ -25,7 +25,7 @@ from ...program import call
 from ...semiring_cost import SemiringKernel, choose_step
 from .budget import kernel_budget
 
-__all__ = ["Into", "Place", "Scratch", "into", "is_real"]
+__all__ = ["Into", "Place", "Scratch", "into", "is_real", "merged"]
 
 Sizes = tuple[int, ...]
 
@@ -240,7 +240,7 @@ def _arranged(step: SemiringKernel, equation: Equation, operands: Sequence[Place
     elements = 0
     for place, labels, groups in zip(operands, equation.inputs, forms, strict=True):
         order = [label for group in groups for label in group]
-        if len({*labels}) < len(labels) or len(order) < len(labels) or _merged(place, labels, groups) is None:
+        if len({*labels}) < len(labels) or len(order) < len(labels) or merged(place, labels, groups) is None:
             elements += prod(place.shape)
     return elements
 
@@ -261,8 +261,8 @@ def _copied(kernel: Kernel, equation: Equation, operands: Sequence[Place], targe
             return None
     if kernel.swapped:
         rows, columns = columns, rows
-    merged = _merged(target, equation.output, (batch, rows, columns))
-    if merged is None or not _writable(merged):
+    made = merged(target, equation.output, (batch, rows, columns))
+    if made is None or not _writable(made):
         return None
     elements = 0
     for place, labels, groups in zip(
@@ -271,13 +271,13 @@ def _copied(kernel: Kernel, equation: Equation, operands: Sequence[Place], targe
         ((kernel.batch, kernel.rows, kernel.summed), (kernel.batch, kernel.summed, kernel.columns)),
         strict=True,
     ):
-        seen = _merged(place, labels, groups)
+        seen = merged(place, labels, groups)
         if seen is None or not _readable(seen):
             elements += prod(place.shape)
     return elements
 
 
-def _merged(place: Place, labels: Sequence[int], groups: Sequence[Sequence[int]]) -> Place | None:
+def merged(place: Place, labels: Sequence[int], groups: Sequence[Sequence[int]]) -> Place | None:
     """A tensor with one dimension for each group of labels, if it is a view."""
     shape, strides = [], []
     where = {label: dim for dim, label in enumerate(labels)}
@@ -326,8 +326,8 @@ def _matrix(
 ) -> Tensor:
     """A tensor as a batch of matrices; copied where it doesn't lie as BLAS reads it."""
     place = Place(tuple(tensor.shape), tuple(tensor.stride()))
-    merged = _merged(place, labels, groups)
-    if merged is not None and _readable(merged):
+    made = merged(place, labels, groups)
+    if made is not None and _readable(made):
         return _grouped(tensor, labels, groups)
     order = [label for group in groups for label in group]
     unit = [label for label in labels if label not in order]

@@ -30,7 +30,7 @@ from ...options import Options
 from ...semiring_cost import choose_step, products_gradient_seconds, shares_gradient_seconds
 from ..schedules.schedule import Adjoint, Schedule
 from .budget import kernel_budget
-from .into import Place
+from .into import Place, merged
 from .work import Work, line_options
 
 __all__ = ["LocalGradients", "sums_in_blocks"]
@@ -240,7 +240,10 @@ def _local(
             return chosen("shares", shares)
         groups = matrices.batch, matrices.rows, matrices.columns, matrices.summed
         counts = tuple([prod([sizes[x] for x in group]) for group in groups])
-        seconds = products_gradient_seconds(counts, needs, dtype, machine)
+        arranged = _arranged(matrices, places[:count])
+        wanted = iter(places[count + 2 :])
+        arranged += _arranged(matrices, [next(wanted) if need else None for need in needs])
+        seconds = products_gradient_seconds(counts, needs, arranged, dtype, machine)
         if shares.seconds <= seconds:
             return chosen("shares", shares)
         # What the part takes that is recorded where a sum is much smaller than its operands' maxima.
@@ -257,6 +260,17 @@ def _local(
     in_blocks = semiring.name == "log" and step.name != "multiply"
     way = "blocked" if in_blocks and (step.name == "blocked" or options.linear_operands) else "recorded"
     return chosen(way, Work(0, recorded, RECORDED_SECONDS + 3 * step.cost.seconds))
+
+
+def _arranged(matrices: Matrices, places: Sequence[Place | None]) -> int:
+    """How many elements of operands, or of their gradients, don't lie as matrices do."""
+    batch, rows, columns, summed = matrices[2:]
+    forms = (batch, rows, summed), (batch, summed, columns)
+    return sum(
+        prod(place.shape)
+        for place, labels, groups in zip(places, matrices.inputs, forms, strict=True)
+        if place is not None and merged(place, labels, groups) is None
+    )
 
 
 def _matrices(equation: Equation) -> Matrices | None:
