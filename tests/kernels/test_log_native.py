@@ -46,7 +46,9 @@ def test_exponentials_are_right_to_a_rounding_error() -> None:
 @pytest.mark.usefixtures("level")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dim", [1, 2])
-@pytest.mark.parametrize("shape", [(3, 37, 71), (2, 1, 5), (1, 300, 40)])
+@pytest.mark.parametrize(
+    "shape", [(3, 37, 71), (2, 1, 5), (1, 300, 40), (19, 7, 3), (21, 5, 1), (40, 3, 24), (9, 1, 16)]
+)
 def test_operands_of_every_layout_are_shifted(layout: str, dim: int, shape: tuple[int, int, int]) -> None:
     x = lay_out(torch.randn(shape), layout)
     plain, _, top, _ = log_native.shift(x, dim, 80.0)
