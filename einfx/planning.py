@@ -135,6 +135,8 @@ def _plan(
     plans = [_evaluate(equation, shapes, dtype, device, _steps(equation, path), constants) for path in paths]
     plans.sort(key=lambda p: p.seconds)
     best = plans[0]
+    if len(best.steps) == 1:
+        return best
     slow = SAVED * best.seconds > WORTH_A_LOOK
     for rival in plans if slow else plans[:1]:
         if rival.seconds < SAVED * best.seconds:
