@@ -116,7 +116,7 @@ def find_schedule(
         if best is not None and branch.plain.taken.seconds >= best.demand.seconds:
             continue
         found = None
-        if branch.plain.taken.bytes <= problem.limit or branch.floor() <= problem.limit:
+        if branch.plain.taken.bytes <= problem.limit or branch.long or branch.floor() <= problem.limit:
             found = _within(problem, branch, problem.limit, longest, free)
         if found is None:
             # The finest there is, whatever the limit: it may be enough, and says what would be.

@@ -40,8 +40,9 @@ GRADIENT_PARTS = (0.5, 0.3, 0.18, 0.1, 0.06)
 STAGES = (1.0, 0.6, 0.4, 0.27, 0.18, 0.12, 0.07, 0.04)
 """What the values of a stage may take together, as parts of the limit."""
 
-WORTH_BALANCING = 0.02
-"""Loops are weighed against one another where so many seconds are predicted for each hundred operands."""
+EVENT_SECONDS = 3e-5
+"""About what a line of a program takes in planning: loops are weighed against one another where all programs
+that this takes are made in less time than is predicted for the contraction."""
 
 
 def within_limit(
@@ -144,11 +145,12 @@ def _programmed(
 
 def _settled(branch: Branch, state: State, limit: int) -> State:
     """The same with values computed once that fit, and blocks as long as they may be."""
-    worth = WORTH_BALANCING * branch.tree.count / 100
-    if not state.loops.cuts or state.taken.seconds < worth:
+    programs = 10 + len(state.loops.cuts)
+    effort = EVENT_SECONDS * len(branch.skeleton(state.loops).events) * programs
+    if not state.loops.cuts or state.taken.seconds < effort:
         return state
     state = _hoisted(branch, state, limit)
-    return branch.balanced(state, limit) if state.taken.seconds >= worth else state
+    return branch.balanced(state, limit) if state.taken.seconds >= effort else state
 
 
 def _hoisted(branch: Branch, state: State, limit: int) -> State:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from math import prod
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import torch
 from ...machine import item_bytes
 from ...options import Options
 from ...plans import size_text
-from ..running.memory import Demand, arena, demand
+from ..running.memory import Demand, Interval, arena, demand
 from ..schedules.derivatives import derivative
 from ..schedules.loads import HERE, Remote, loaded_options, place
 from ..schedules.schedule import Schedule
@@ -55,7 +55,13 @@ class Sliced(NamedTuple):
     def bytes(self) -> int:
         """What running it takes: the arena, what torch allocates for a line, and outputs."""
         found = self.demand
-        return arena(found.intervals).bytes + found.apart_bytes + found.output_bytes
+        return _arena_bytes(tuple(found.intervals)) + found.apart_bytes + found.output_bytes
+
+
+@lru_cache(maxsize=64)
+def _arena_bytes(intervals: tuple[Interval, ...]) -> int:
+    """The size of the arena, which takes long to tell for programs of thousands of buffers."""
+    return arena(intervals).bytes
 
 
 @dataclass(frozen=True)
