@@ -77,6 +77,13 @@ class GraphContraction:
         except MemoryLimitError:
             return None
 
+    def unlimited_bytes(self, least: int) -> int:
+        """A limit that changes nothing: what it takes as a whole, or more."""
+        if self.contraction.has_patterns:
+            return max(least, self.planned_bytes or 0)
+        equation, _, options = self.contraction
+        return max(least, planned_bytes(equation, self.tensors, options.unlimited(), self.device))
+
     @cached_property
     def gradient_bytes(self) -> int | None:
         """What it takes at most with all of its gradients; None where that isn't known."""

@@ -35,11 +35,13 @@ class Elementwise(NamedTuple):
         positions: of the operands that it may be written over, if their shape is that of the result.
         over: from a position, the call that writes over that operand: a function, its arguments and keyword
             arguments, in which an :class:`Attribute` may stand for a parameter.
+        together: the dimensions along which elements are combined.
     """
 
     operands: tuple[Any, ...]
     positions: tuple[int, ...]
     over: Callable[[int], Call]
+    together: tuple[int, ...] = ()
 
 
 def elementwise_of(node: fx.Node, owner: nn.Module) -> Elementwise | None:
@@ -243,7 +245,7 @@ def _in_parts(
         return None
     others = [x for x in keywords.values() if isinstance(x, fx.Node)]
     call: Call = in_parts, (name, together, operand, *arguments), keywords
-    return Elementwise((operand, *others), (0,), lambda position: call)
+    return Elementwise((operand, *others), (0,), lambda position: call, together)
 
 
 def _of_module(node: fx.Node, module: nn.Module) -> Elementwise | None:

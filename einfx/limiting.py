@@ -131,7 +131,7 @@ def _limited(
         if after.peak_bytes <= limit:
             module.recompile()
             reordered = bool(module.meta.pop(REORDERED, False))
-            memory = memory_report(limit, before, after, module.graph, reordered, over.written)
+            memory = memory_report(limit, before, after, module.graph, reordered, over)
             return Limited(module, results, memory, _program(module.graph, over, after, limit))
         further = _further(module.graph, after, limit, beside)
         if further == beside:
@@ -151,7 +151,7 @@ def _program(graph: fx.Graph, over: Overwriting, alive: Liveness, limit: int) ->
     returning = giving_back(over.graph, alive, limit)
     runs = over.graph if returning is None else returning
     forward = None if runs is graph else compiled(runs)
-    return Program(forward, takes_less_when_smaller(graph), bool(over.written))
+    return Program(forward, takes_less_when_smaller(graph), runs is not graph)
 
 
 def _copied(captured: OptimizedModule) -> OptimizedModule:
@@ -171,7 +171,8 @@ def _further(graph: fx.Graph, after: Liveness, limit: int, beside: dict[str, int
         if moment.bytes <= limit:
             continue
         for name in (moment.node, *(held.node for held in moment.before)):
-            origin = nodes[name].meta.get(ORIGIN)
+            # A part in blocks is one node where the program runs, and none in the graph.
+            origin = nodes[name].meta.get(ORIGIN) if name in nodes else None
             if origin is None:
                 continue
             excess = moment.bytes - limit if name == moment.node and origin in beside else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from .bounds import contractions_of
 from .contraction_bytes import Bounded
 from .errors import MemoryLimitError
 from .liveness import Liveness, Moment
+from .overwriting import Overwriting
 from .plans import size_text
 
 __all__ = ["CutRow", "MemoryReport", "cut_rows"]
@@ -56,6 +56,8 @@ class MemoryReport:
         uncovered: nodes of which it isn't known what they take, each with the reason: what is said here, and
             the limit, leave that out.
         written_over: nodes whose result takes the place of an operand, each with that operand.
+        parts: the names of nodes that are computed together, block by block of rows, with the number of
+            blocks.
     """
 
     limit: int
@@ -65,6 +67,7 @@ class MemoryReport:
     reordered: bool
     uncovered: tuple[tuple[str, str], ...]
     written_over: tuple[tuple[str, str], ...] = ()
+    parts: tuple[tuple[tuple[str, ...], int], ...] = ()
 
     @property
     def bytes_before(self) -> int:
@@ -85,6 +88,7 @@ class MemoryReport:
             "cuts": [{**row._asdict(), "blocks": row.blocks} for row in self.cuts],
             "reordered": self.reordered,
             "written_over": [list(entry) for entry in self.written_over],
+            "parts": [{"nodes": list(names), "blocks": blocks} for names, blocks in self.parts],
             "uncovered": [list(entry) for entry in self.uncovered],
         }
 
@@ -106,6 +110,11 @@ class MemoryReport:
         if self.written_over:
             pairs = ", ".join(f"{node} over {operand}" for node, operand in self.written_over)
             lines.append(f"written in place: {pairs}")
+        lines += [f"{', '.join(names)}: together in {blocks} blocks" for names, blocks in self.parts]
+        lines.append(
+            "where gradients are recorded, contractions and their gradients stay within the limit each by "
+            "itself; what autograd saves between operations isn't bounded"
+        )
         lines += [f"not covered by the limit: {node}: {reason}" for node, reason in self.uncovered]
         return lines
 
@@ -153,8 +162,9 @@ def memory_report(
     after: Liveness,
     graph: fx.Graph,
     reordered: bool,
-    written_over: Sequence[tuple[str, str]] = (),
+    over: Overwriting,
 ) -> MemoryReport:
     """What a graph takes, from what is alive in it and in the original."""
     cuts = cut_rows(graph)
-    return MemoryReport(limit, before.peak, after.peak, cuts, reordered, after.uncovered, tuple(written_over))
+    rest = after.uncovered, over.written, over.parts
+    return MemoryReport(limit, before.peak, after.peak, cuts, reordered, *rest)

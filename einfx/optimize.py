@@ -59,11 +59,13 @@ def optimize(
             into others ahead of the call; they are folded again when they change. Other state never is.
         memory_limit: the most bytes that a call may take beside its inputs, parameters and buffers, what it
             returns included, as a number or as text such as ``"512MiB"``. Values in between stay alive as
-            long as they are needed, in an order in which that is little; contractions for which too little is
-            left are computed in blocks. Inputs of other sizes get a program of their own when they first
-            come, as they all do where there are no example inputs. Where gradients are recorded, every
-            contraction and its gradients stay within the limit by themselves; what torch saves between
-            operations comes on top.
+            long as they are needed, in an order in which that is little. Where too little is left,
+            elementwise operations are written over their operands, contractions are computed in blocks, and
+            so are parts such as attention, some rows all the way at a time. Inputs of other sizes get a
+            program of their own when they first come, as they all do where there are no example inputs.
+            Where gradients are recorded, every contraction and its gradients stay within the limit by
+            themselves, and nothing is overwritten; what autograd saves between operations is not bounded,
+            and comes on top.
         tracer: the class of the tracer, for models with leaf modules of their own.
         verbose: print the report.
 

@@ -10,11 +10,12 @@ for calls without gradients; what autograd saved would change otherwise.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
 
+from .blockwise import computed_in_blocks, needed_at_once
 from .elementwise import Attribute, Elementwise, elementwise_of, is_watched
 from .liveness import Liveness, Lying, liveness
 from .nodes import as_contraction
@@ -32,11 +33,13 @@ class Overwriting:
         graph: the same as the original, node for node and by the same names, apart from these.
         written: the nodes that are, each with the operand that it is written over.
         declined: elementwise nodes that take too much and may not be, each with the reason.
+        parts: the names of nodes that are computed in blocks together, with the number of blocks.
     """
 
     graph: fx.Graph
     written: tuple[tuple[str, str], ...]
     declined: Mapping[str, str]
+    parts: tuple[tuple[tuple[str, ...], int], ...] = ()
 
 
 def overwriting(graph_module: fx.GraphModule, found: Liveness, limit: int) -> Overwriting:
@@ -87,15 +90,20 @@ def overwriting(graph_module: fx.GraphModule, found: Liveness, limit: int) -> Ov
 
 
 def alive_within(
-    graph_module: fx.GraphModule, arguments: Sequence[Any], limit: int, overwrite: bool = True
+    graph_module: fx.GraphModule,
+    arguments: Sequence[Any],
+    limit: int,
+    overwrite: bool = True,
+    in_blocks: bool = True,
 ) -> tuple[Liveness, Overwriting]:
-    """What is alive in a graph, written over operands where too much is in use otherwise.
+    """What is alive in a graph, in blocks and written over operands where too much is in use otherwise.
 
     Args:
         graph_module: the graph, which doesn't change.
         arguments: an example for each placeholder.
         limit: in bytes.
         overwrite: whether operations may be written over operands at all.
+        in_blocks: whether parts may be computed in blocks where that isn't enough.
 
     Returns:
         What is alive in the second, which has the graph itself where nothing is written over anything.
@@ -106,6 +114,19 @@ def alive_within(
         >>> [alive_within(traced, (torch.ones(100),), limit)[0].peak_bytes for limit in (800, 500)]
         [800, 400]
     """
+    alive, found = _written_over(graph_module, arguments, limit, overwrite)
+    if not (overwrite and in_blocks) or needed_at_once(graph_module.graph, alive) <= limit:
+        return alive, found
+    cut = computed_in_blocks(graph_module, arguments, limit, _written_over)
+    if cut is None:
+        return alive, found
+    alive, found = _written_over(fx.GraphModule(graph_module, cut.graph), arguments, limit)
+    return alive, replace(found, parts=cut.parts)
+
+
+def _written_over(
+    graph_module: fx.GraphModule, arguments: Sequence[Any], limit: int, overwrite: bool = True
+) -> tuple[Liveness, Overwriting]:
     alive = liveness(graph_module, arguments)
     declined: Mapping[str, str] = {}
     if overwrite and alive.peak_bytes > limit:

@@ -7,6 +7,7 @@ A matrix product packs its operands into blocks that are kept and of fixed size,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -78,9 +79,9 @@ def workspace_bytes(operator: Any, arguments: Sequence[Any], result: Any) -> int
         return 0
     if operator.namespace != "aten":
         return None
-    if torch.Tag.pointwise in operator.tags or name == "cat":
+    if name == "cat" or _is_pointwise(operator.overloadpacket):
         return _converted(name, tensors, result)
-    if name in _NOTHING or operator.is_view:
+    if name.removesuffix("_") in _NOTHING or name in _NOTHING or operator.is_view:
         return 0
     if name in _CONTIGUOUS:
         return sum(_bytes(x) for x in tensors if x.dim() > 1 and not x.is_contiguous())
@@ -91,6 +92,12 @@ def workspace_bytes(operator: Any, arguments: Sequence[Any], result: Any) -> int
         return wide + sum(_bytes(x) for x in copied)
     rule = _RULES.get(name)
     return None if rule is None else rule(arguments, tensors, result)
+
+
+@lru_cache(maxsize=4096)
+def _is_pointwise(packet: Any) -> bool:
+    """Whether an operation is elementwise; torch doesn't say so of all of its overloads."""
+    return any(torch.Tag.pointwise in getattr(packet, name).tags for name in packet.overloads())
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -91,7 +91,7 @@ class LimitMemory(Pass):
         limit = self.memory_limit
         assert limit is not None
         needs = {name: taken for name, x in found.items() if (taken := x.planned_bytes) is not None}
-        alive, over = alive_within(graph_module, example, limit, self.overwrite)
+        alive, over = alive_within(graph_module, example, limit, self.overwrite, in_blocks=False)
         rewrites = 0
         results = {name: x.result_bytes for name, x in found.items()}
         for takes in (needs, results):
@@ -100,10 +100,14 @@ class LimitMemory(Pass):
             order = less_at_a_time(graph_module, alive, takes)
             if order is not None:
                 reorder(graph_module.graph, order)
-                alive, over = alive_within(graph_module, example, limit, self.overwrite)
+                alive, over = alive_within(graph_module, example, limit, self.overwrite, in_blocks=False)
                 graph_module.meta[REORDERED] = True
                 rewrites = 1
-        return rewrites + self._cut(graph_module, alive, found, needs, over.declined)
+        alive, over = alive_within(graph_module, example, limit, self.overwrite)
+        rewrites += self._cut(graph_module, alive, found, needs, over.declined)
+        # What is computed in blocks is found again in the end, where its contractions are still whole.
+        together = {name: found[name] for names, _ in over.parts for name in names if name in found}
+        return rewrites + _write(found, {name: x.unlimited_bytes(limit) for name, x in together.items()})
 
     def _cut(
         self,

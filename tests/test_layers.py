@@ -55,6 +55,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "algorithms",
+        "blockwise",
         "bounds",
         "contraction_bytes",
         "conv",
