@@ -68,7 +68,8 @@ class SlicedPlan:
         options: over which semiring, and within which limit.
         steps: which values each step joins: operands are 0 to n-1, step i gives value n+i.
         cuts: for every loop the value around whose computation it is, its label and the length of a block.
-        repeated: the values that are computed again for every block of a loop that doesn't change them.
+        repeated: the values that are computed again for every block of a loop that doesn't change them, where
+            a loop further inside cuts them; as -1 - value those that always are.
         needs_grad: for each operand whether its gradient is computed; empty for the contraction itself.
         schedule: the program.
         flops: multiplications and additions.

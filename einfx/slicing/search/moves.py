@@ -30,7 +30,8 @@ class Loops(NamedTuple):
 
     Attributes:
         cuts: in the order in which those around one value are nested.
-        repeated: the values that are computed again where loops further inside cut them, in ascending order.
+        repeated: the values that are computed again where loops further inside cut them, in ascending order;
+            as -1 - value those that always are.
     """
 
     cuts: tuple[Cut, ...] = ()
