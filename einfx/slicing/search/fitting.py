@@ -28,9 +28,6 @@ MOST_PAIRED = 5
 LONG, LONG_ROUNDS = 12, 12
 """A network of more operands is long: then fewer rounds look for the finest loops."""
 
-MOST_CUT = 4
-"""So many labels are tried first at a moment where there are many operands."""
-
 MOST_BALANCED, SWEEPS = 8, 4
 """The blocks of more loops of a long network are lengthened in turn, so many times at most."""
 
@@ -115,55 +112,27 @@ class Branch:
 
         This takes more time than loops where they are needed, but there's always one more that helps.
         """
-        return self._everywhere(start, limit, False)
-
-    def spaced(self, start: State, limit: float) -> State:
-        """The same, found in another way that takes less time where there are many operands.
-
-        Fewer labels are tried at a moment, unless none of them helps, and loops over a single block too:
-        these help gradients, as what is made in one is made again for them instead of being kept.
-        """
-        return self._everywhere(start, limit, True)
-
-    def _everywhere(self, start: State, limit: float, spaced: bool) -> State:
         again, last = tuple(sorted(self.tree.children)), _last(self.tree)
         current = self.state(start.loops._replace(repeated=again), limit)
         for _ in range(ROUNDS):
             if current.taken.over <= 0:
                 break
-            best = None
-            for most in (MOST_CUT, len(last)) if spaced else (len(last),):
-                offered = self._outermost(current, last, most, spaced)
-                tried = [state for move in offered for state in self._refined(current, move, limit, spaced)]
-                best = self._chosen(current, tried)
-                if best is not None:
-                    break
+            offered = self._outermost(current, last)
+            best = self._chosen(current, [x for move in offered for x in self._refined(current, move, limit)])
             if best is None:
                 break
             current = best
         return self._hoisted(current, limit)
 
-    def _outermost(self, state: State, last: Mapping[int, int], most: int, spaced: bool) -> list[Move]:
-        """Loops around everything over so many of the labels of what is in use at the moment of the most."""
+    def _outermost(self, state: State, last: Mapping[int, int]) -> list[Move]:
+        """Loops around everything over labels of what is in use at the moment of the most."""
         loops, found = state.loops, dict[Move, None]()
         skeleton = self.skeleton(loops)
         held = skeleton.held([cut.block for cut in loops.cuts], state.taken.moment)
-        less: dict[int, float] = {}
-        for buffer in held:
+        for buffer in held[:3]:
             for label in buffer.whole:
-                less[label] = less.get(label, 0.0) + buffer.bytes * (1 - 1 / self.tree.sizes[label])
-        large = held[:3]
-        if spaced:
-            # What gradients keep of a chain is as large at every step: not its first ones only are looked at.
-            large = [x for x in held if 2 * x.bytes >= held[0].bytes]
-            large = [large[len(large) * i // 4] for i in range(4)] if len(large) > 4 else held[:4]
-        worth = dict.fromkeys(x for buffer in large for x in buffer.whole)
-        chosen = sorted(worth, key=lambda x: -less[x])[:most]
-        for buffer in large:
-            for label in buffer.whole:
-                if label in chosen:
-                    cut = Cut(last[label], label, self.tree.sizes[label])
-                    found[Move(Loops((cut, *loops.cuts), loops.repeated), 0)] = None
+                cut = Cut(last[label], label, self.tree.sizes[label])
+                found[Move(Loops((cut, *loops.cuts), loops.repeated), 0)] = None
             for number in buffer.cut:
                 if loops.cuts[number].block > 1:
                     found[Move(loops, number)] = None
@@ -195,18 +164,12 @@ class Branch:
             return min(fitting, key=lambda x: x.taken.seconds)
         return max(better, key=lambda x: _gain(before, x), default=None)
 
-    def _refined(self, before: State, move: Move, limit: float, whole: bool = False) -> Iterator[State]:
-        """A change, with blocks of several lengths; with a single one too, if asked for."""
+    def _refined(self, before: State, move: Move, limit: float) -> Iterator[State]:
+        """A change, with blocks of several lengths."""
         if move.cut < 0:
             yield self.state(move.loops, limit)
             return
         longest = move.loops.cuts[move.cut].block
-        if whole:
-            single = self.state(move.loops, limit)
-            if single.taken.over < before.taken.over:
-                yield single
-            if single.taken.over <= 0:
-                return
         finest = self.state(_with_block(move.loops, move.cut, 1), limit)
         if finest.taken.over >= before.taken.over:
             return
