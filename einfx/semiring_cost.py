@@ -25,7 +25,7 @@ import torch
 from .algebra import Semiring
 from .cost import StepCost
 from .equation import Equation
-from .layout import Layout, Loops
+from .layout import Loops
 from .machine import Machine, accumulation_dtype, item_bytes, machine_for
 from .options import Options
 
@@ -62,14 +62,11 @@ class _Rates(NamedTuple):
 
 _RATES = {
     "real": _Rates(0.3e-9, 0.0, 0.0, 3, 28),
-    "log": _Rates(1.3e-9, 1.2e-9, 2.0e-9, 52, 66),
+    "log": _Rates(1.1e-9, 0.5e-9, 1.0e-9, 32, 66),
     "boolean": _Rates(1.5e-9, 0.2e-9, 0.2e-9, 20, 28),
     **dict.fromkeys(SELECTING, _Rates(0.35e-9, 0.1e-9, 0.0, 50, 28)),
 }
 _OTHER = _Rates(6e-9, 0.5e-9, 0.0, 8, 40)
-
-_SHORT_RUN = 45e-9
-"""For each run of terms next to each other that the blocked kernel sums over logarithms."""
 
 _FEW_ROWS, _FEW_COLUMNS, _FEW = 32, 16, 2.5e-9
 """Rows and columns of fewer elements are shifted slowly over logarithms: for each element beside the rest."""
@@ -190,11 +187,7 @@ def _blocked(
     share = (1 + 0.2 * (len(operands) - 1)) * (1 + (item == 8) + 2 * dtype.is_complex)
     calls = rates.blocked_calls + _CALLS_OF_AN_OPERAND * (len(operands) - 1)
     seconds = calls * machine.op_seconds + machine.stream(item * (read + written))
-    each = rates.per_term
-    if options.semiring.name == "log" and not machine.gpu:
-        largest = max(operands, key=lambda x: _count(sizes, x), default=())
-        each += _SHORT_RUN / max(sizes[largest[-1]] if largest else 1, 1) / share
-    seconds += each * terms * share / _workers(machine, terms)
+    seconds += rates.per_term * terms * share / _workers(machine, terms)
     cost = StepCost(terms * len(operands), item * (read + written), seconds, item * min(terms, 1 << 18))
     return SemiringKernel("blocked", ((),) * len(operands), (), (), (), (), cost)
 
@@ -233,10 +226,7 @@ def _matmul(
     n_batch, n_rows, n_columns, n_summed = (_count(sizes, x) for x in (batch, rows, columns, summed))
     seconds = _matmul_seconds(options, n_batch, n_rows, n_columns, n_summed, dtype, machine)
     read, written = n_batch * n_summed * (n_rows + n_columns), n_batch * n_rows * n_columns
-    for labels, groups in ((a, (batch, rows, summed)), (b, (batch, summed, columns))):
-        layout = Layout.of(labels, [sizes[x] for x in labels], None, False)
-        if None in [layout.merged(group) for group in groups]:
-            seconds += machine.copy(_count(sizes, labels), dtype)
+    seconds += machine.copy(read, dtype) * (len(rows) + len(columns) + len(summed) > 3)
     exponentials = options.semiring.name in ("log", "boolean")
     workspace = item_bytes(accumulation_dtype(dtype)) * (read + written) * exponentials
     cost = StepCost(2 * written * n_summed, item * (read + written), seconds, workspace)
@@ -258,8 +248,6 @@ def _matmul_seconds(
     workers = _workers(machine, read + written)
     seconds = rates.calls * machine.op_seconds
     seconds += (rates.per_operand * read + rates.per_output * written) / workers
-    if name == "log":
-        seconds += _shifting_seconds(batch, rows, columns, summed) / workers
     if name in SELECTING:
         compiled = not machine.gpu and dtype.is_floating_point
         pairs = 2 * batch * max(rows, 8) * max(columns, 32) * summed
