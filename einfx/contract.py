@@ -16,6 +16,7 @@ from .elsewhere import contract_anywhere, converted, is_elsewhere, needs_convers
 from .errors import OperandError, UsageError
 from .given_plans import Words, given_plan
 from .options import KEYWORDS, REAL, Options, means_nothing_else, read_keywords
+from .paths import hashable
 from .pattern import IndexPattern
 from .pattern_functions import taker_of
 from .progress import Choice
@@ -218,8 +219,7 @@ def einsum(
         return compiled.contract_semiring(token, tensors, optimize, *words, return_argmax)
     options = REAL if means_nothing_else(*words) else read_keywords(*words)
     if has_torch_function(tensors):
-        if isinstance(optimize, list):
-            optimize = tuple(map(tuple, optimize))
+        optimize = hashable(optimize)
         if not has_torch_function([x for x in tensors if type(x) is not IndexPattern]):
             return taker_of(contract_patterns)(token, tensors, optimize, options, return_argmax)
         keywords = {} if isinstance(optimize, str) and optimize == "auto" else {"optimize": optimize}
@@ -232,7 +232,7 @@ def einsum(
             keywords["device"] = str(device)
         return handle_torch_function(einsum, tensors, equation, *operands, **keywords)
     if isinstance(optimize, list):
-        optimize = tuple(map(tuple, optimize))
+        optimize = hashable(optimize)
     if options.is_plain and not return_argmax and device is None:
         return contract(token, tensors, optimize)
     if device is not None or progress or is_elsewhere(tensors, options):

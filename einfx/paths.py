@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -20,7 +20,7 @@ from .errors import PlanError
 from .network import MAX_ENUMERATED, WORTH_A_LOOK, Network
 from .options import REAL, Options
 
-__all__ = ["WORTH_A_LOOK", "fewest_multiplications", "find_paths", "paths_from"]
+__all__ = ["WORTH_A_LOOK", "fewest_multiplications", "find_paths", "hashable", "paths_from"]
 
 Shapes = Sequence[Sequence[int]]
 Path = list[tuple[int, ...]]
@@ -31,6 +31,21 @@ CHOICES = (
     "such as [(0, 1), (0, 1)], a plan, an opt_einsum PathOptimizer, or a cotengra optimizer or tree"
 )
 """What ``optimize`` may be, for errors."""
+
+
+def hashable(optimize: Any) -> Any:
+    """What was given as ``optimize``, by which plans can be remembered: lists become tuples.
+
+    Args:
+        optimize: anything; what is no path stays as it is and is refused where it is read.
+
+    Example:
+        >>> hashable([[0, 1], (0, 1)]), hashable("auto"), hashable([3])
+        (((0, 1), (0, 1)), 'auto', (3,))
+    """
+    if not isinstance(optimize, (list, tuple)):
+        return optimize
+    return tuple([tuple(x) if isinstance(x, Iterable) else x for x in optimize])
 
 
 def find_paths(

@@ -11,7 +11,7 @@ value is the result. Its text can be stored and read back.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -23,7 +23,7 @@ from .equation import Equation
 from .layout import contiguous_strides
 from .machine import item_bytes
 from .options import REAL, Options
-from .paths import WORTH_A_LOOK, find_paths, paths_from
+from .paths import WORTH_A_LOOK, find_paths, hashable, paths_from
 from .plans import Plan, Shapes, Step
 from .semiring_planning import fastest_plan
 
@@ -81,9 +81,7 @@ def plan(
     """
     equation.sizes(shapes)
     kind = device.type if isinstance(device, torch.device) else str(device).partition(":")[0]
-    frozen: Any = optimize
-    if isinstance(optimize, (list, tuple)):
-        frozen = tuple([tuple(x) if isinstance(x, Iterable) else x for x in optimize])
+    frozen = hashable(optimize)
     extra = tuple(tuple(tuple(x) for x in path) for path in candidates)
     key = (equation, tuple(tuple(int(n) for n in s) for s in shapes), dtype, kind)
     rest = (frozen, extra, tuple(constants), options)

@@ -22,6 +22,7 @@ from .kernels.batching import has_tangents
 from .layout import hint
 from .modes import is_captured
 from .options import Options, read_keywords
+from .paths import hashable
 from .pattern import IndexPattern
 from .planning import plan
 from .plans import size_text
@@ -68,8 +69,7 @@ def _einsum(
                 f"strip_exponent=True takes tensors, but operand {position} is an index pattern; give its "
                 "tensor: pattern.tensor(dtype)"
             )
-    if isinstance(optimize, list):
-        optimize = tuple(map(tuple, optimize))
+    optimize = hashable(optimize)
     return contract_stripped(token, tensors, optimize, read_keywords(*words))
 
 

@@ -143,6 +143,13 @@ class TestOrder:
 
 class TestErrors:
     @pytest.mark.parametrize(
+        "options", [{}, {"memory_limit": 100}, {"semiring": "log"}, {"strip_exponent": True}]
+    )
+    def test_a_path_of_numbers_is_told_from_one_of_steps(self, options: dict[str, Any]) -> None:
+        with pytest.raises(PlanError, match=r"step 0 of path \[0, 1\] is 0"):
+            einfx.einsum("ij,jk,kl->il", *[torch.ones(2, 2)] * 3, optimize=[0, 1], **options)
+
+    @pytest.mark.parametrize(
         ("arguments", "kind", "words"),
         [
             (("ij,jk->ik", (2, 3), (4, 5)), OperandError, "label 'b' has size 4 in operand 1, but 3"),

@@ -17,6 +17,7 @@ from ..contract import contract_patterns, einsum, read_call
 from ..dispatch import read_equation, remember
 from ..errors import OperandError, UsageError
 from ..options import REAL, Options
+from ..paths import hashable
 from ..pattern import IndexPattern
 from ..pattern_functions import taking_patterns
 from .limited import limited_program, wants_gradients
@@ -171,8 +172,7 @@ def _einsum(
     token, tensors = read_call(equation, operands)
     if capturing():
         return compiled_patterns.contract(token, tensors, optimize, return_argmax, **words)  # type: ignore[no-any-return]
-    if isinstance(optimize, list):
-        optimize = tuple(map(tuple, optimize))
+    optimize = hashable(optimize)
     return _answer(token, tensors, optimize, Options.read(**words) if words else REAL, return_argmax)
 
 

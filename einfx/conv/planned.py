@@ -14,6 +14,7 @@ from ..dispatch import read_equation
 from ..errors import OperandError, UsageError
 from ..expression import contract_expression
 from ..options import Options
+from ..paths import hashable
 from ..pattern import IndexPattern
 from ..pattern_functions import taking_patterns
 from .planning import plan_network
@@ -115,6 +116,5 @@ def _expression(
     plan = None
     if options.semiring.name == "real":
         plan = _path(equation, given, dtype, device, optimize, options)
-    if isinstance(optimize, list):
-        optimize = tuple(map(tuple, optimize))
+    optimize = hashable(optimize)
     return PatternExpression(equation, {**known, **patterns}, len(given), plan, optimize, options)

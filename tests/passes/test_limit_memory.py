@@ -120,7 +120,9 @@ def test_the_error_says_why_an_elementwise_operation_cannot_take_the_place_of_it
         y = x.exp()
         return y.sin() + y
 
-    with pytest.raises(MemoryLimitError, match=r"in place, since exp is read afterwards\); it needs 1600 bytes"):
+    with pytest.raises(
+        MemoryLimitError, match=r"in place, since exp is read afterwards\); it needs 1600 bytes"
+    ):
         LimitMemory(memory_limit=1000).apply(_traced(program, tensor((100,))))
     assert LimitMemory(memory_limit=1600).apply(_traced(program, tensor((100,)))) == 0
 

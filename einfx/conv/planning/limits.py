@@ -17,6 +17,7 @@ import torch
 
 from ...errors import MemoryLimitError
 from ...machine import accumulation_dtype, item_bytes, machine_for
+from ...paths import hashable
 from ...pattern import IndexPattern
 from ...plans import size_text
 from ..symbolic.network import Network
@@ -87,7 +88,7 @@ def within(
     Args: as of :func:`plan_within`, and ``into``, whether blocks are added to a tensor that is given.
     """
     kind = device.type if isinstance(device, torch.device) else str(device).partition(":")[0]
-    frozen = tuple(map(tuple, optimize)) if isinstance(optimize, (list, tuple)) else optimize
+    frozen = hashable(optimize)
     return _within(_Problem(network, dtype, kind, frozen, strided, into, limit), torch.get_num_threads())
 
 

@@ -14,6 +14,7 @@ from ...equation import Equation
 from ...errors import MemoryLimitError, UsageError
 from ...machine import accumulation_dtype
 from ...options import Options
+from ...paths import hashable
 from ...plans import size_text
 from ..plans.contraction import sliced_plan
 from ..running.run import run
@@ -46,7 +47,7 @@ class Problem(NamedTuple):
         if options.semiring.matmul is not None:
             # What a product of matrices of one's own takes, nobody knows but its owner.
             options = replace(options, semiring=replace(options.semiring, matmul=None))
-        return cls(equation, _frozen(optimize), options)
+        return cls(equation, hashable(optimize), options)
 
     def differentiable(self, operands: Sequence[Tensor], wanted: Flags) -> Problem:
         """The same where gradients are going to be asked for.
@@ -229,7 +230,3 @@ class Problem(NamedTuple):
         first = operands[0]
         options, dtype = self.options.unlimited(), accumulation_dtype(first.dtype)
         return run(sliced.schedule, operands, sliced.demand, options, dtype=dtype, stored=first.dtype)
-
-
-def _frozen(optimize: Any) -> Any:
-    return tuple(tuple(x) for x in optimize) if isinstance(optimize, (list, tuple)) else optimize

@@ -19,6 +19,7 @@ from torch import Tensor
 from ...equation import Equation
 from ...errors import MemoryLimitError
 from ...options import Options
+from ...paths import hashable
 from ...plans import size_text
 from ...progress import Choice
 from ..plans.contraction import sliced_plan
@@ -114,8 +115,7 @@ def _plan(
     where: Elsewhere,
     wanted: tuple[bool, ...],
 ) -> Sliced:
-    if isinstance(optimize, (list, tuple)):
-        optimize = tuple(map(tuple, optimize))
+    optimize = hashable(optimize)
     remote = Remote(where.operands, (where.result,))
     if wanted:
         # Beside the operands the gradient of the result is given, and over most semirings the result.

@@ -13,6 +13,7 @@ from ...equation import Equation
 from ...errors import MemoryLimitError
 from ...exponents import largest
 from ...options import Options
+from ...paths import hashable
 from ...plans import size_text
 from ..plans.contraction import sliced_plan
 from ..running.stripped import near_one, run_stripped, scale
@@ -57,7 +58,7 @@ def contract_stripped_within(
     copied = [_strides_of_copy(x) if power else x.stride() for x, power in zip(operands, powers, strict=True)]
     key = (equation, tuple(tuple(x.shape) for x in operands), tuple(map(tuple, copied)))
     first, threads = operands[0], torch.get_num_threads()
-    frozen = tuple(map(tuple, optimize)) if isinstance(optimize, (list, tuple)) else optimize
+    frozen = hashable(optimize)
 
     def sliced(wanted: tuple[bool, ...], limit: int) -> Sliced:
         rest = (frozen, limit, first.dtype, first.device.type, options.unlimited(), wanted, threads)

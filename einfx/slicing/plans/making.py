@@ -15,7 +15,7 @@ from ...errors import PlanError
 from ...layout import contiguous_strides
 from ...machine import accumulation_dtype
 from ...options import Options
-from ...paths import paths_from
+from ...paths import hashable, paths_from
 from ...planning import plan
 from ...plans import Plan, deriving
 from ..schedules.flops import count_flops
@@ -86,7 +86,7 @@ def plan_within(
         # Operands are converted block by block; the result is gathered, and converted when it's done.
         remote = Remote((True,) * len(shapes), (True,), whole=True)
         converted = dtype.itemsize * prod(simple.output_shape(shapes))
-    frozen = tuple(map(tuple, optimize)) if isinstance(optimize, (tuple, list)) else optimize
+    frozen = hashable(optimize)
     rest = frozen, max(limit - converted, 0), wide, device, semiring, (), torch.get_num_threads(), (), remote
     made = sliced_plan(simple, shapes, strides, *rest)
     fastest = made.tree.path
