@@ -16,17 +16,17 @@ from typing import Any
 import torch
 from torch import fx
 
-from .bounds import EXAMPLE, ORIGIN, REORDERED
 from .capture import bind_arguments
 from .errors import MemoryLimitError
 from .folding import PLAIN_TENSORS
-from .giving_back import giving_back
+from .graph_memory.bounds import EXAMPLE, ORIGIN, REORDERED
+from .graph_memory.giving_back import giving_back
+from .graph_memory.liveness import Liveness, liveness
+from .graph_memory.overwriting import Overwriting, alive_within
+from .graph_memory.report import MemoryReport, memory_report, moment_text
 from .kernels import helpers
-from .liveness import Liveness, liveness
-from .memory_report import MemoryReport, memory_report, moment_text
 from .nodes import as_contraction, size_read
 from .optimized import OptimizedModule, compiled, deferred_compilation
-from .overwriting import Overwriting, alive_within
 from .passes import FuseEinsums, LimitMemory, ShareContractions
 from .passes.fold_constants import folded_constants
 from .plans import size_text

@@ -15,8 +15,8 @@ from .capture import bind_arguments, capture
 from .errors import OperandError, UsageError
 from .estimate import estimate
 from .folding import attribute
+from .graph_memory.report import MemoryReport
 from .limiting import optimized_within, planned_again
-from .memory_report import MemoryReport
 from .optimized import OptimizedModule, deferred_compilation
 from .options import bytes_of
 from .passes import DEFAULT

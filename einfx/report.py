@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import fx
 
 from .estimate import LOWERED, Estimate, flops_of
-from .memory_report import MemoryReport
+from .graph_memory.report import MemoryReport
 from .nodes import Contraction, value_of
 from .rewrite import PassResult
 from .spellings import read_with_bias

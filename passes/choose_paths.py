@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
-from ..bounds import ORIGIN
 from ..conv.planning import ConvPlan
 from ..equation import Equation
 from ..folding import is_constant
+from ..graph_memory.bounds import ORIGIN
 from ..legality import Effects, same_floating_dtype
 from ..networks import plan_of
 from ..nodes import (

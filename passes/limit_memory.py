@@ -9,16 +9,16 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
-from ..bounds import ORIGIN, REORDERED, GraphContraction, contractions_of, example_of
 from ..equation import Equation
 from ..errors import MemoryLimitError
+from ..graph_memory.bounds import ORIGIN, REORDERED, GraphContraction, contractions_of, example_of
+from ..graph_memory.liveness import Held, Liveness, Moment
+from ..graph_memory.overwriting import alive_within
+from ..graph_memory.reordering import less_at_a_time, reorder
 from ..layout import contiguous_strides
 from ..legality import Effects, is_layout_free
-from ..liveness import Held, Liveness, Moment
 from ..nodes import VISIBLE_STRIDES, inherit, insert_contraction, value_of
-from ..overwriting import alive_within
 from ..plans import size_text
-from ..reordering import less_at_a_time, reorder
 from ..rewrite import Pass, decline
 
 

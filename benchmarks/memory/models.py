@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import einfx
-from einfx.contraction_bytes import needed_bytes
 from einfx.demo.symmetric_contraction import SymmetricContraction
 from einfx.demo.tensor_train import TensorTrainLinear
 from einfx.errors import MemoryLimitError
+from einfx.graph_memory.contraction_bytes import needed_bytes
 
 from ..timing import interleave
 from . import alone

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from einfx.liveness import liveness
-from einfx.workspace import workspace_bytes
+from einfx.graph_memory.liveness import liveness
+from einfx.graph_memory.workspace import workspace_bytes
 from tests.measuring import allocated_bytes
 
 X, Y = torch.randn(100, 200, dtype=torch.float64), torch.randn(100, 200)

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from torch import fx
 
+from ..errors import MemoryLimitError
+from ..plans import size_text
 from .bounds import contractions_of
 from .contraction_bytes import Bounded
-from .errors import MemoryLimitError
 from .liveness import Liveness, Moment
 from .overwriting import Overwriting
-from .plans import size_text
 
 __all__ = ["CutRow", "MemoryReport", "cut_rows"]
 

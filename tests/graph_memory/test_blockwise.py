@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 import einfx
-from einfx.blockwise import Blockwise, computed_in_blocks
 from einfx.errors import MemoryLimitError
+from einfx.graph_memory.blockwise import Blockwise, computed_in_blocks
 from einfx.shapes import propagate
 from tests.measuring import allocated_bytes
 from tests.program import tensor

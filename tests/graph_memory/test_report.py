@@ -28,7 +28,7 @@ def test_the_report_names_the_limit_the_peak_its_line_and_the_blocks() -> None:
         "Memory",
         "limit 43.95 KiB",
         "peak after: einsum",
-        "test_memory_report.py",
+        "test_report.py",
         "blocks",
         "exp 28.12 KiB",
     ):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from einfx.in_place import PARTWISE, elementwise, in_parts, product
+from einfx.graph_memory.in_place import PARTWISE, elementwise, in_parts, product
 from tests.program import tensor
 
 

@@ -11,14 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .equation import Equation, label_text
-from .errors import MemoryLimitError
-from .options import Options
-from .planning import plan
-from .plans import Plan
-from .slicing import is_sliceable
-from .slicing.plans.contraction import sliced_plan
-from .slicing.schedules.plain import plain
+from ..equation import Equation, label_text
+from ..errors import MemoryLimitError
+from ..options import Options
+from ..planning import plan
+from ..plans import Plan
+from ..slicing import is_sliceable
+from ..slicing.plans.contraction import sliced_plan
+from ..slicing.schedules.plain import plain
 
 __all__ = ["Bounded", "bounded", "gradient_bytes", "least_bytes", "needed_bytes", "planned_bytes"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import fx
 
-from .free_memory import give_back
+from ..free_memory import give_back
+from ..rewrite import copied_graph
 from .liveness import Liveness
-from .rewrite import copied_graph
 
 __all__ = ["giving_back"]
 
@@ -27,7 +27,7 @@ def giving_back(graph: fx.Graph, alive: Liveness, limit: int) -> fx.Graph | None
 
     Example:
         >>> import torch
-        >>> from einfx.liveness import liveness
+        >>> from einfx.graph_memory.liveness import liveness
         >>> traced = fx.symbolic_trace(lambda x: x.exp().sin().cos().sum())
         >>> alive = liveness(traced, (torch.empty(1 << 23),))
         >>> made = giving_back(traced.graph, alive, 64 << 20)

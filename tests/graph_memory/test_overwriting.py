@@ -14,8 +14,8 @@ from torch.nn import functional
 
 import einfx
 from einfx.errors import MemoryLimitError
-from einfx.liveness import liveness
-from einfx.overwriting import Overwriting, overwriting
+from einfx.graph_memory.liveness import liveness
+from einfx.graph_memory.overwriting import Overwriting, overwriting
 from tests.measuring import allocated_bytes
 from tests.program import tensor
 

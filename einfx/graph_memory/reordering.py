@@ -14,7 +14,7 @@ from functools import cached_property
 
 from torch import fx
 
-from .legality import Effects
+from ..legality import Effects
 from .liveness import Liveness
 
 __all__ = ["less_at_a_time", "reorder"]
@@ -36,7 +36,7 @@ def less_at_a_time(
 
     Example:
         >>> import torch
-        >>> from einfx.liveness import liveness
+        >>> from einfx.graph_memory.liveness import liveness
         >>> def program(x):
         ...     large, other = torch.exp(x), torch.sin(x)
         ...     return large.sum() + other.sum()

@@ -15,12 +15,12 @@ from typing import Any
 
 from torch import fx
 
+from ..nodes import as_contraction
+from ..rewrite import copied_graph
+from ..writes import is_known_function
 from .blockwise import computed_in_blocks, needed_at_once
 from .elementwise import Attribute, Elementwise, elementwise_of, is_watched
 from .liveness import Liveness, Lying, liveness
-from .nodes import as_contraction
-from .rewrite import copied_graph
-from .writes import is_known_function
 
 __all__ = ["Overwriting", "alive_within", "overwriting"]
 
@@ -52,7 +52,7 @@ def overwriting(graph_module: fx.GraphModule, found: Liveness, limit: int) -> Ov
 
     Example:
         >>> import torch
-        >>> from einfx.liveness import liveness
+        >>> from einfx.graph_memory.liveness import liveness
         >>> traced = fx.symbolic_trace(lambda x, w: torch.softmax((x @ w).relu() / 2, -1))
         >>> arguments = torch.ones(90, 3), torch.ones(3, 100)
         >>> before = liveness(traced, arguments)

@@ -18,15 +18,15 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 
+from ..free_memory import give_back
+from ..nodes import Contraction, as_contraction
+from ..options import REAL
+from ..rewrite import copied_graph
+from ..spellings import PRODUCTS, read
+from ..writes import function_name
 from .elementwise import Attribute, Call, elementwise_of, is_watched
-from .free_memory import give_back
 from .in_place import PARTWISE, in_parts
 from .liveness import Liveness, liveness
-from .nodes import Contraction, as_contraction
-from .options import REAL
-from .rewrite import copied_graph
-from .spellings import PRODUCTS, read
-from .writes import function_name
 
 __all__ = ["Blockwise", "computed_in_blocks", "needed_at_once"]
 

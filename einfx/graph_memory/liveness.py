@@ -3,8 +3,8 @@
 The graph runs on tensors without data, and every piece of memory is counted from the operation that
 allocates it until the last tensor that holds it goes, as it does in generated code: after the last use. So
 views, writes in place and what composed functions make on their way count as they do in a call. What
-operations allocate inside is added by :mod:`einfx.workspace`; contractions of einfx are counted as they are
-planned.
+operations allocate inside is added by :mod:`einfx.graph_memory.workspace`; contractions of einfx are counted
+as they are planned.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .contract import einsum
+from ..contract import einsum
+from ..conv.planning.limits import within
+from ..conv.symbolic.network import Network, Operand
+from ..conv.symbolic.views import View
+from ..equation import Equation
+from ..errors import MemoryLimitError
+from ..nodes import in_any_order
+from ..pattern import IndexPattern
+from ..rewrite import copied_graph
+from ..shapes import ShapeInterpreter
+from ..sources import source_line
 from .contraction_bytes import needed_bytes, planned_bytes
-from .conv.planning.limits import within
-from .conv.symbolic.network import Network, Operand
-from .conv.symbolic.views import View
-from .equation import Equation
-from .errors import MemoryLimitError
-from .nodes import in_any_order
-from .pattern import IndexPattern
-from .rewrite import copied_graph
-from .shapes import ShapeInterpreter
-from .sources import source_line
 from .workspace import workspace_bytes
 
 __all__ = ["Held", "Liveness", "Lying", "Moment", "liveness"]

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ..conv.planning.cut_plan import CutPlan
+from ..conv.planning.limits import plan_within, within
+from ..equation import label_text
+from ..errors import MemoryLimitError
+from ..legality import same_floating_dtype
+from ..networks import network_of, plan_of
+from ..nodes import Contraction, as_contraction, is_einsum, value_of
+from ..spellings import read
 from .contraction_bytes import Bounded, bounded, gradient_bytes, least_bytes, planned_bytes
-from .conv.planning.cut_plan import CutPlan
-from .conv.planning.limits import plan_within, within
-from .equation import label_text
-from .errors import MemoryLimitError
-from .legality import same_floating_dtype
-from .networks import network_of, plan_of
-from .nodes import Contraction, as_contraction, is_einsum, value_of
-from .spellings import read
 
 __all__ = ["EXAMPLE", "ORIGIN", "REORDERED", "GraphContraction", "contractions_of", "example_of"]
 
