@@ -7,7 +7,7 @@ it, see :mod:`.movers`. On a CPU other threads compute meanwhile, page faults of
 
 from __future__ import annotations
 
-import threading
+import _thread
 import weakref
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -23,10 +23,6 @@ __all__ = ["Addition", "Transfer", "Transfers"]
 ABANDONED_SECONDS = 1.0
 """So often the thread looks whether anybody is left for whom it could work."""
 
-_THREADS: list[threading.Thread] = []
-"""All threads, until a later one forgets those that have ended: what Python runs when a thread object goes
-would lose a Ctrl-C that hits it, and none hits a thread."""
-
 
 class Transfer:
     """One block under way.
@@ -37,7 +33,9 @@ class Transfer:
 
     def __init__(self, target: Tensor | None, source: Tensor, after: Any, add: Addition | None) -> None:
         self.target, self.source, self.after, self.add = target, source, after, add
-        self.done = threading.Event()
+        # A lock that is held until then: a Ctrl-C that hits threading.Event may become another error.
+        self.done = _thread.allocate_lock()
+        self.done.acquire()
         self.moved: Any = None
 
 
@@ -62,13 +60,7 @@ class Transfers:
     def __init__(self, device: torch.device) -> None:
         self._worker = _Worker(mover_for(device), weakref.ref(self))
         self._told = False
-        self._thread = threading.Thread(target=self._worker.work, name="einfx transfers", daemon=True)
-        _THREADS.append(self._thread)
-        try:
-            self._thread.start()
-        except BaseException:
-            self._worker.stop()
-            raise
+        self._worker.start()
 
     def __enter__(self) -> Transfers:
         return self
@@ -118,7 +110,8 @@ class Transfers:
         Raises:
             Exception: what went wrong with this copy or an earlier one.
         """
-        transfer.done.wait()
+        with transfer.done:
+            pass
         if self._worker.error is not None:
             self._told = True
             raise self._worker.error
@@ -131,10 +124,10 @@ class Transfers:
             What went wrong.
         """
         interrupted: KeyboardInterrupt | None = None
-        while self._thread.is_alive():
+        while not self._worker.ended:
             try:
                 self._worker.stop()
-                self._thread.join()
+                self._worker.running.acquire()
             except KeyboardInterrupt as error:
                 # A piece is soon moved, and memory isn't given back while it is.
                 interrupted = error
@@ -155,15 +148,28 @@ class _Worker:
         mover: how pieces are moved.
         owner: for whom.
         waiting: the transfers to make; None at the end.
+        running: a lock that is held until the thread has ended.
+        ended: whether it has.
         error: what went wrong.
     """
 
     def __init__(self, mover: Mover, owner: weakref.ref[Transfers]) -> None:
         self.mover, self.owner = mover, owner
         self.waiting: SimpleQueue[Transfer | None] = SimpleQueue()
+        self.running = _thread.allocate_lock()
+        self.ended = False
         self.error: BaseException | None = None
         self._stopped = False
         self._inference = torch.is_inference_mode_enabled()
+
+    def start(self) -> None:
+        """Start the thread.
+
+        It is one of the lower interface of Python: what ``threading`` runs when a thread starts, and when its
+        object goes, may lose a Ctrl-C or become another error.
+        """
+        self.running.acquire()
+        _thread.start_new_thread(self.work, ())
 
     def stop(self) -> None:
         """Begin no more pieces."""
@@ -172,22 +178,25 @@ class _Worker:
 
     def work(self) -> None:
         """Make the transfers."""
-        for thread in [*_THREADS]:
-            if thread.ident is not None and not thread.is_alive():
-                _THREADS.remove(thread)
-        # Which mode torch is in is a matter of the thread.
-        with torch.inference_mode(self._inference), torch.no_grad():
-            while (transfer := self._next()) is not None:
-                try:
-                    if self.error is None and not self._stopped:
-                        self._move(transfer)
-                except BaseException as error:
-                    self.error = error
-                transfer.done.set()
+        try:
+            # Which mode torch is in is a matter of the thread.
+            with torch.inference_mode(self._inference), torch.no_grad():
+                self._work()
+        except BaseException as error:
+            self.error = self.error or error
+        finally:
+            self.ended = True
+            self.running.release()
+
+    def _work(self) -> None:
+        while (transfer := self._next()) is not None:
             try:
-                self.mover.close()
+                if self.error is None and not self._stopped:
+                    self._move(transfer)
             except BaseException as error:
-                self.error = self.error or error
+                self.error = error
+            transfer.done.release()
+        self.mover.close()
 
     def _next(self) -> Transfer | None:
         while True:

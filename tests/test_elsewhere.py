@@ -7,7 +7,6 @@ import gc
 import signal
 import subprocess
 import sys
-import threading
 import time
 import warnings
 import weakref
@@ -25,6 +24,7 @@ from einfx.elsewhere import contract_anywhere
 from einfx.errors import OperandError, UsageError
 from einfx.operands import is_resident, mapped
 from einfx.slicing.running.run import run
+from tests.threads import transferring_threads
 
 FILE = (1100, 600)  # 2.5 MiB of float32
 
@@ -37,10 +37,6 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # What was written just now is in memory, and would be used where it lies.
     monkeypatch.setitem(contract_anywhere.__globals__, "is_resident", lambda x: False)
     return path
-
-
-def _transfers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "einfx transfers"]
 
 
 def _map(kind: str, path: Path) -> Any:
@@ -154,7 +150,7 @@ def test_files_are_read_in_blocks(kind: str, file: Path) -> None:
     slices_done, slices, moved, to_move = seen[-1]
     assert slices_done == slices > 4
     assert moved == to_move == whole.numel() * 4
-    assert not _transfers()
+    assert not transferring_threads()
 
 
 def test_which_tensors_are_files(file: Path) -> None:
@@ -267,7 +263,7 @@ def test_what_goes_wrong_in_a_copy_reaches_the_caller(file: Path, monkeypatch: p
     monkeypatch.setattr(movers["_Host"], "read", broken)
     with pytest.raises(OSError, match="the disk is gone"):
         einfx.einsum("ij->i", _map("memmap r", file), memory_limit="600 KiB")
-    assert not _transfers()
+    assert not transferring_threads()
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -295,7 +291,7 @@ def test_an_interruption_leaves_nothing_behind(backward: bool, file: Path) -> No
 
     with pytest.raises(KeyboardInterrupt):
         work()
-    assert not _transfers()
+    assert not transferring_threads()
     assert whole.grad is None
     assert torch.equal(whole.detach(), before)
     again = einfx.einsum("ij,ik->jk", whole, whole, memory_limit="6 MB")
@@ -317,7 +313,7 @@ def test_a_bar_shows_bytes_and_slices(file: Path, capsys: pytest.CaptureFixture[
 
 
 WORK = """
-import signal, sys, threading
+import signal, sys
 # Where tests run in the background of a shell, Ctrl-C is ignored by what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import numpy as np, torch, einfx, einfx.elsewhere
@@ -355,7 +351,7 @@ try:
 except KeyboardInterrupt:
     pass
 last = float(work(4096)[0, 0])
-print(last, [x.name for x in threading.enumerate() if x.name == "einfx transfers"], flush=True)
+print(last, len(sys._current_frames()), flush=True)
 """
 
 
@@ -391,7 +387,7 @@ def test_a_file_larger_than_the_limit_takes_no_more_anonymous_memory(
     while process.poll() is None:
         most = max(most, _anonymous(process))
         time.sleep(0.002)
-    assert process.stdout.read() == "256.0 []\n"
+    assert process.stdout.read() == "256.0 1\n"
     # A GPU's memory, which is in the host's here, and two pieces of pinned memory.
     assert most - before <= limit * 1.05 + beside + (4 << 20)
 
@@ -408,12 +404,12 @@ def test_ctrl_c_ends_a_contraction_and_its_thread(file: Path) -> None:
         output, _ = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert output.endswith(" []\n")
+    assert output.endswith(" 1\n")
     assert process.returncode == 0
 
 
 OFTEN = """
-import gc, random, signal, sys, threading, time
+import gc, random, signal, sys, time
 import numpy as np, torch, einfx, einfx.elsewhere
 torch.set_num_threads(1)
 einfx.elsewhere.is_resident = lambda x: False

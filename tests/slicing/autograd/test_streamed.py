@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from einfx.options import Options
 from einfx.semiring_dispatch import contract_over
 from einfx.slicing.autograd.streamed import Elsewhere, contract_elsewhere
 from tests.slicing.networks import network
+from tests.threads import transferring_threads
 
 CPU = torch.device("cpu")
 
@@ -109,7 +109,7 @@ def test_no_thread_and_no_gradient_is_left(inference: bool) -> None:
     with torch.inference_mode(inference):
         found = contract_elsewhere(Equation.parse("ij,kj->ik"), (x, x), "auto", options, where)
         torch.testing.assert_close(found, x @ x.T)
-    assert not [thread for thread in threading.enumerate() if thread.name == "einfx transfers"]
+    assert not transferring_threads()
 
 
 def test_it_can_be_differentiated_twice() -> None:
