@@ -19,8 +19,8 @@ LARGE_BYTES = 4 << 20
 NOTED_BYTES = 256 << 10
 """Lines for which torch allocates less are not looked at."""
 
-SLACK_BYTES = 8 << 20
-"""How much more than planned may be resident, beside a fortieth."""
+SLACK_BYTES = 2 << 20
+"""How much more than planned may be resident, beside an eightieth."""
 
 _left = 0
 """What schedules that ran in this process left free but resident, as far as is known."""
@@ -44,7 +44,7 @@ class Resident:
     def __init__(self, found: Demand, apart: dict[int, int], held: int) -> None:
         self.apart = {moment: size for moment, size in apart.items() if size >= NOTED_BYTES}
         self.most_free = max(found.peak_bytes - held - found.output_bytes, found.apart_bytes)
-        self.most_free += SLACK_BYTES + found.peak_bytes // 40
+        self.most_free += SLACK_BYTES + found.peak_bytes // 80
         self.touched = 0
         self.outputs = 0
         self.largest = 0
