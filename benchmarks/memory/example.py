@@ -110,7 +110,7 @@ def gradients(operands: list[Tensor]) -> Calls:
     calls: Calls = {("einfx", None): unlimited}
     for limit in [returned + beside, returned + beside // 2, returned + beside // 4]:
         calls["einfx", limit] = backward(
-            lambda limit=limit: einfx.einsum(EQUATION, *leaves, memory_limit=limit)  # type: ignore[misc]
+            lambda limit=limit: einfx.einsum(EQUATION, *leaves, memory_limit=limit)
         )
     for key, call in others(leaves).items():
         calls[key] = backward(call)

@@ -213,11 +213,11 @@ def _measured(name: str, model: nn.Module, inputs: tuple[Tensor, ...], seconds: 
             continue
         planning = time.perf_counter() - start
         result = limited(*inputs)
-        error = float((result - expected).abs().max() / expected.abs().max())
+        deviation = float((result - expected).abs().max() / expected.abs().max())
         del result
         calls[str(fraction)] = lambda limited=limited: limited(*inputs)  # type: ignore[misc]
         peak = peak_of(calls[str(fraction)])
-        found.append(ModelRun(name, fraction, limit, peak, 0.0, None, planning, error))
+        found.append(ModelRun(name, fraction, limit, peak, 0.0, None, planning, deviation))
     times = interleave(calls, seconds, min_rounds=3)
     eager = times.time("eager").median
     return [
