@@ -9,14 +9,14 @@ shapes seen again                a straight-line function compiled for exactly t
 ever new shapes                  a function compiled for any sizes, planned for sizes like these
 autocast, torch.jit.trace        torch.einsum for each pair of the plan
 integers, booleans               torch.einsum for each pair of the plan
-mixed dtypes or devices          torch.einsum, whose errors and promotions are then the ones seen
+mixed dtypes                     torch.einsum, whose promotions are then the ones seen
 sizes that are symbols           code that is right for any sizes, planned for their hints
 ===============================  ====================================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, TypeVar
 
@@ -27,12 +27,13 @@ from .equation import Equation
 from .errors import MemoryLimitError, OperandError
 from .kernels.steps import contract_step
 from .layout import hint
+from .operands import check_operand
 from .options import REAL
 from .planning import Plan, plan
 from .program import call, compile_program, emit_plan, run_pairwise
 from .semiring_cost import choose_step
 
-__all__ = ["as_written", "contract", "read_equation", "remember"]
+__all__ = ["as_written", "call_name", "contract", "read_equation", "remember"]
 
 _Error = TypeVar("_Error", bound=OperandError | MemoryLimitError)
 
@@ -65,7 +66,7 @@ def contract(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Tensor:
     try:
         key = (token, optimize, tuple([(x.shape, x.stride(), x.dtype, x.device) for x in tensors]))
         program = _programs.get(key)
-    except (AttributeError, TypeError):  # something that isn't a tensor; a size that is a symbol
+    except (AttributeError, TypeError, RuntimeError):  # no dense tensor; a size that is a symbol
         return _uncached(token, tensors, optimize)
     if program is None:
         try:
@@ -85,6 +86,16 @@ def read_equation(token: Any, ranks: Sequence[int]) -> Equation:
         return token
     sublists, output = token
     return Equation.from_sublists(sublists, output, ranks)
+
+
+def call_name(token: Any) -> str:
+    """How errors name a call.
+
+    Example:
+        >>> call_name("ij,jk->ik"), call_name((((0, 1),), (0,)))
+        ("einsum 'ij,jk->ik'", 'einsum')
+    """
+    return f"einsum {token!r}" if isinstance(token, str) else "einsum"
 
 
 def as_written(token: Any, error: _Error) -> _Error:
@@ -153,13 +164,45 @@ def _compile(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Any:
 def _whole_or_pairwise(chosen: Plan, tensors: Sequence[Tensor], optimize: Any) -> Any:
     """The einsum of torch for operands that no kernel here is for; None for all others."""
     first = tensors[0]
+    text = str(chosen.equation)
+    for position, x in enumerate(tensors):
+        # Torch takes no notice of tensors without data beside others, and returns whatever memory holds.
+        if x.device != first.device and x.dim() and first.dim():
+            raise OperandError(
+                f"einsum {text!r}: operand 0 is on {first.device}, but operand {position} on {x.device}; "
+                "move them to one device"
+            )
     if any(x.dtype != first.dtype or x.device != first.device for x in tensors):
-        return lambda *operands: torch.functional.einsum(str(chosen.equation), *operands)
+        return lambda *operands: _by_torch(text, operands, torch.functional.einsum, text, *operands)
     if not (first.dtype.is_floating_point or first.dtype.is_complex):
-        return lambda *operands: run_pairwise(chosen, operands)
+        return lambda *operands: _by_torch(text, operands, run_pairwise, chosen, operands)
     if optimize == "auto" and _is_fused(chosen):
         return lambda *operands: contract_step(chosen.equation, operands, REAL)
     return None
+
+
+def _by_torch(
+    text: str, operands: Sequence[Tensor], function: Callable[..., Tensor], *arguments: Any
+) -> Tensor:
+    """What torch computes of dtypes for which einfx has no kernels.
+
+    Raises:
+        OperandError: torch has none either.
+    """
+    if torch.compiler.is_compiling():
+        return function(*arguments)
+    try:
+        return function(*arguments)
+    except RuntimeError as error:
+        if not (
+            isinstance(error, NotImplementedError) or "dtype" in str(error) or "scalar type" in str(error)
+        ):
+            raise
+        dtypes = ", ".join(str(x.dtype).removeprefix("torch.") for x in operands)
+        raise OperandError(
+            f"einsum {text!r} of {dtypes}: torch doesn't multiply these ({error}); convert them to one "
+            "dtype, such as torch.float32, by .to(dtype)"
+        ) from None
 
 
 def _is_fused(chosen: Plan) -> bool:
@@ -173,12 +216,9 @@ def _is_fused(chosen: Plan) -> bool:
 
 
 def _plan(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Plan:
+    name = call_name(token)
     for position, tensor in enumerate(tensors):
-        if not isinstance(tensor, Tensor):
-            raise OperandError(
-                f"einsum: operand {position} is a {type(tensor).__name__}, not a torch.Tensor; convert it by "
-                "torch.as_tensor"
-            )
+        check_operand(name, position, tensor)
     equation = read_equation(token, [x.dim() for x in tensors])
     return _plan_for(equation, [[hint(n) for n in x.shape] for x in tensors], tensors, optimize)
 

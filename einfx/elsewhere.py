@@ -28,16 +28,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .dispatch import as_written, contract, read_equation
+from .dispatch import as_written, call_name, contract, read_equation
 from .errors import MemoryLimitError, OperandError, UsageError
 from .kernels.batching import has_tangents
 from .machine import accumulation_dtype
 from .movers import PIECE_BYTES
 from .operands import as_tensor, is_array, is_resident, mapped
-from .options import Options
+from .options import Options, read_device
 from .pieces import pieces
 from .plans import size_text
-from .progress import Choice
+from .progress import Choice, check_choice
 from .semiring_dispatch import contract_over, promoted, sees_numbers
 from .slicing import is_sliceable
 from .slicing.autograd.streamed import Elsewhere, contract_elsewhere
@@ -83,7 +83,8 @@ def contract_anywhere(
     Raises:
         EquationError, OperandError, PlanError, MemoryLimitError, UsageError: as :func:`einfx.einsum`.
     """
-    call = f"einsum {token!r}" if isinstance(token, str) else "einsum"
+    call = call_name(token)
+    check_choice(progress)
     for tensor in tensors:
         if not isinstance(tensor, Tensor):
             return contract_over(token, tensors, optimize, options, return_argmax)
@@ -220,7 +221,9 @@ def converted(
     compiling = torch.compiler.is_compiling()
     whole = compiling or keywords["strip_exponent"]
     device = keywords.pop("device") if whole else None
-    call = f"einsum {equation!r}" if isinstance(equation, str) else "einsum"
+    if device is not None and not compiling:
+        device = _device(device)
+    call = call_name(equation)
     readonly: list[Tensor] = []
     on_host: list[bool] = []
 
@@ -254,15 +257,32 @@ def _unshared(result: Any, readonly: Sequence[Tensor]) -> Any:
 
 
 def _device(device: str | torch.device) -> torch.device:
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"device={device!r}: {error}") from None
+    """Where is computed.
+
+    Raises:
+        UsageError: torch can't compute there.
+    """
+    found = read_device(device)
+    if found.type == "cpu":
+        return torch.device("cpu")
+    if found.type == "meta":
+        raise UsageError(
+            "device='meta' holds no numbers, so nothing can be computed there; for shapes alone, give "
+            "operands of that device, or call einfx.contract_path"
+        )
     if found.type == "cuda":
         if not torch.cuda.is_available():
             raise UsageError(f"device={str(device)!r}: torch sees no GPU here (torch.cuda.is_available())")
         if found.index is None:
-            found = torch.device("cuda", torch.cuda.current_device())
+            return torch.device("cuda", torch.cuda.current_device())
+        if found.index >= torch.cuda.device_count():
+            raise UsageError(f"device={str(device)!r}: torch sees {torch.cuda.device_count()} GPU(s) here")
+        return found
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        message = str(error).splitlines()[0]
+        raise UsageError(f"device={str(device)!r}: torch can't compute there ({message})") from None
     return found
 
 

@@ -26,6 +26,7 @@ from .dispatch import read_equation, remember
 from .equation import Equation
 from .errors import MemoryLimitError, PlanError
 from .options import Options, read_keywords
+from .paths import refuse_unusable
 from .plans import Plan, refuse_others, size_text
 from .slicing import SlicedPlan, is_sliceable, plan_of_slices
 
@@ -58,6 +59,8 @@ def given_plan(token: Any, tensors: Sequence[Any], optimize: Any, words: Words) 
     """
     if isinstance(optimize, (tuple, list)):
         return optimize, words
+    if not isinstance(optimize, str):
+        refuse_unusable(optimize)
     if has_torch_function(tensors) or torch.compiler.is_compiling():
         # What is recorded is the path and the limit; slices are found again.
         if isinstance(optimize, (str, Plan, SlicedPlan)):

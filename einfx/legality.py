@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from .nodes import as_contraction, is_einsum, is_pattern, value_of
-from .writes import (
+from .graphs.nodes import as_contraction, is_einsum, is_pattern, value_of
+from .graphs.writes import (
     FRESH,
     function_name,
     is_known_function,

@@ -18,22 +18,22 @@ from torch import fx
 
 from .capture import bind_arguments
 from .errors import MemoryLimitError
-from .folding import PLAIN_TENSORS
 from .graph_memory.bounds import EXAMPLE, ORIGIN, REORDERED
 from .graph_memory.giving_back import giving_back
 from .graph_memory.liveness import Liveness, liveness
 from .graph_memory.overwriting import Overwriting, alive_within
 from .graph_memory.report import MemoryReport, memory_report, moment_text
+from .graphs.folding import PLAIN_TENSORS
+from .graphs.nodes import as_contraction, size_read
+from .graphs.shapes import propagate
+from .graphs.writes import FRESH, function_name
 from .kernels import helpers
-from .nodes import as_contraction, size_read
 from .optimized import OptimizedModule, compiled, deferred_compilation
 from .passes import FuseEinsums, LimitMemory, ShareContractions
 from .passes.fold_constants import folded_constants
 from .plans import size_text
 from .rewrite import Pass, PassResult, Pipeline, copied_graph
-from .shapes import propagate
 from .sized_programs import Program
-from .writes import FRESH, function_name
 
 __all__ = ["Limited", "optimized_within", "planned_again", "takes_less_when_smaller"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .writes import IN_PLACE_OPERATORS
+from .graphs.writes import IN_PLACE_OPERATORS
 
 __all__ = ["ModelState"]
 

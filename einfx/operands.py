@@ -11,6 +11,7 @@ import mmap
 import sys
 from bisect import bisect_right
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from .errors import OperandError
 
-__all__ = ["as_tensor", "is_array", "is_resident", "mapped"]
+__all__ = ["as_tensor", "check_operand", "is_array", "is_resident", "mapped", "shape_of"]
 
 SMALL_BYTES = 1 << 20
 """Operands below this are taken for ordinary ones, unless they say that they are files."""
@@ -28,6 +29,68 @@ MAPS = Path("/proc/self/maps")
 
 PROBES = 64
 """At how many places is asked whether a file is in memory already."""
+
+
+def check_operand(call: str, position: int, value: Any) -> None:
+    """Refuse what can't be contracted.
+
+    Args:
+        call: how errors name the call.
+        position: of the operand.
+        value: the operand.
+
+    Raises:
+        OperandError: it's no tensor, or one whose elements aren't numbers side by side.
+
+    Example:
+        >>> check_operand("einsum 'i->'", 0, torch.ones(3).to_sparse())
+        Traceback (most recent call last):
+        einfx.errors.OperandError: einsum 'i->': operand 0 is sparse (torch.sparse_coo); ...
+    """
+    if not isinstance(value, Tensor):
+        raise OperandError(
+            f"{call}: operand {position} is a {type(value).__name__}, not a torch.Tensor; convert it by "
+            "torch.as_tensor"
+        )
+    if value.is_nested:
+        raise OperandError(
+            f"{call}: operand {position} is a nested tensor, whose dimensions have several sizes; contract "
+            "each of .unbind(), or pad it by .to_padded_tensor(0.0)"
+        )
+    if value.layout is not torch.strided:
+        kind = "sparse" if "sparse" in str(value.layout) else "not strided"
+        raise OperandError(
+            f"{call}: operand {position} is {kind} ({value.layout}); convert it by .to_dense()"
+        )
+    if value.is_quantized:
+        raise OperandError(
+            f"{call}: operand {position} is quantized ({value.dtype}); convert it by .dequantize()"
+        )
+
+
+def shape_of(function: str, given: Any) -> tuple[int, ...]:
+    """The shape that an argument says which is a shape or a tensor.
+
+    Args:
+        function: how errors name what was called.
+        given: the argument.
+
+    Raises:
+        OperandError: it's neither.
+
+    Example:
+        >>> shape_of("contract_path", [2, 3]), shape_of("contract_path", torch.ones(4, 5))
+        ((2, 3), (4, 5))
+    """
+    if isinstance(given, Tensor):
+        return tuple(given.shape)
+    try:
+        shape = tuple(given)
+    except TypeError:
+        shape = (None,)
+    if not all(isinstance(size, Integral) and size >= 0 for size in shape):
+        raise OperandError(f"{function} takes shapes such as (10, 20), or tensors, not {given!r}")
+    return tuple([int(size) for size in shape])
 
 
 def is_array(value: Any) -> bool:

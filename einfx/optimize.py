@@ -13,9 +13,10 @@ from torch import fx
 
 from .capture import bind_arguments, capture
 from .errors import OperandError, UsageError
-from .estimate import estimate
-from .folding import attribute
 from .graph_memory.report import MemoryReport
+from .graphs.estimate import estimate
+from .graphs.folding import attribute
+from .graphs.shapes import propagate
 from .limiting import optimized_within, planned_again
 from .optimized import OptimizedModule, deferred_compilation
 from .options import bytes_of
@@ -25,7 +26,6 @@ from .passes.fold_constants import FoldConstants, folded_constants
 from .passes.limit_memory import LimitMemory
 from .report import Report, contraction_rows
 from .rewrite import Pass, PassResult, Pipeline, copied_graph, readable_code, readable_source
-from .shapes import propagate
 from .sized_programs import Program, SizedPrograms
 
 __all__ = ["optimize"]

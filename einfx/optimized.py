@@ -12,8 +12,8 @@ import torch
 from torch import fx
 
 from .errors import UsageError
-from .folding import PLAIN_TENSORS, FoldedConstant
-from .graph_pickle import GraphData, read_graph, write_graph
+from .graphs.folding import PLAIN_TENSORS, FoldedConstant
+from .graphs.pickling import GraphData, read_graph, write_graph
 from .sized_programs import SizedPrograms
 
 if TYPE_CHECKING:

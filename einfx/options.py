@@ -14,13 +14,25 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from numbers import Integral
 from typing import Any
+
+import torch
 
 from .algebra import Semiring
 from .errors import UsageError
 from .semiring import get, semirings
 
-__all__ = ["KEYWORDS", "REAL", "Options", "bytes_of", "means_nothing_else", "read_keywords"]
+__all__ = [
+    "KEYWORDS",
+    "REAL",
+    "Options",
+    "bytes_of",
+    "means_nothing_else",
+    "read_device",
+    "read_dtype",
+    "read_keywords",
+]
 
 
 @dataclass(frozen=True)
@@ -80,12 +92,13 @@ class Options:
             raise UsageError(
                 f"grad_of_neg_inf={grad_of_neg_inf!r} is for the log semiring, not for {algebra.name!r}"
             )
-        if block_size is not None and (not isinstance(block_size, int) or block_size < 1):
+        size = None if block_size is None else _whole(block_size)
+        if block_size is not None and (size is None or size < 1):
             raise UsageError(
                 f"block_size={block_size!r}: it is the longest range of a summed label, a number from 1 up"
             )
         limit = None if memory_limit is None else bytes_of(memory_limit)
-        return cls(algebra, linear, gradient, block_size, limit)
+        return cls(algebra, linear, gradient, size, limit)
 
     @property
     def is_plain(self) -> bool:
@@ -189,14 +202,19 @@ def read_keywords(
         >>> read_keywords("real", memory_limit="1 KiB").memory_limit
         1024
     """
-    if not isinstance(linear_operands, (tuple, list)) or not all(isinstance(x, int) for x in linear_operands):
+    if not isinstance(linear_operands, (tuple, list)) or any(_whole(x) is None for x in linear_operands):
         raise UsageError(f"linear_operands={linear_operands!r}: it is a sequence of positions, such as (2,)")
     # One object for nan, so that the cache finds it.
     if isinstance(grad_of_neg_inf, float) and math.isnan(grad_of_neg_inf):
         grad_of_neg_inf = math.nan
-    return _read_keywords(
-        semiring, tuple(linear_operands), zero_annihilates, grad_of_neg_inf, block_size, memory_limit
-    )
+    words = semiring, tuple(linear_operands), zero_annihilates, grad_of_neg_inf, block_size, memory_limit
+    if isinstance(block_size, bool) or isinstance(memory_limit, bool) or isinstance(grad_of_neg_inf, bool):
+        # The cache would take them for 0 and 1.
+        return _read_keywords.__wrapped__(*words)
+    try:
+        return _read_keywords(*words)
+    except TypeError:  # what can't be hashed
+        return _read_keywords.__wrapped__(*words)
 
 
 @lru_cache(maxsize=1024)
@@ -236,13 +254,57 @@ def bytes_of(limit: int | str) -> int:
         >>> bytes_of("1.5 KiB"), bytes_of(4096)
         (1536, 4096)
     """
-    if isinstance(limit, int) and not isinstance(limit, bool) and limit >= 0:
-        return limit
+    number = _whole(limit)
+    if number is not None and number >= 0:
+        return number
     text = limit.strip().lower() if isinstance(limit, str) else ""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text)
     if found is None or found[2] not in _UNITS:
         raise UsageError(f"memory_limit={limit!r}: it is a number of bytes, or text such as '512MiB'")
     return int(float(found[1]) * _UNITS[found[2]])
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number of Python or NumPy as one of Python; None for anything else."""
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    return None
+
+
+def read_device(device: Any) -> torch.device:
+    """The device that a keyword names, whether or not it is there.
+
+    Args:
+        device: ``"cpu"``, ``"cuda:0"`` or a torch.device.
+
+    Raises:
+        UsageError: torch knows of no such device.
+
+    Example:
+        >>> read_device("cuda:1").index
+        1
+    """
+    if not isinstance(device, (str, torch.device)):
+        raise UsageError(f"device={device!r}: it is text such as 'cpu' or 'cuda:0', or a torch.device")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"device={device!r}: {str(error).splitlines()[0]}") from None
+
+
+def read_dtype(dtype: Any) -> torch.dtype:
+    """The dtype that a keyword names.
+
+    Raises:
+        UsageError: it's no dtype of torch.
+
+    Example:
+        >>> read_dtype(torch.float64)
+        torch.float64
+    """
+    if not isinstance(dtype, torch.dtype):
+        raise UsageError(f"dtype={dtype!r}: it is a dtype of torch, such as torch.float64")
+    return dtype
 
 
 def _gradient_text(value: float | str) -> str:

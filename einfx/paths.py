@@ -20,7 +20,14 @@ from .errors import PlanError
 from .network import MAX_ENUMERATED, WORTH_A_LOOK, Network
 from .options import REAL, Options
 
-__all__ = ["WORTH_A_LOOK", "fewest_multiplications", "find_paths", "hashable", "paths_from"]
+__all__ = [
+    "WORTH_A_LOOK",
+    "fewest_multiplications",
+    "find_paths",
+    "hashable",
+    "paths_from",
+    "refuse_unusable",
+]
 
 Shapes = Sequence[Sequence[int]]
 Path = list[tuple[int, ...]]
@@ -46,6 +53,24 @@ def hashable(optimize: Any) -> Any:
     if not isinstance(optimize, (list, tuple)):
         return optimize
     return tuple([tuple(x) if isinstance(x, Iterable) else x for x in optimize])
+
+
+def refuse_unusable(optimize: Any) -> None:
+    """Refuse what no path can be got from.
+
+    Raises:
+        PlanError: it's neither text nor a path, nor anything that finds or has one.
+
+    Example:
+        >>> refuse_unusable("auto")
+        >>> refuse_unusable({0: 1})
+        Traceback (most recent call last):
+        einfx.errors.PlanError: optimize={0: 1} can't be used; choose 'auto' ...
+    """
+    if isinstance(optimize, (str, tuple, list)) or callable(optimize):
+        return
+    if not (hasattr(optimize, "path") or hasattr(optimize, "get_path")):
+        raise PlanError(f"optimize={optimize!r} can't be used; {CHOICES}")
 
 
 def find_paths(
@@ -131,6 +156,8 @@ def _cotengra() -> Any:
 
 def linear_to_ssa(path: Sequence[Sequence[int]], count: int) -> Path:
     """From positions in a list that shrinks to numbers of values."""
+    if not isinstance(path, Sequence) or isinstance(path, str):
+        raise PlanError(f"a path is a list of steps such as [(0, 1), (0, 1)], not {path!r}")
     alive = list(range(count))
     result: Path = []
     for i, step in enumerate(path):
@@ -162,10 +189,9 @@ def paths_from(equation: Equation, shapes: Shapes, optimize: Any, widest: int = 
         path = linear_to_ssa(optimize.path, count)
     elif isinstance(optimize, (tuple, list)):
         path = linear_to_ssa(optimize, count)
-    elif isinstance(optimize, str) or callable(optimize):
-        path = _ask(equation, shapes, everyone, optimize)
     else:
-        raise PlanError(f"optimize={optimize!r} can't be used; {CHOICES}")
+        refuse_unusable(optimize)
+        path = _ask(equation, shapes, everyone, optimize)
     return [_pairwise(path, count, widest)]
 
 

@@ -21,6 +21,7 @@ import torch
 from .cost import Kernel, choose_kernel
 from .equation import Equation
 from .errors import PlanError
+from .operands import check_operand
 from .options import REAL, Options
 from .semiring_cost import SemiringKernel, choose_step
 
@@ -248,6 +249,7 @@ def refuse_others(text: str, shapes: Shapes, dtype: torch.dtype, operands: Seque
 
     Raises:
         PlanError: it says which operand, and what to do.
+        OperandError: something that isn't a tensor.
     """
     remedy = "plan again with einfx.contract_path, or give optimize=plan.path, which is right for any sizes"
     if len(operands) != len(shapes):
@@ -255,6 +257,7 @@ def refuse_others(text: str, shapes: Shapes, dtype: torch.dtype, operands: Seque
             f"the plan of {text!r} is for {len(shapes)} operand(s), but {len(operands)} were given: {remedy}"
         )
     for position, (operand, shape) in enumerate(zip(operands, shapes, strict=True)):
+        check_operand(f"the plan of {text!r}", position, operand)
         found = tuple(operand.shape)
         if found != shape or operand.dtype != dtype:
             what = f"shape {shape}" if found != shape else f"{dtype}"

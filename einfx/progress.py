@@ -16,7 +16,7 @@ from typing import Any
 
 from .errors import UsageError
 
-__all__ = ["Choice", "Progress"]
+__all__ = ["Choice", "Progress", "check_choice"]
 
 Choice = bool | Callable[[int, int, int, int], object] | None
 """What ``progress`` may be: a function gets slices done, all slices, bytes copied, all bytes to copy."""
@@ -61,6 +61,7 @@ class Progress:
         Raises:
             UsageError: it's something else, or a bar is asked for and there's no tqdm.
         """
+        check_choice(choice)
         if choice is False or (choice is None and not sys.stderr.isatty()):
             return cls(None, slices, moved_bytes)
         if choice is None or choice is True:
@@ -70,8 +71,6 @@ class Progress:
                 if bar is None
                 else cls(bar.show, slices, moved_bytes, bar.close)
             )
-        if not callable(choice):
-            raise UsageError(f"progress={choice!r}: it is True, False, None or a function of four numbers")
         return cls(choice, slices, moved_bytes)
 
     def __enter__(self) -> Progress:
@@ -95,6 +94,16 @@ class Progress:
     def _tell(self) -> None:
         if self._report is not None:
             self._report(self._slices_done, self._slices, self._bytes_done, self._bytes)
+
+
+def check_choice(choice: Any) -> None:
+    """Refuse what says nothing of progress.
+
+    Raises:
+        UsageError: it's neither True, False, None nor a function.
+    """
+    if not (choice is None or choice is True or choice is False or callable(choice)):
+        raise UsageError(f"progress={choice!r}: it is True, False, None or a function of four numbers")
 
 
 class _Bar:

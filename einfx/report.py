@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from torch import fx
 
-from .estimate import LOWERED, Estimate, flops_of
 from .graph_memory.report import MemoryReport
-from .nodes import Contraction, value_of
+from .graphs.estimate import LOWERED, Estimate, flops_of
+from .graphs.nodes import Contraction, value_of
+from .graphs.spellings import read_with_bias
 from .rewrite import PassResult
-from .spellings import read_with_bias
 
 __all__ = ["ContractionRow", "Report", "contraction_rows"]
 

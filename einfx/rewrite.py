@@ -15,9 +15,9 @@ from typing import Any, ClassVar, NamedTuple
 from torch import fx
 
 from .errors import PassError
-from .estimate import Estimate, estimate
+from .graphs.estimate import Estimate, estimate
+from .graphs.nodes import is_einsum, value_of
 from .legality import Effects, unchanged_graphs
-from .nodes import is_einsum, value_of
 
 __all__ = ["Declined", "Pass", "PassResult", "Pipeline", "decline", "readable_code", "readable_source"]
 

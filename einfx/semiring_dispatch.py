@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, get_num_threads
 
-from .dispatch import as_written, read_equation, remember
+from .dispatch import as_written, call_name, read_equation, remember
 from .errors import MemoryLimitError, OperandError, UsageError
 from .kernels.batching import has_tangents
 from .layout import hint
 from .modes import is_captured
+from .operands import check_operand
 from .options import Options
 from .planning import plan
 from .semiring_program import SemiringProgram
@@ -47,7 +48,7 @@ def contract_over(
         # The matrix products inside would be cast to half precision, which no sum of exponentials survives.
         with torch.autocast(tensors[0].device.type, enabled=False):
             return contract_over(token, tensors, optimize, options, return_argmax)
-    operands = prepared(f"einsum {token!r}" if isinstance(token, str) else "einsum", tensors, options)
+    operands = prepared(call_name(token), tensors, options)
     if return_argmax and not options.semiring.selective:
         raise UsageError(
             f"sums over {options.semiring.name!r} aren't one of their terms, so there's no argmax to return"
@@ -172,11 +173,7 @@ def prepared(call: str, tensors: Sequence[Any], options: Options) -> list[Tensor
     if not tensors:
         raise OperandError(f"{call}: there are no operands; it takes at least one tensor")
     for position, tensor in enumerate(tensors):
-        if not isinstance(tensor, Tensor):
-            raise OperandError(
-                f"{call}: operand {position} is a {type(tensor).__name__}, not a torch.Tensor; convert it by "
-                "torch.as_tensor"
-            )
+        check_operand(call, position, tensor)
         if tensor.device != tensors[0].device:
             raise OperandError(
                 f"{call}: operand 0 is on {tensors[0].device}, but operand {position} on {tensor.device}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from .algebra import Semiring
 from .contract import einsum
 from .equation import label_text
 from .errors import OperandError
+from .operands import is_array
 
 __all__ = ["tensordot"]
 
@@ -36,8 +38,13 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2, semiring: str | Semiring = "r
         >>> tensordot(torch.ones(2, 3), torch.ones(4, 3), dims=([1], [1])).shape
         torch.Size([2, 4])
     """
-    if isinstance(dims, Tensor):
-        dims = dims.tolist()
+    for name, operand in (("a", a), ("b", b)):
+        if not (isinstance(operand, Tensor) or is_array(operand)):
+            raise OperandError(
+                f"tensordot: {name} is a {type(operand).__name__}, not a torch.Tensor; convert it by "
+                "torch.as_tensor"
+            )
+    dims = _read(dims)
     ranks = (a.ndim, b.ndim)
     if isinstance(dims, int):
         if not 0 <= dims <= min(ranks):
@@ -47,7 +54,7 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2, semiring: str | Semiring = "r
             )
         first, second = list(range(ranks[0] - dims, ranks[0])), list(range(dims))
     else:
-        first, second = ([x] if isinstance(x, int) else list(x) for x in dims)
+        first, second = dims
     if len(first) != len(second):
         raise OperandError(
             f"tensordot: dims={dims} names {len(first)} dimension(s) of a, but {len(second)} of b"
@@ -63,5 +70,32 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2, semiring: str | Semiring = "r
     output += [x for i, x in enumerate(right) if i not in [j % ranks[1] for j in second]]
     for i, j in zip(first, second, strict=True):
         right[j] = left[i]
+    for i, j in zip(first, second, strict=True):
+        # As in einsum, where one of both is 1 it broadcasts.
+        if a.shape[i] != b.shape[j] and 1 not in (a.shape[i], b.shape[j]):
+            raise OperandError(
+                f"tensordot: dimension {i} of a, of shape {tuple(a.shape)}, and dimension {j} of b, of shape "
+                f"{tuple(b.shape)}, are contracted, but have the sizes {a.shape[i]} and {b.shape[j]}"
+            )
     text = f"{''.join(left)},{''.join(right)}->{''.join(output)}"
     return einsum(text, a, b, semiring=semiring)  # type: ignore[no-any-return]
+
+
+def _read(dims: Any) -> int | tuple[list[int], list[int]]:
+    """A number of dimensions, or those of ``a`` and of ``b``.
+
+    Raises:
+        OperandError: it's neither.
+    """
+    if isinstance(dims, Tensor) or is_array(dims):
+        dims = dims.tolist()
+    if isinstance(dims, Integral):
+        return int(dims)
+    if isinstance(dims, (list, tuple)) and len(dims) == 2:
+        pair = [[x] if isinstance(x, Integral) else x for x in dims]
+        if all(isinstance(x, (list, tuple)) and all(isinstance(i, Integral) for i in x) for x in pair):
+            return [int(i) for i in pair[0]], [int(i) for i in pair[1]]
+    raise OperandError(
+        f"tensordot: dims={dims!r}: it is a number of dimensions, such as 2, or two lists of dimensions, of "
+        "a and of b, such as ([1], [0])"
+    )

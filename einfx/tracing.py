@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import fx
 
-from .writes import function_name
+from .graphs.writes import function_name
 
 __all__ = ["record_writes", "restore_arithmetic"]
 

@@ -19,12 +19,12 @@ from ..conv.capture.spellings import native_call
 from ..conv.capture.writing import FormWriter, form_seconds, shape_of
 from ..conv.functional import unfoldNd
 from ..errors import EinfxError
-from ..folding import attribute
+from ..graphs.folding import attribute
+from ..graphs.nodes import Value, inherit, set_value, value_of
+from ..graphs.scaling import Scale
 from ..legality import Effects
 from ..machine import machine_for
-from ..nodes import Value, inherit, set_value, value_of
 from ..rewrite import Pass, decline
-from ..scaling import Scale
 
 _CALL_SECONDS = 10e-6
 """What making patterns costs in every call."""
@@ -50,7 +50,7 @@ class CaptureConvolutions(Pass):
     Example:
         >>> import torch
         >>> from einfx.rewrite import readable_code
-        >>> from einfx.shapes import propagate
+        >>> from einfx.graphs.shapes import propagate
         >>> traced = fx.symbolic_trace(lambda x, w: torch.nn.functional.conv2d(x, w, padding=1) / 8)
         >>> propagate(traced, (torch.ones(8, 64, 32, 32), torch.ones(64, 64, 3, 3)))
         []

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 from torch import fx
 
+from ..graphs.nodes import Contraction, as_contraction, inherit, insert_contraction, is_einsum, value_of
+from ..graphs.scaling import as_scaled
+from ..graphs.spellings import PRODUCTS, VIEWS, broadcast_product, read, read_with_bias
+from ..graphs.writes import function_name, is_known_function
 from ..legality import Effects, same_floating_dtype, use_count
-from ..nodes import Contraction, as_contraction, inherit, insert_contraction, is_einsum, value_of
 from ..rewrite import Pass, decline
-from ..scaling import as_scaled
-from ..spellings import PRODUCTS, VIEWS, broadcast_product, read, read_with_bias
-from ..writes import function_name, is_known_function
 
 _ALONE = {"tensordot", "bilinear", "inner"}
 """Products that gain by being lowered even with no contraction beside them."""
@@ -31,7 +31,7 @@ class CaptureMatmuls(Pass):
     Example:
         >>> import torch
         >>> from einfx.rewrite import readable_code
-        >>> from einfx.shapes import propagate
+        >>> from einfx.graphs.shapes import propagate
         >>> traced = fx.symbolic_trace(lambda a, b, c: (a @ b) @ c)
         >>> propagate(traced, (torch.ones(2, 3), torch.ones(3, 4), torch.ones(4, 5)))
         []

@@ -11,12 +11,12 @@ from typing import Any, ClassVar, NamedTuple
 from torch import fx
 
 from ..equation import Equation
+from ..graphs.nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
+from ..graphs.spellings import read
+from ..graphs.writes import function_name, is_known_function
 from ..legality import Effects, same_floating_dtype, use_count
-from ..nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
 from ..options import Options
 from ..rewrite import Pass, decline
-from ..spellings import read
-from ..writes import function_name, is_known_function
 
 _SUMS = {"add", "__add__", "__radd__"}
 _FIRST: dict[Any, Any] = {operator.getitem: 0, getattr: "values"}
@@ -36,7 +36,7 @@ class CaptureSemirings(Pass):
         >>> import torch
         >>> from einfx.passes import DropUnitDimensions
         >>> from einfx.rewrite import readable_code
-        >>> from einfx.shapes import propagate
+        >>> from einfx.graphs.shapes import propagate
         >>> traced = fx.symbolic_trace(lambda a, b: torch.logsumexp(a[:, :, None] + b, 1))
         >>> propagate(traced, (torch.ones(5, 6), torch.ones(6, 7)))
         []

@@ -11,11 +11,10 @@ from torch import fx
 
 from ..conv.planning import ConvPlan
 from ..equation import Equation
-from ..folding import is_constant
 from ..graph_memory.bounds import ORIGIN
-from ..legality import Effects, same_floating_dtype
-from ..networks import plan_of
-from ..nodes import (
+from ..graphs.folding import is_constant
+from ..graphs.networks import plan_of
+from ..graphs.nodes import (
     Contraction,
     as_contraction,
     erase_unused_patterns,
@@ -24,10 +23,11 @@ from ..nodes import (
     pattern_of,
     value_of,
 )
+from ..graphs.regrouping import why_not_regroup
+from ..legality import Effects, same_floating_dtype
 from ..options import Options
 from ..pattern import IndexPattern
 from ..planning import Plan, plan
-from ..regrouping import why_not_regroup
 from ..rewrite import Pass, decline
 from ..shifted_log import ShiftedLog
 
@@ -51,7 +51,7 @@ class ChoosePaths(Pass):
     Example:
         >>> import torch
         >>> from einfx.rewrite import readable_code
-        >>> from einfx.shapes import propagate
+        >>> from einfx.graphs.shapes import propagate
         >>> traced = fx.symbolic_trace(lambda a, b, c: torch.einsum("ij,jk,kl->il", a, b, c))
         >>> propagate(traced, (torch.ones(50, 60), torch.ones(60, 70), torch.ones(70, 5)))
         []

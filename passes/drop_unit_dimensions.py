@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 from torch import fx
 
 from ..equation import Equation
+from ..graphs.nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
+from ..graphs.writes import function_name, is_known_function
 from ..legality import Effects
-from ..nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
 from ..rewrite import Pass, decline
-from ..writes import function_name, is_known_function
 
 _VIEWS = {"unsqueeze", "getitem", "broadcast_tensors"}
 
@@ -29,7 +29,7 @@ class DropUnitDimensions(Pass):
     Example:
         >>> import torch
         >>> from einfx.rewrite import readable_code
-        >>> from einfx.shapes import propagate
+        >>> from einfx.graphs.shapes import propagate
         >>> traced = fx.symbolic_trace(lambda a, b: torch.einsum("ijk,ijk->ik", a[:, :, None], b[None]))
         >>> propagate(traced, (torch.ones(2, 3), torch.ones(3, 4)))
         []

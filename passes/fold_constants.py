@@ -7,12 +7,12 @@ from typing import ClassVar
 
 from torch import fx
 
-from ..folding import FoldedConstant, is_constant
+from ..graphs.folding import FoldedConstant, is_constant
+from ..graphs.nodes import inherit, is_pattern, value_of
+from ..graphs.spellings import read
+from ..graphs.writes import function_name, is_known_function
 from ..legality import Effects
-from ..nodes import inherit, is_pattern, value_of
 from ..rewrite import Pass, decline
-from ..spellings import read
-from ..writes import function_name, is_known_function
 
 _POINTWISE = {"add", "sub", "mul", "multiply", "div", "truediv", "true_divide", "neg", "sqrt", "exp", "pow"}
 _RESHAPES = {"reshape", "unsqueeze", "squeeze", "flatten", "contiguous"}
@@ -35,7 +35,7 @@ class FoldConstants(Pass):
         >>> import torch
         >>> from einfx.capture import capture
         >>> from einfx.rewrite import readable_code
-        >>> from einfx.shapes import propagate
+        >>> from einfx.graphs.shapes import propagate
         >>> class Rotate(torch.nn.Module):
         ...     def __init__(self):
         ...         super().__init__()

@@ -8,10 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
-from ..legality import Effects, same_floating_dtype, use_count
-from ..nodes import inherit, value_of
-from ..rewrite import Pass, decline
-from ..scaling import (
+from ..graphs.nodes import inherit, value_of
+from ..graphs.scaling import (
     Scaled,
     Shift,
     Shifted,
@@ -22,8 +20,10 @@ from ..scaling import (
     may_cross_contraction,
     why_not_through,
 )
-from ..spellings import read
-from ..writes import function_name, is_known_function
+from ..graphs.spellings import read
+from ..graphs.writes import function_name, is_known_function
+from ..legality import Effects, same_floating_dtype, use_count
+from ..rewrite import Pass, decline
 
 _RESHAPES = {"reshape", "unsqueeze", "squeeze", "flatten"}
 _SUMS = {"add", "sub", "subtract"}
@@ -49,7 +49,7 @@ class FoldScalars(Pass):
     Example:
         >>> import torch
         >>> from einfx.rewrite import readable_code
-        >>> from einfx.shapes import propagate
+        >>> from einfx.graphs.shapes import propagate
         >>> traced = fx.symbolic_trace(lambda a, b: torch.einsum("ij,jk->ik", 3 * a, -b).t() / 2)
         >>> propagate(traced, (torch.ones(2, 3), torch.ones(3, 4)))
         []

@@ -9,14 +9,14 @@ from typing import ClassVar
 from torch import fx
 
 from ..equation import LETTERS, Equation
+from ..graphs.networks import plan_of
+from ..graphs.nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
+from ..graphs.regrouping import why_not_combine, why_not_regroup
+from ..graphs.spellings import read
 from ..legality import Effects, is_layout_free, use_count
-from ..networks import plan_of
-from ..nodes import Contraction, as_contraction, inherit, insert_contraction, value_of
 from ..options import Options
 from ..planning import plan
-from ..regrouping import why_not_combine, why_not_regroup
 from ..rewrite import Pass, decline
-from ..spellings import read
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FuseEinsums(Pass):
     Example:
         >>> import torch
         >>> from einfx.rewrite import readable_code
-        >>> from einfx.shapes import propagate
+        >>> from einfx.graphs.shapes import propagate
         >>> def chain(a, b, c):
         ...     return torch.einsum("ij,jk->ik", torch.einsum("ij,jk->ki", a, b).t(), c)
         >>> traced = fx.symbolic_trace(chain)

@@ -14,11 +14,11 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import fx
 
-from ..nodes import erase_unused_patterns
+from ..graphs.nodes import erase_unused_patterns
 from ..rewrite import Pass
-from ..scripting import einsum_as_text, semiring_by_torch_functions
-from ..torchscript_convolutions import convolutions_by_torch_functions
-from ..torchscript_patterns import patterns_by_torch_functions
+from ..torchscript.convolutions import convolutions_by_torch_functions
+from ..torchscript.einsums import einsum_as_text, semiring_by_torch_functions
+from ..torchscript.patterns import patterns_by_torch_functions
 
 __all__ = ["Jitable", "jitable"]
 

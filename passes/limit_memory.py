@@ -15,9 +15,9 @@ from ..graph_memory.bounds import ORIGIN, REORDERED, GraphContraction, contracti
 from ..graph_memory.liveness import Held, Liveness, Moment
 from ..graph_memory.overwriting import alive_within
 from ..graph_memory.reordering import less_at_a_time, reorder
+from ..graphs.nodes import VISIBLE_STRIDES, inherit, insert_contraction, value_of
 from ..layout import contiguous_strides
 from ..legality import Effects, is_layout_free
-from ..nodes import VISIBLE_STRIDES, inherit, insert_contraction, value_of
 from ..plans import size_text
 from ..rewrite import Pass, decline
 
@@ -38,7 +38,7 @@ class LimitMemory(Pass):
 
     Example:
         >>> from einfx.rewrite import readable_code
-        >>> from einfx.shapes import propagate
+        >>> from einfx.graphs.shapes import propagate
         >>> traced = fx.symbolic_trace(lambda a, b, c: torch.einsum("ij,jk,kl->il", a, b, c).exp())
         >>> propagate(traced, (torch.ones(80, 90), torch.ones(90, 99), torch.ones(99, 2)))
         []

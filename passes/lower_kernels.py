@@ -11,13 +11,13 @@ from torch import fx
 
 from ..cost import choose_kernel
 from ..equation import Equation, label_text
-from ..estimate import LOWERED, Lowered, contraction_flops
+from ..graphs.estimate import LOWERED, Lowered, contraction_flops
+from ..graphs.nodes import VALUE, VISIBLE_STRIDES, Contraction, Value, as_contraction, inherit, value_of
 from ..kernels import helpers
 from ..kernels.real import lower
 from ..kernels.results import Dense, result_of
 from ..layout import contiguous_strides
 from ..legality import Effects, is_layout_free, same_floating_dtype
-from ..nodes import VALUE, VISIBLE_STRIDES, Contraction, Value, as_contraction, inherit, value_of
 from ..rewrite import Pass, decline
 
 Strides = tuple[int, ...]
@@ -37,7 +37,7 @@ class LowerKernels(Pass):
 
     Example:
         >>> import torch
-        >>> from einfx.shapes import propagate
+        >>> from einfx.graphs.shapes import propagate
         >>> traced = fx.symbolic_trace(lambda a, b: torch.einsum("nc,nc->n", a, b))
         >>> propagate(traced, (torch.ones(1000, 2), torch.ones(1000, 2)))
         []

@@ -10,15 +10,12 @@ import torch
 from torch import fx
 
 from ..conv.steps.lowering import Native
-from ..emission import emitter
-from ..estimate import LOWERED, Lowered, flops_of
-from ..kernels import helpers
-from ..layout import contiguous_strides
-from ..legality import Effects, is_layout_free, same_floating_dtype
-from ..native_calls import NativeCall, native_call
-from ..native_writing import write_native
-from ..networks import plan_of
-from ..nodes import (
+from ..graphs.emission import emitter
+from ..graphs.estimate import LOWERED, Lowered, flops_of
+from ..graphs.native_calls import NativeCall, native_call
+from ..graphs.native_writing import write_native
+from ..graphs.networks import plan_of
+from ..graphs.nodes import (
     VISIBLE_STRIDES,
     Contraction,
     as_contraction,
@@ -26,6 +23,9 @@ from ..nodes import (
     inherit,
     value_of,
 )
+from ..kernels import helpers
+from ..layout import contiguous_strides
+from ..legality import Effects, is_layout_free, same_floating_dtype
 from ..rewrite import Pass, decline
 
 
@@ -39,7 +39,7 @@ class LowerPatterns(Pass):
     Example:
         >>> import einfx
         >>> from einfx.rewrite import readable_code
-        >>> from einfx.shapes import propagate
+        >>> from einfx.graphs.shapes import propagate
         >>> pattern = einfx.IndexPattern(8, 3, padding=1)
         >>> traced = fx.symbolic_trace(lambda x, w: einfx.einsum("nci,koi,dck->ndo", x, pattern, w))
         >>> propagate(traced, (torch.ones(2, 5, 8), torch.ones(4, 5, 3)))

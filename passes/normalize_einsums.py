@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import fx
 
-from ..nodes import as_contraction, canonical_target, is_einsum
+from ..graphs.nodes import as_contraction, canonical_target, is_einsum
 from ..rewrite import Pass, decline
 
 

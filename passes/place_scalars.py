@@ -8,10 +8,8 @@ from typing import ClassVar
 
 from torch import fx
 
-from ..legality import Effects, same_floating_dtype, use_count
-from ..nodes import inherit, value_of
-from ..rewrite import Pass
-from ..scaling import (
+from ..graphs.nodes import inherit, value_of
+from ..graphs.scaling import (
     Scaled,
     Shifted,
     as_scalar,
@@ -19,7 +17,9 @@ from ..scaling import (
     may_cross_contraction,
     why_not_through,
 )
-from ..spellings import read
+from ..graphs.spellings import read
+from ..legality import Effects, same_floating_dtype, use_count
+from ..rewrite import Pass
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class PlaceScalars(Pass):
     Example:
         >>> import torch
         >>> from einfx.rewrite import readable_code
-        >>> from einfx.shapes import propagate
+        >>> from einfx.graphs.shapes import propagate
         >>> traced = fx.symbolic_trace(lambda x, w: torch.einsum("bi,ij->bj", x, w) * 0.5)
         >>> propagate(traced, (torch.ones(100, 3), torch.ones(3, 4)))
         []

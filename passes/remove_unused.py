@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from torch import fx
 
-from ..nodes import is_pattern
+from ..graphs.nodes import is_pattern
+from ..graphs.spellings import read
+from ..graphs.writes import FRESH, function_name, is_known_function, may_write
 from ..rewrite import Pass
-from ..spellings import read
-from ..writes import FRESH, function_name, is_known_function, may_write
 
 _DRAWS_NUMBERS = {"rand_like"}
 _LOOKS = frozenset(

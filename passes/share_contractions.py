@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 from torch import fx
 
 from ..equation import Equation
+from ..graphs.nodes import Contraction, erase_unused_patterns, is_pattern, number_of
+from ..graphs.regrouping import why_not_regroup
+from ..graphs.spellings import read
 from ..legality import Effects
-from ..nodes import Contraction, erase_unused_patterns, is_pattern, number_of
-from ..regrouping import why_not_regroup
 from ..rewrite import Pass, decline
-from ..spellings import read
 
 
 @dataclass(frozen=True)

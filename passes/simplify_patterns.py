@@ -17,11 +17,10 @@ from ..conv.symbolic import rules
 from ..conv.symbolic.draft import Draft
 from ..conv.symbolic.network import Constant, Network
 from ..conv.symbolic.views import Flip, Merge, Slice, Split, Squeeze, Step, View, Window
-from ..emission import emitter
 from ..equation import Equation
-from ..legality import Effects, same_floating_dtype
-from ..networks import network_of, plan_of
-from ..nodes import (
+from ..graphs.emission import emitter
+from ..graphs.networks import network_of, plan_of
+from ..graphs.nodes import (
     VISIBLE_STRIDES,
     Contraction,
     as_contraction,
@@ -31,6 +30,7 @@ from ..nodes import (
     pattern_of,
     value_of,
 )
+from ..legality import Effects, same_floating_dtype
 from ..rewrite import Pass, decline
 
 Emit = Callable[..., fx.Node]
@@ -48,7 +48,7 @@ class SimplifyPatterns(Pass):
     Example:
         >>> import einfx
         >>> from einfx.rewrite import readable_code
-        >>> from einfx.shapes import propagate
+        >>> from einfx.graphs.shapes import propagate
         >>> pattern = einfx.IndexPattern(8, 2, stride=2)
         >>> traced = fx.symbolic_trace(lambda x, w: einfx.einsum("ni,koi,dk->ndo", x, pattern, w))
         >>> propagate(traced, (torch.ones(2, 8), torch.ones(4, 2)))

@@ -11,8 +11,8 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from einfx.graphs.shapes import propagate
 from einfx.rewrite import Pass, collect_declined, find_problem, readable_code
-from einfx.shapes import propagate
 
 __all__ = ["assert_same", "check_declined", "check_rewrite", "error_of", "in_double"]
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 import einfx
+from einfx.graphs.shapes import propagate
 from einfx.legality import OUTSIDE, Effects, is_layout_free, same_floating_dtype, scalar_factor, use_count
 from einfx.passes import FuseEinsums
-from einfx.shapes import propagate
 
 Program = Callable[..., Any]
 

@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from einfx.errors import PassError
+from einfx.graphs.shapes import propagate
 from einfx.passes import DEFAULT, ChoosePaths, FoldScalars, NormalizeEinsums
 from einfx.rewrite import (
     Declined,
@@ -24,7 +25,6 @@ from einfx.rewrite import (
     find_problem,
     readable_code,
 )
-from einfx.shapes import propagate
 
 E = torch.einsum
 A, B = torch.rand(2, 3), torch.rand(3, 4)

@@ -16,7 +16,8 @@ import torch
 from torch import fx
 
 from ..errors import UsageError
-from ..nodes import VALUE, Value, as_contraction, is_einsum, value_of
+from ..graphs.nodes import VALUE, Value, as_contraction, is_einsum, value_of
+from ..graphs.shapes import propagate
 from ..optimize import optimize
 from ..passes.choose_paths import ChoosePaths
 from ..passes.fold_scalars import FoldScalars
@@ -25,7 +26,6 @@ from ..passes.jitable import Jitable, jitable
 from ..passes.lower_kernels import LowerKernels
 from ..passes.place_scalars import PlaceScalars
 from ..rewrite import Pass, copied_graph
-from ..shapes import propagate
 
 __version__ = "0.1.4"
 

@@ -19,11 +19,11 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 
 from ..free_memory import give_back
-from ..nodes import Contraction, as_contraction
+from ..graphs.nodes import Contraction, as_contraction
+from ..graphs.spellings import PRODUCTS, read
+from ..graphs.writes import function_name
 from ..options import REAL
 from ..rewrite import copied_graph
-from ..spellings import PRODUCTS, read
-from ..writes import function_name
 from .elementwise import Attribute, Call, elementwise_of, is_watched
 from .in_place import PARTWISE, in_parts
 from .liveness import Liveness, liveness

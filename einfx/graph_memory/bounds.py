@@ -14,10 +14,10 @@ from ..conv.planning.cut_plan import CutPlan
 from ..conv.planning.limits import plan_within, within
 from ..equation import label_text
 from ..errors import MemoryLimitError
+from ..graphs.networks import network_of, plan_of
+from ..graphs.nodes import Contraction, as_contraction, is_einsum, value_of
+from ..graphs.spellings import read
 from ..legality import same_floating_dtype
-from ..networks import network_of, plan_of
-from ..nodes import Contraction, as_contraction, is_einsum, value_of
-from ..spellings import read
 from .contraction_bytes import Bounded, bounded, gradient_bytes, least_bytes, planned_bytes
 
 __all__ = ["EXAMPLE", "ORIGIN", "REORDERED", "GraphContraction", "contractions_of", "example_of"]
@@ -137,7 +137,7 @@ def contractions_of(graph: fx.Graph) -> dict[str, GraphContraction]:
     Products in other spellings than einsum are among them; sums of one tensor aren't.
 
     Example:
-        >>> from einfx.shapes import propagate
+        >>> from einfx.graphs.shapes import propagate
         >>> traced = fx.symbolic_trace(lambda x, w: torch.relu(x @ w).sum(0))
         >>> propagate(traced, (torch.ones(2, 3), torch.ones(3, 4)))
         []

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
-from ..nodes import as_contraction
+from ..graphs.nodes import as_contraction
+from ..graphs.writes import function_name, is_known_function
 from ..options import REAL
-from ..writes import function_name, is_known_function
 from .in_place import elementwise, in_parts, product
 
 __all__ = ["Attribute", "Elementwise", "elementwise_of", "is_watched"]

@@ -26,10 +26,10 @@ from ..conv.symbolic.network import Network, Operand
 from ..conv.symbolic.views import View
 from ..equation import Equation
 from ..errors import MemoryLimitError
-from ..nodes import in_any_order
+from ..graphs.nodes import in_any_order
+from ..graphs.shapes import ShapeInterpreter
 from ..pattern import IndexPattern
 from ..rewrite import copied_graph
-from ..shapes import ShapeInterpreter
 from ..sources import source_line
 from .contraction_bytes import needed_bytes, planned_bytes
 from .workspace import workspace_bytes
@@ -127,7 +127,7 @@ def liveness(graph_module: fx.GraphModule, arguments: Sequence[Any]) -> Liveness
 
     Args:
         graph_module: the graph and its state; neither changes.
-        arguments: an example for each placeholder, as :func:`einfx.shapes.propagate` takes them.
+        arguments: an example for each placeholder, as :func:`einfx.graphs.shapes.propagate` takes them.
 
     Raises:
         OperandError: the arguments don't fit the program.

@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import fx
 
-from ..nodes import as_contraction
+from ..graphs.nodes import as_contraction
+from ..graphs.writes import is_known_function
 from ..rewrite import copied_graph
-from ..writes import is_known_function
 from .blockwise import computed_in_blocks, needed_at_once
 from .elementwise import Attribute, Elementwise, elementwise_of, is_watched
 from .liveness import Liveness, Lying, liveness

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 import einfx
 from einfx.errors import MemoryLimitError
 from einfx.graph_memory.blockwise import Blockwise, computed_in_blocks
-from einfx.shapes import propagate
+from einfx.graphs.shapes import propagate
 from tests.measuring import allocated_bytes
 from tests.program import tensor
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import einfx
+from einfx.graphs.shapes import propagate
 from einfx.passes import DEFAULT, CaptureConvolutions
 from einfx.rewrite import collect_declined
-from einfx.shapes import propagate
 from tests.rewriting import assert_same, check_declined, check_rewrite
 
 E = torch.einsum

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import fx
 
 import einfx
+from einfx.graphs.shapes import propagate
 from einfx.passes import CaptureMatmuls
 from einfx.rewrite import collect_declined
-from einfx.shapes import propagate
 from tests.rewriting import check_declined, check_rewrite
 
 E = torch.einsum

@@ -12,11 +12,11 @@ from torch import Tensor, fx
 import einfx
 from einfx import IndexPattern
 from einfx.errors import PlanError
-from einfx.estimate import estimate
-from einfx.nodes import value_of
+from einfx.graphs.estimate import estimate
+from einfx.graphs.nodes import value_of
+from einfx.graphs.shapes import propagate
 from einfx.passes import ChoosePaths
 from einfx.rewrite import collect_declined, readable_code
-from einfx.shapes import propagate
 from tests.rewriting import check_declined, check_rewrite
 from tests.semiring_judge import OWN
 

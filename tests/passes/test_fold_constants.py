@@ -11,11 +11,11 @@ from torch import nn
 
 import einfx
 from einfx.capture import capture
+from einfx.graphs.shapes import propagate
 from einfx.optimized import OptimizedModule
 from einfx.passes import ChoosePaths, FoldConstants
 from einfx.passes.fold_constants import folded_constants
 from einfx.rewrite import collect_declined, readable_code
-from einfx.shapes import propagate
 from tests.rewriting import assert_same, check_declined, check_rewrite
 
 E = torch.einsum

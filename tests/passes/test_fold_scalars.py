@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import fx
 
 import einfx
+from einfx.graphs.shapes import propagate
 from einfx.passes import FoldScalars
 from einfx.rewrite import readable_code
-from einfx.shapes import propagate
 from tests.rewriting import check_declined, check_rewrite
 from tests.semiring_judge import OWN
 

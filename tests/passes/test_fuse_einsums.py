@@ -11,9 +11,9 @@ from torch import fx
 
 import einfx
 from einfx.equation import LETTERS
+from einfx.graphs.shapes import propagate
 from einfx.passes import FuseEinsums
 from einfx.rewrite import collect_declined, readable_code
-from einfx.shapes import propagate
 from tests.rewriting import check_declined, check_rewrite
 from tests.semiring_judge import OWN
 

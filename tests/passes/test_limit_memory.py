@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx
 
 from einfx.errors import MemoryLimitError
+from einfx.graphs.shapes import propagate
 from einfx.passes import LimitMemory
-from einfx.shapes import propagate
 from tests.program import tensor
 from tests.rewriting import check_declined, check_rewrite
 

@@ -9,10 +9,10 @@ import torch
 from torch import fx
 
 import einfx
-from einfx.estimate import LOWERED
+from einfx.graphs.estimate import LOWERED
+from einfx.graphs.shapes import propagate
 from einfx.passes import LowerKernels
 from einfx.rewrite import collect_declined
-from einfx.shapes import propagate
 from tests.rewriting import assert_same, check_declined, check_rewrite
 
 E = torch.einsum

@@ -12,8 +12,8 @@ from torch import fx
 import einfx
 from einfx import IndexPattern
 from einfx.errors import OperandError
+from einfx.graphs.shapes import propagate
 from einfx.passes import LowerPatterns
-from einfx.shapes import propagate
 from tests.rewriting import assert_same, check_declined, check_rewrite
 
 

@@ -10,6 +10,7 @@ from torch import fx, nn
 import einfx
 from einfx import IndexPattern
 from einfx.capture import capture
+from einfx.graphs.shapes import propagate
 from einfx.passes import (
     ChoosePaths,
     FoldConstants,
@@ -20,7 +21,6 @@ from einfx.passes import (
     RemoveUnused,
     ShareContractions,
 )
-from einfx.shapes import propagate
 from tests.rewriting import assert_same, check_declined, check_rewrite
 
 

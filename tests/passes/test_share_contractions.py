@@ -11,9 +11,9 @@ from torch import fx, nn
 
 import einfx
 from einfx.capture import capture
+from einfx.graphs.shapes import propagate
 from einfx.passes import ShareContractions
 from einfx.rewrite import readable_code
-from einfx.shapes import propagate
 from tests.rewriting import check_declined, check_rewrite
 
 E = torch.einsum

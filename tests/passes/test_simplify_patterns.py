@@ -9,8 +9,8 @@ from torch import fx
 
 import einfx
 from einfx import IndexPattern
+from einfx.graphs.shapes import propagate
 from einfx.passes import SimplifyPatterns
-from einfx.shapes import propagate
 from tests.rewriting import assert_same, check_declined, check_rewrite
 
 

@@ -13,10 +13,10 @@ from math import prod
 import torch.nn.functional as F
 from torch import fx, nn
 
+from ...graphs.nodes import Value, set_value, value_of
+from ...graphs.scaling import Scale
 from ...machine import Machine, machine_for
-from ...nodes import Value, set_value, value_of
 from ...pattern import IndexPattern
-from ...scaling import Scale
 from ..planning import plan_network
 from ..symbolic.network import network
 from ..symbolic.views import View

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from ...equation import Equation
-from ...scaling import Scale
+from ...graphs.scaling import Scale
 from .readings import Source, Step, Window
 
 __all__ = [

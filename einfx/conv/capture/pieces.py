@@ -8,11 +8,11 @@ from typing import Any
 from torch import fx, nn
 
 from ...equation import Equation
-from ...folding import attribute
-from ...nodes import Contraction, size_read, value_of
-from ...scaling import Scale, as_scaled
-from ...spellings import read_with_bias
-from ...writes import function_name, is_known_function
+from ...graphs.folding import attribute
+from ...graphs.nodes import Contraction, size_read, value_of
+from ...graphs.scaling import Scale, as_scaled
+from ...graphs.spellings import read_with_bias
+from ...graphs.writes import function_name, is_known_function
 from . import spellings
 from .forms import Dimension, Leaf, Size, SizeOf
 from .readings import Reading, Source

@@ -9,9 +9,9 @@ from math import prod
 import torch
 from torch import fx
 
+from ...graphs.nodes import Contraction, size_read, value_of
+from ...graphs.scaling import Scale, may_cross_contraction
 from ...legality import Effects, same_floating_dtype
-from ...nodes import Contraction, size_read, value_of
-from ...scaling import Scale, may_cross_contraction
 from .forms import ONE, Apart, Bias, Form, Leaf, Size, SizeOf, Slid, Slide, contracted, fresh, leaf, stepped
 from .pieces import Piece, Product, Viewed
 from .readings import Reading, Window

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from ...errors import EinfxError
-from ...folding import attribute
-from ...nodes import value_of
+from ...graphs.folding import attribute
+from ...graphs.nodes import value_of
 from ...padding import paddings
 from ..functional import foldNd, unfoldNd
 from ..native import conv_transposeNd, convNd
@@ -42,7 +42,7 @@ def read(node: fx.Node, owner: nn.Module | None = None) -> Reading | str | None:
         A reading; or the reason why the call has none; or None where the node is nothing of that kind.
 
     Example:
-        >>> from einfx.shapes import propagate
+        >>> from einfx.graphs.shapes import propagate
         >>> traced = fx.symbolic_trace(lambda x, w: F.conv2d(x, w, padding=1))
         >>> propagate(traced, (torch.ones(1, 2, 8, 8), torch.ones(4, 2, 3, 3)))
         []

@@ -10,12 +10,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from ...folding import attribute
+from ...graphs.folding import attribute
+from ...graphs.nodes import VALUE, Value, insert_contraction, set_value, value_of
+from ...graphs.scaling import insert_scaled
 from ...machine import machine_for
-from ...nodes import VALUE, Value, insert_contraction, set_value, value_of
 from ...pattern import IndexPattern
 from ...planning import plan
-from ...scaling import insert_scaled
 from ..planning import plan_network
 from ..symbolic.network import Network, Operand
 from ..symbolic.views import View

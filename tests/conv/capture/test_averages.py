@@ -13,9 +13,9 @@ from einfx.conv.capture.averages import AveragedFirst, LargerKernel, averages_of
 from einfx.conv.capture.pieces import pieces_of
 from einfx.conv.capture.regions import region_of
 from einfx.conv.capture.writing import FormWriter
+from einfx.graphs.nodes import value_of
+from einfx.graphs.shapes import propagate
 from einfx.legality import Effects
-from einfx.nodes import value_of
-from einfx.shapes import propagate
 from tests.rewriting import assert_same
 
 

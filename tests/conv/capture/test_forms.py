@@ -7,7 +7,7 @@ from torch import fx
 
 from einfx.conv.capture.forms import Apart, Dimension, Form, Leaf, SizeOf, contracted, leaf, stepped
 from einfx.conv.capture.readings import Step
-from einfx.scaling import Scale
+from einfx.graphs.scaling import Scale
 
 
 def tensor(name: str, rank: int) -> tuple[Leaf, Form]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from einfx.conv.capture.pieces import Piece, pieces_of
-from einfx.shapes import propagate
+from einfx.graphs.shapes import propagate
 
 
 def read(program: Any) -> tuple[dict[str, Piece], list[str]]:

@@ -14,9 +14,9 @@ from torch import Tensor, fx, nn
 import einfx
 from einfx.conv.capture.pieces import pieces_of
 from einfx.conv.capture.regions import Region, region_of
+from einfx.graphs.shapes import propagate
 from einfx.legality import Effects
 from einfx.passes import DEFAULT, CaptureConvolutions
-from einfx.shapes import propagate
 from tests.conv.capture.chains import chain
 from tests.rewriting import assert_same
 

@@ -16,8 +16,8 @@ from torch.nn.utils import parametrizations, weight_norm
 import einfx
 from einfx.conv.capture.readings import Reading, Window
 from einfx.conv.capture.spellings import read
-from einfx.folding import attribute
-from einfx.shapes import propagate
+from einfx.graphs.folding import attribute
+from einfx.graphs.shapes import propagate
 
 Program = Callable[..., Any]
 

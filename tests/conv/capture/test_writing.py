@@ -11,9 +11,9 @@ from einfx.conv.capture.forms import Form, Leaf, SizeOf, Slid, Slide, leaf
 from einfx.conv.capture.readings import Window
 from einfx.conv.capture.writing import FormWriter, form_seconds, leaf_shape, size_of
 from einfx.errors import EinfxError
-from einfx.nodes import value_of
-from einfx.scaling import Scale
-from einfx.shapes import propagate
+from einfx.graphs.nodes import value_of
+from einfx.graphs.scaling import Scale
+from einfx.graphs.shapes import propagate
 from tests.rewriting import assert_same
 
 
