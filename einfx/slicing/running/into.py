@@ -58,6 +58,7 @@ class Into:
         workspace_bytes: what it takes meanwhile: of products of matrices what ``scratch`` gives, of all
             others what torch allocates.
         seconds: predicted time.
+        budget_bytes: the part of the workspace that a kernel over a semiring may take beside its result.
     """
 
     equation: Equation
@@ -68,6 +69,7 @@ class Into:
     elementwise: bool
     workspace_bytes: int
     seconds: float
+    budget_bytes: int = 0
 
     def run(self, operands: Sequence[Tensor], target: Tensor, scratch: Scratch) -> None:
         """Contract.
@@ -85,7 +87,7 @@ class Into:
             return
         if self.kernel is None:
             result = contract_step(
-                self.equation, operands, self.options.unlimited(), budget_bytes=self.workspace_bytes
+                self.equation, operands, self.options.unlimited(), budget_bytes=self.budget_bytes
             )
             if self.accumulate:
                 result = self.options.semiring.add(target, result)
@@ -185,12 +187,13 @@ def _into(
     if not is_real(options, dtype):
         step = choose_step(equation, shapes, dtype, device, options)
         sizes = equation.sizes(shapes)
-        workspace = kernel_budget(step, sizes, options, dtype, gradients=False) + (1 + accumulate) * written
+        budget = kernel_budget(step, sizes, options, dtype, gradients=False)
+        workspace = budget + (1 + accumulate) * written
         workspace += item_bytes(dtype) * _arranged(step, equation, operands)
         seconds = step.cost.seconds + finish
         if accumulate and options.semiring.addition is torch.logaddexp:
             seconds += ADDED_LOGS_SECONDS * prod(target.shape) * item_bytes(dtype) / 4
-        return Into(equation, options, accumulate, None, False, False, workspace, seconds)
+        return Into(equation, options, accumulate, None, False, False, workspace, seconds, budget)
     strides = [place.strides for place in operands]
     kernel = choose_kernel(equation, shapes, dtype, device, strides=strides)
     for way in (kernel, replace(kernel, swapped=not kernel.swapped)):

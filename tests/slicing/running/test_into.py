@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from einfx.equation import Equation
+from einfx.options import Options
 from einfx.slicing.running.into import Place, into
 
 
@@ -80,3 +81,16 @@ def test_products_are_written_whichever_way_their_target_lies() -> None:
         how = into(equation, (square, square), target, False, torch.float64, "cpu")
         assert how.matrices
         assert how.workspace_bytes == 0
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_large_sums_of_exponentials_take_no_more_than_they_say(accumulate: bool) -> None:
+    equation, log = Equation.parse("ik,kj->ij"), Options.read("log")
+    a, b = torch.randn(5000, 8), torch.randn(8, 4000)
+    # The result is larger than all that its kernel may take beside it.
+    target = torch.randn(4000, 5000).mT
+    expected = torch.logsumexp(a[:7, :, None] + b, 1)
+    expected = torch.logaddexp(target[:7], expected) if accumulate else expected
+    how = into(equation, (_place(a), _place(b)), _place(target), accumulate, torch.float32, "cpu", log)
+    assert _allocated(partial(how.run, (a, b), target, torch.empty)) <= how.workspace_bytes
+    torch.testing.assert_close(target[:7], expected)
