@@ -1,7 +1,7 @@
 """One contraction written into a part of a buffer that is there already, and what that takes beside it.
 
-Products of matrices go straight into the buffer where BLAS can write there; everything else is computed apart
-and then copied or added.
+Products of matrices go straight into the buffer where BLAS can write there, and otherwise into the workspace
+of the schedule first; everything else is computed apart and then copied or added.
 """
 
 from __future__ import annotations
@@ -53,12 +53,13 @@ class Into:
         options: over which semiring.
         accumulate: whether it is added to what the buffer holds.
         kernel: what computes it over real numbers; None over another semiring.
-        matrices: whether it is one product of matrices that BLAS writes into the buffer.
+        matrices: whether it is one product of matrices that BLAS writes into memory that is there.
         elementwise: whether it is one product of elements, or a copy, that is written there.
         workspace_bytes: what it takes meanwhile: of products of matrices what ``scratch`` gives, of all
             others what torch allocates.
         seconds: predicted time.
         budget_bytes: the part of the workspace that a kernel over a semiring may take beside its result.
+        turned: whether the product of matrices is made in ``scratch``, as BLAS can't write it where it goes.
     """
 
     equation: Equation
@@ -70,6 +71,7 @@ class Into:
     workspace_bytes: int
     seconds: float
     budget_bytes: int = 0
+    turned: bool = False
 
     def run(self, operands: Sequence[Tensor], target: Tensor, scratch: Scratch) -> None:
         """Contract.
@@ -120,14 +122,22 @@ class Into:
             labels.reverse()
         left = _matrix(first, labels[0], (kernel.batch, rows, kernel.summed), scratch)
         right = _matrix(second, labels[1], (kernel.batch, kernel.summed, columns), scratch)
-        out = _grouped(target, self.equation.output, (kernel.batch, rows, columns))
+        output, written, beta = self.equation.output, target, int(self.accumulate)
+        if self.turned:
+            lengths = dict(zip(output, target.shape, strict=True))
+            output = _matrix_order(kernel, output)
+            written, beta = scratch([lengths[label] for label in output]), 0
+        out = _grouped(written, output, (kernel.batch, rows, columns))
         if kernel.batch and out.shape[2] == 1 and out.shape[1] > 1 and out.stride(1) == 1:
             # BLAS multiplies a row by a matrix up to four times as fast as the matrix by a column.
             left, right, out = _as_row(right), left.mT, _as_row(out)
         if kernel.batch:
-            torch.baddbmm(out, left, right, beta=int(self.accumulate), out=out)
+            torch.baddbmm(out, left, right, beta=beta, out=out)
         else:
-            torch.addmm(out[0], left[0], right[0], beta=int(self.accumulate), out=out[0])
+            torch.addmm(out[0], left[0], right[0], beta=beta, out=out[0])
+        if self.turned:
+            result = written.permute([output.index(label) for label in self.equation.output])
+            target.add_(result) if self.accumulate else target.copy_(result)
 
 
 def into(
@@ -204,7 +214,12 @@ def _into(
             return Into(equation, options, accumulate, way, True, False, workspace, kernel.cost.seconds)
     if len(operands) == 2 and not equation.summed:
         return Into(equation, options, accumulate, kernel, False, True, 0, kernel.cost.seconds)
-    workspace = kernel.cost.workspace_bytes + written + (0 if accumulate else _turning_bytes(target, dtype))
+    turning = 0 if accumulate else _turning_bytes(target, dtype)
+    copied = None if turning else _copied(kernel, equation, operands, _as_matrices(kernel, equation, target))
+    if copied is not None:
+        workspace, seconds = item_bytes(dtype) * copied + written, kernel.cost.seconds + finish
+        return Into(equation, options, accumulate, kernel, True, False, workspace, seconds, turned=True)
+    workspace = kernel.cost.workspace_bytes + written + turning
     for place, labels, own in zip(operands, equation.inputs, kernel.presummed, strict=False):
         # Sums lie in memory as what was summed did, and may be copied to lie otherwise.
         rest = [n for n, label in zip(place.shape, labels, strict=True) if label not in own]
@@ -278,6 +293,24 @@ def _copied(kernel: Kernel, equation: Equation, operands: Sequence[Place], targe
         if seen is None or not _readable(seen):
             elements += prod(place.shape)
     return elements
+
+
+def _matrix_order(kernel: Kernel, output: Sequence[int]) -> list[int]:
+    """The labels of a result as a product of matrices has them, those of size 1 that it lacks last."""
+    order = [label for group in (kernel.batch, kernel.rows, kernel.columns) for label in group]
+    if kernel.swapped:
+        order = [*kernel.batch, *kernel.columns, *kernel.rows]
+    return order + [label for label in output if label not in order]
+
+
+def _as_matrices(kernel: Kernel, equation: Equation, target: Place) -> Place:
+    """Where a result lies that is written as a product of matrices gives it."""
+    shape = dict(zip(equation.output, target.shape, strict=True))
+    strides, step = {}, 1
+    for label in reversed(_matrix_order(kernel, equation.output)):
+        strides[label] = step
+        step *= shape[label]
+    return Place(target.shape, tuple([strides[label] for label in equation.output]))
 
 
 def merged(place: Place, labels: Sequence[int], groups: Sequence[Sequence[int]]) -> Place | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from math import prod
 
 import pytest
 import torch
@@ -94,3 +95,24 @@ def test_large_sums_of_exponentials_take_no_more_than_they_say(accumulate: bool)
     how = into(equation, (_place(a), _place(b)), _place(target), accumulate, torch.float32, "cpu", log)
     assert _allocated(partial(how.run, (a, b), target, torch.empty)) <= how.workspace_bytes
     torch.testing.assert_close(target[:7], expected)
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_products_that_blas_cannot_write_there_take_nothing_from_torch(accumulate: bool) -> None:
+    # The batch's labels are not neighbours in the target, nor is either of the others its last one.
+    equation, sizes = Equation.parse("kmfj,jfik->kimj"), {"k": 12, "m": 20, "f": 6, "j": 14, "i": 16}
+    a, b, target = (torch.randn([sizes[x] for x in labels]) for labels in ("kmfj", "jfik", "kimj"))
+    expected = torch.einsum("kmfj,jfik->kimj", a, b) + (target if accumulate else 0)
+    how = into(equation, (_place(a), _place(b)), _place(target), accumulate, torch.float32, "cpu")
+    assert how.matrices
+    assert how.turned
+    memory, used = torch.empty(how.workspace_bytes // 4), 0
+
+    def scratch(shape: Sequence[int]) -> Tensor:
+        nonlocal used
+        used += prod(shape)
+        return memory[used - prod(shape) : used].view(tuple(shape))
+
+    assert _allocated(partial(how.run, (a, b), target, scratch)) < 1024
+    torch.testing.assert_close(target, expected)
+    assert used == memory.numel()
