@@ -83,6 +83,14 @@ class Semiring:
     _accumulator: Accumulator = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise UsageError(f"a semiring has a name, such as 'widest', not {self.name!r}")
+        for word, identity in (("zero", self.zero), ("one", self.one)):
+            if identity is None or isinstance(identity, str):
+                raise UsageError(
+                    f"semiring {self.name!r}: its {word} is {identity!r}; it is a number, or a function from "
+                    "a dtype to one"
+                )
         for word, law in (("addition", self.addition), ("multiplication", self.multiplication)):
             if not callable(law):
                 raise UsageError(

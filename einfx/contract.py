@@ -13,8 +13,9 @@ from . import compiled, compiled_patterns, stripped
 from .algebra import Semiring
 from .dispatch import contract
 from .elsewhere import contract_anywhere, converted, is_elsewhere, needs_conversion
-from .errors import OperandError, UsageError
+from .errors import EquationError, OperandError, UsageError
 from .given_plans import Words, given_plan
+from .operands import is_array
 from .options import KEYWORDS, REAL, Options, means_nothing_else, read_keywords
 from .paths import hashable
 from .pattern import IndexPattern
@@ -201,6 +202,10 @@ def einsum(
     """
     if unknown:
         _refuse(unknown)
+    if (return_argmax or strip_exponent) and not (return_argmax in _FLAGS and strip_exponent in _FLAGS):
+        raise UsageError(
+            f"return_argmax={return_argmax!r}, strip_exponent={strip_exponent!r}: each is True or False"
+        )
     token, tensors = read_call(equation, operands)
     words: Words = semiring, linear_operands, zero_annihilates, grad_of_neg_inf, block_size, memory_limit
     if needs_conversion(tensors, device, strip_exponent):
@@ -233,7 +238,7 @@ def einsum(
         return handle_torch_function(einsum, tensors, equation, *operands, **keywords)
     if isinstance(optimize, list):
         optimize = hashable(optimize)
-    if options.is_plain and not return_argmax and device is None:
+    if options.is_plain and not return_argmax and device is None and not progress:
         return contract(token, tensors, optimize)
     if device is not None or progress or is_elsewhere(tensors, options):
         return contract_anywhere(token, tensors, optimize, options, return_argmax, device, progress)
@@ -268,16 +273,31 @@ def _interleaved(first: Any, rest: Sequence[Any]) -> tuple[Any, tuple[Any, ...]]
     """Token and operands of the form ``a, [0, 1], b, [1, 2], [0, 2]``."""
     everything = (first, *rest)
     paired = len(everything) - len(everything) % 2
-    output = tuple(everything[-1]) if paired < len(everything) else None
-    tensors = everything[:paired:2]
-    sublists = everything[1:paired:2]
-    if not sublists or not all(isinstance(labels, (list, tuple)) for labels in sublists):
+    tensors, lists = everything[:paired:2], everything[1:paired:2] + everything[paired:]
+    if not tensors or not all(isinstance(labels, (list, tuple)) for labels in lists):
+        wrong = next(((i, x) for i, x in enumerate(lists) if not isinstance(x, (list, tuple))), (0, None))
+        is_operand = is_array(first) or isinstance(first, (torch.Tensor, IndexPattern))
+        what = f"its first argument is a {type(first).__name__}"
+        if tensors and is_operand:
+            place = f"of operand {wrong[0]}" if wrong[0] < len(tensors) else "of the output"
+            what = f"in the place of the labels {place} there is a {type(wrong[1]).__name__}"
         raise OperandError(
             "einsum takes text and tensors, einsum('ij,jk->ik', a, b), or tensors with lists of labels, "
-            f"einsum(a, [0, 1], b, [1, 2], [0, 2]); its first argument is a {type(first).__name__}"
+            f"einsum(a, [0, 1], b, [1, 2], [0, 2]); {what}"
         )
-    return (tuple([tuple(labels) for labels in sublists]), output), tensors
+    token = tuple([tuple(x) for x in lists[: len(tensors)]])
+    output = tuple(lists[-1]) if paired < len(everything) else None
+    try:
+        hash((token, output))
+    except TypeError:
+        raise EquationError(
+            f"einsum with labels {[list(x) for x in lists]}: a label is a number, text or another constant "
+            "that can be hashed"
+        ) from None
+    return (token, output), tensors
 
+
+_FLAGS = (True, False)
 
 _HINTS = {
     "use_blas": "the kernel of each step is chosen by its predicted time; leave it out",

@@ -13,8 +13,9 @@ from .dispatch import as_written
 from .equation import Equation
 from .errors import MemoryLimitError, OperandError
 from .given_plans import read_plan
-from .operands import as_tensor, is_array
-from .options import read_keywords
+from .operands import as_tensor, is_array, shape_of
+from .options import read_device, read_dtype, read_keywords
+from .paths import refuse_unusable
 from .pattern import IndexPattern
 from .pattern_functions import taker_of
 from .planning import plan
@@ -77,17 +78,23 @@ def contract_path(
     shapes = tuple(as_tensor(x, f"operand {i}") if is_array(x) else x for i, x in enumerate(shapes))
     example = next((x for x in shapes if isinstance(x, Tensor)), None)
     if example is not None:
-        dtype, device = dtype or example.dtype, device or example.device
-    dtype, device = dtype or torch.float32, device or "cpu"
+        dtype = example.dtype if dtype is None else dtype
+        device = example.device if device is None else device
+    dtype = torch.float32 if dtype is None else read_dtype(dtype)
+    device = torch.device("cpu") if device is None else read_device(device)
     options = read_keywords(semiring, memory_limit=memory_limit)
     if isinstance(optimize, str) and optimize.startswith("{"):
         optimize = read_plan(optimize)
+    refuse_unusable(optimize)
     if any(isinstance(x, IndexPattern) for x in shapes):
         return taker_of(contract_path)(equation, shapes, dtype, device, optimize, options)
-    sizes = [_shape(x) for x in shapes]
+    sizes = [shape_of("contract_path", x) for x in shapes]
     parsed = Equation.parse(equation, [len(s) for s in sizes])
-    parsed.sizes(sizes)
-    kind = torch.device(device).type
+    try:
+        parsed.sizes(sizes)
+    except OperandError as error:
+        raise as_written(equation, error) from None
+    kind = device.type
     operands = examples_like(shapes, sizes, dtype)
     letters = letters_of(equation, parsed)
     if options.memory_limit is None:
@@ -101,16 +108,3 @@ def contract_path(
         except MemoryLimitError as error:
             raise as_written(equation, error) from None
     return plan(parsed, sizes, dtype=dtype, device=device, optimize=optimize, options=options)
-
-
-def _shape(given: Any) -> tuple[int, ...]:
-    """The shape that an argument of :func:`contract_path` says."""
-    if isinstance(given, Tensor):
-        return tuple(given.shape)
-    try:
-        shape = tuple(given)
-    except TypeError:
-        shape = (None,)
-    if not all(isinstance(size, int) and size >= 0 for size in shape):
-        raise OperandError(f"contract_path takes shapes such as (10, 20), or tensors, not {given!r}")
-    return shape

@@ -35,6 +35,7 @@ from .machine import accumulation_dtype
 from .movers import PIECE_BYTES
 from .operands import as_tensor, is_array, is_resident, mapped
 from .options import Options, read_device
+from .pattern import IndexPattern
 from .pieces import pieces
 from .plans import size_text
 from .progress import Choice, check_choice
@@ -194,7 +195,7 @@ def needs_conversion(tensors: Sequence[Any], device: str | torch.device | None, 
     """Whether a call has operands that become others first: NumPy arrays, or tensors that are moved whole."""
     if torch.compiler.is_compiling():
         return device is not None
-    if device is not None and strip_exponent:
+    if device is not None and (strip_exponent or any(type(x) is IndexPattern for x in tensors)):
         return True
     # A loop, since it costs every call half of what a generator does.
     for tensor in tensors:  # noqa: SIM110
@@ -212,14 +213,14 @@ def converted(
         einsum: what is called then.
         equation: its first argument.
         operands: its further ones, NumPy arrays among them; tensors are moved where a program is compiled, or
-            where the exponent is stripped, since these aren't cut into blocks.
+            where the exponent is stripped or there are index patterns, since these aren't cut into blocks.
         keywords: of the call.
 
     Raises:
         OperandError: there are no tensors like an array.
     """
     compiling = torch.compiler.is_compiling()
-    whole = compiling or keywords["strip_exponent"]
+    whole = compiling or keywords["strip_exponent"] or _has_pattern((equation, *operands))
     device = keywords.pop("device") if whole else None
     if device is not None and not compiling:
         device = _device(device)
@@ -242,6 +243,12 @@ def converted(
     if device is not None and all(on_host):
         found = tuple(x.cpu() for x in found) if isinstance(found, tuple) else found.cpu()
     return _unshared(found, readonly)
+
+
+def _has_pattern(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_has_pattern(x) for x in value)
+    return type(value) is IndexPattern
 
 
 def _changed(value: Any, change: Callable[[Any], Any]) -> Any:

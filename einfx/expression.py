@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from torch import Tensor
 from .algebra import Semiring
 from .dispatch import as_written, contract
 from .equation import Equation
-from .errors import MemoryLimitError, OperandError, UsageError
+from .errors import EquationError, MemoryLimitError, OperandError, UsageError
 from .given_plans import UNBOUNDED, given_plan
-from .options import Options
+from .operands import as_tensor, check_operand, is_array, shape_of
+from .options import KEYWORDS, Options, read_device, read_dtype, read_keywords
 from .pattern import IndexPattern
 from .pattern_functions import taker_of
 from .planning import plan
@@ -103,6 +105,9 @@ class Expression:
                 f"this expression of {str(self.plan.equation)!r} takes {len(self._varying)} operand(s), but "
                 f"{len(operands)} were given"
             )
+        for position, operand in zip(self._varying, operands, strict=True):
+            if not isinstance(operand, Tensor):
+                check_operand(f"this expression of {str(self.plan.equation)!r}", position, operand)
         if self._equation is None:
             assert self._answer is not None
             return self._answer
@@ -152,8 +157,8 @@ def contract_expression(
 
     Args:
         equation: text, as in :func:`einfx.einsum`.
-        shapes: the shape of each operand, or a tensor like it. Calls may use other shapes; the order of
-            contraction stays. Index patterns are themselves, and constant.
+        shapes: the shape of each operand, or a tensor or a NumPy array like it. Calls may use other shapes;
+            the order of contraction stays. Index patterns are themselves, and constant.
         constants: operands that never change. Either a mapping from positions to tensors (``shapes`` may then
             leave these out), or a sequence of positions at which ``shapes`` has the tensors. What depends on
             constants alone is computed here, once, without a graph for gradients; don't change them later.
@@ -178,47 +183,79 @@ def contract_expression(
         >>> expression(torch.ones(4, 5))[0]
         tensor([12., 12., 12., 12., 12.])
     """
-    count = equation.count(",") + 1
-    given = list(shapes)
-    known: dict[int, Tensor] = {}
-    if isinstance(constants, Mapping):
-        known = dict(constants)
+    if not isinstance(equation, str):
+        raise EquationError(f"an equation is text such as 'ij,jk->ik', not {type(equation).__name__}")
+    for name in options:
+        if name not in KEYWORDS:
+            raise UsageError(
+                f"contract_expression has no keyword {name!r}: help(einfx.contract_expression) lists those "
+                "that it has"
+            )
+    given, known = _with_constants(equation, shapes, constants)
+    example = next((x for x in given if isinstance(x, Tensor)), None)
+    if example is not None:
+        dtype = example.dtype if dtype is None else dtype
+        device = example.device if device is None else device
+    dtype = torch.float32 if dtype is None else read_dtype(dtype)
+    device = torch.device("cpu") if device is None else read_device(device)
+    words = read_keywords(semiring, **options)
+    if any(isinstance(x, IndexPattern) for x in given):
+        if strip_exponent:
+            raise UsageError(
+                "strip_exponent=True takes tensors; give those of index patterns: pattern.tensor(dtype)"
+            )
+        made = taker_of(contract_expression)
+        return made(equation, given, known, dtype, device, optimize, words)
+    sizes = [shape_of("contract_expression", x) for x in given]
+    parsed = Equation.parse(equation, [len(s) for s in sizes])
+    try:
+        parsed.sizes(sizes)
+    except OperandError as error:
+        raise as_written(equation, error) from None
+    examples = examples_like(given, sizes, dtype)
+    ahead = () if strip_exponent else tuple(known)
+    planned = _planned(equation, parsed, examples, device.type, optimize, words, ahead)
+    return Expression(planned, known, strip_exponent)
+
+
+def _with_constants(
+    equation: str, shapes: Sequence[Any], constants: Any
+) -> tuple[list[Any], dict[int, Tensor]]:
+    """What was given for each operand, and those that are constant.
+
+    Raises:
+        UsageError: a constant that isn't there, or without a tensor.
+    """
+    given = [as_tensor(x, f"operand {i} of {equation!r}") if is_array(x) else x for i, x in enumerate(shapes)]
+    mapping = constants if isinstance(constants, Mapping) else None
+    if isinstance(constants, str) or not isinstance(constants, Iterable):
+        raise UsageError(
+            f"constants={constants!r}: it is a sequence of positions, such as [0], at which there are "
+            "tensors, or a mapping from positions to tensors"
+        )
+    count = len(given) if mapping is None else equation.count(",") + 1
+    positions = list(constants)
+    for i in positions:
+        lowest = -count if mapping is None else 0
+        if not isinstance(i, Integral) or isinstance(i, bool) or not lowest <= int(i) < count:
+            raise UsageError(f"constants names operand {i!r} of {equation!r}, which has {count} operand(s)")
+    if mapping is not None:
+        known = {int(i): mapping[i] for i in positions}
+        known = {i: as_tensor(x, f"operand {i}") if is_array(x) else x for i, x in known.items()}
         if len(given) + len(known) == count:
             rest = iter(given)
             given = [known[i] if i in known else next(rest) for i in range(count)]
     else:
-        for i in constants:
-            if not -len(given) <= i < len(given):
-                raise UsageError(f"constants names operand {i} of {equation!r}, which has {count} operand(s)")
-            known[i % len(given)] = given[i]
+        known = {int(i) % count: given[i] for i in positions}
     for i, value in known.items():
         if not isinstance(value, (Tensor, IndexPattern)):
             raise UsageError(
                 f"operand {i} of {equation!r} is constant, so give its tensor, not {value!r}: "
                 f"contract_expression(..., constants={{{i}: tensor}})"
             )
-        if not 0 <= i < count:
-            raise UsageError(f"constants names operand {i} of {equation!r}, which has {count} operand(s)")
-    example = next((x for x in given if isinstance(x, Tensor)), None)
-    if example is not None:
-        dtype, device = dtype or example.dtype, device or example.device
-    if any(isinstance(x, IndexPattern) for x in given):
-        if strip_exponent:
-            raise UsageError(
-                "strip_exponent=True takes tensors; give those of index patterns: pattern.tensor(dtype)"
-            )
-        words = Options.read(semiring, **options)
-        made = taker_of(contract_expression)
-        return made(equation, given, known, dtype or torch.float32, device or "cpu", optimize, words)
-    sizes = [tuple(x.shape) if isinstance(x, Tensor) else tuple(x) for x in given]
-    parsed = Equation.parse(equation, [len(s) for s in sizes])
-    parsed.sizes(sizes)
-    dtype, device = dtype or torch.float32, torch.device(device or "cpu")
-    words = Options.read(semiring, **options)
-    examples = examples_like(given, sizes, dtype)
-    ahead = () if strip_exponent else tuple(known)
-    planned = _planned(equation, parsed, examples, device.type, optimize, words, ahead)
-    return Expression(planned, known, strip_exponent)
+        if isinstance(value, Tensor):
+            check_operand(f"contract_expression {equation!r}", i, value)
+    return given, known
 
 
 def _planned(

@@ -59,7 +59,7 @@ def given_plan(token: Any, tensors: Sequence[Any], optimize: Any, words: Words) 
     """
     if isinstance(optimize, (tuple, list)):
         return optimize, words
-    if not isinstance(optimize, str):
+    if not isinstance(optimize, (str, Plan, SlicedPlan)):
         refuse_unusable(optimize)
     if has_torch_function(tensors) or torch.compiler.is_compiling():
         # What is recorded is the path and the limit; slices are found again.

@@ -88,7 +88,7 @@ def shape_of(function: str, given: Any) -> tuple[int, ...]:
         shape = tuple(given)
     except TypeError:
         shape = (None,)
-    if not all(isinstance(size, Integral) and size >= 0 for size in shape):
+    if not all(isinstance(size, Integral) and int(size) >= 0 for size in shape):
         raise OperandError(f"{function} takes shapes such as (10, 20), or tensors, not {given!r}")
     return tuple([int(size) for size in shape])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from .passes import DEFAULT
 from .passes.choose_paths import ChoosePaths
 from .passes.fold_constants import FoldConstants, folded_constants
 from .passes.limit_memory import LimitMemory
+from .paths import refuse_unusable
 from .report import Report, contraction_rows
 from .rewrite import Pass, PassResult, Pipeline, copied_graph, readable_code, readable_source
 from .sized_programs import Program, SizedPrograms
@@ -105,6 +106,8 @@ def optimize(
     """
     if isinstance(example_inputs, torch.Tensor):
         raise UsageError("example_inputs is a tuple of arguments; for one tensor write (tensor,)")
+    _check_words(example_kwargs, passes, constants)
+    refuse_unusable(path)
     limit = None if memory_limit is None else bytes_of(memory_limit)
     if limit is not None and not any(isinstance(step, LimitMemory) for step in passes):
         raise UsageError("memory_limit is kept by einfx.passes.LimitMemory, which passes doesn't have")
@@ -116,6 +119,24 @@ def optimize(
     if verbose:
         print(result.report)
     return result
+
+
+def _check_words(example_kwargs: Any, passes: Any, constants: Any) -> None:
+    """Refuse what can't be optimised with.
+
+    Raises:
+        UsageError: it says which argument, and what it is.
+    """
+    if not (example_kwargs is None or isinstance(example_kwargs, Mapping)):
+        raise UsageError(f"example_kwargs={example_kwargs!r}: it is a mapping from names to arguments")
+    if isinstance(passes, str) or not isinstance(passes, Sequence):
+        raise UsageError(f"passes={passes!r}: it is a sequence of passes, such as einfx.passes.DEFAULT")
+    for step in passes:
+        if not isinstance(step, Pass):
+            hint = f"; write {step.__name__}()" if isinstance(step, type) and issubclass(step, Pass) else ""
+            raise UsageError(f"passes has {step!r}, which isn't a pass: einfx.passes lists them{hint}")
+    if isinstance(constants, str) or not isinstance(constants, Collection):
+        raise UsageError(f'constants={constants!r}: it is a sequence of names of buffers, such as ("basis",)')
 
 
 def _optimized(

@@ -59,7 +59,7 @@ def refuse_unusable(optimize: Any) -> None:
     """Refuse what no path can be got from.
 
     Raises:
-        PlanError: it's neither text nor a path, nor anything that finds or has one.
+        PlanError: it's neither a strategy nor a path, nor anything that finds or has one.
 
     Example:
         >>> refuse_unusable("auto")
@@ -67,7 +67,11 @@ def refuse_unusable(optimize: Any) -> None:
         Traceback (most recent call last):
         einfx.errors.PlanError: optimize={0: 1} can't be used; choose 'auto' ...
     """
-    if isinstance(optimize, (str, tuple, list)) or callable(optimize):
+    if isinstance(optimize, str):
+        if optimize not in ("auto", "multiplications", "cotengra"):
+            _finder(optimize)
+        return
+    if isinstance(optimize, (tuple, list)) or callable(optimize):
         return
     if not (hasattr(optimize, "path") or hasattr(optimize, "get_path")):
         raise PlanError(f"optimize={optimize!r} can't be used; {CHOICES}")

@@ -170,6 +170,10 @@ class IndexPattern:
             >>> IndexPattern(3, 2).tensor(torch.int64).tolist()
             [[[1, 0, 0], [0, 1, 0]], [[0, 1, 0], [0, 0, 1]]]
         """
+        if not isinstance(dtype, torch.dtype):
+            raise OperandError(
+                f"{self!r}.tensor takes a dtype of torch, such as torch.float32, not {dtype!r}"
+            )
         kernel, output, inputs = self.shape
         out = torch.zeros(self.shape, dtype=dtype, device=device)
         flat = out.view(-1)

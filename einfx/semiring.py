@@ -67,7 +67,11 @@ def register_semiring(semiring: Semiring, *aliases: str) -> Semiring:
                 [2., 3., 3.],
                 [2., 3., 7.]])
     """
+    if not isinstance(semiring, Semiring):
+        raise UsageError(f"register_semiring takes an einfx.Semiring, not {semiring!r}")
     for name in (semiring.name, *aliases):
+        if not isinstance(name, str):
+            raise UsageError(f"semiring {semiring.name!r}: its alias {name!r} is no text")
         if _REGISTERED.get(name, semiring) != semiring:
             raise UsageError(f"there's another semiring {name!r} already; choose a different name")
     for name in (semiring.name, *aliases):
@@ -94,7 +98,7 @@ def get(semiring: str | Semiring) -> Semiring:
         return semiring
     try:
         return _REGISTERED[semiring]
-    except KeyError:
+    except (KeyError, TypeError):
         near = difflib.get_close_matches(str(semiring), _REGISTERED, 1)
         guess = f"; did you mean {near[0]!r}?" if near else ""
         known = ", ".join(_REGISTERED)

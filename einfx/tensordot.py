@@ -92,7 +92,8 @@ def _read(dims: Any) -> int | tuple[list[int], list[int]]:
     if isinstance(dims, Integral):
         return int(dims)
     if isinstance(dims, (list, tuple)) and len(dims) == 2:
-        pair = [[x] if isinstance(x, Integral) else x for x in dims]
+        pair = [x.tolist() if isinstance(x, Tensor) or is_array(x) else x for x in dims]
+        pair = [[x] if isinstance(x, Integral) else x for x in pair]
         if all(isinstance(x, (list, tuple)) and all(isinstance(i, Integral) for i in x) for x in pair):
             return [int(i) for i in pair[0]], [int(i) for i in pair[1]]
     raise OperandError(

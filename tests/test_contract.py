@@ -182,7 +182,7 @@ class TestErrors:
     def test_an_operand_that_is_no_tensor_is_named(self) -> None:
         with pytest.raises(OperandError, match="operand 1 is a list"):
             einsum("i,i->", torch.ones(2), [1.0, 1.0])
-        with pytest.raises(OperandError, match="first argument is a Tensor"):
+        with pytest.raises(OperandError, match="in the place of the labels of operand 0 there is a Tensor"):
             einsum(torch.ones(2), torch.ones(2))
 
     @pytest.mark.parametrize("keyword", ["use_blas", "backend", "out", "dtype", "order", "casting"])

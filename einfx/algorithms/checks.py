@@ -34,6 +34,8 @@ def require_shapes(**tensors: tuple[Tensor, str]) -> dict[str, int]:
     for name, (tensor, dimensions) in tensors.items():
         labels = dimensions.split()
         wanted = f"({', '.join(labels)}{',' if len(labels) == 1 else ''})"
+        if not isinstance(tensor, Tensor):
+            raise OperandError(f"{name} is a tensor of the shape {wanted}, not {tensor!r}")
         if tensor.ndim != len(labels):
             raise OperandError(f"{name} has the shape {wanted}, not {tuple(tensor.shape)}")
         for label, size in zip(labels, tensor.shape, strict=True):

@@ -158,5 +158,7 @@ def _closure_without_negative_cycles(matrix: Tensor) -> Tensor:
 
 
 def _require_square(name: str, matrix: Tensor) -> None:
+    if not isinstance(matrix, Tensor):
+        raise OperandError(f"{name} is a tensor of the shape (..., n, n), not {matrix!r}")
     if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
         raise OperandError(f"{name} has the shape (..., n, n), not {tuple(matrix.shape)}")

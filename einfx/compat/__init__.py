@@ -112,7 +112,7 @@ def installed() -> tuple[str, ...]:
 
 
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
-    spelled = tuple(name.replace("-", "_") for name in names)
+    spelled = tuple(name.replace("-", "_") if isinstance(name, str) else name for name in names)
     for name in spelled:
         if name not in PEERS:
             raise UsageError(f"einfx can't stand in for {name!r}, only for {', '.join(PEERS)}")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ... import einsum as einfx_einsum
 from ...errors import MemoryLimitError, UsageError
+from ...options import read_device
 from ...plans import size_text
 
 __all__ = ["EinsumPlanner"]
@@ -48,7 +49,10 @@ class EinsumPlanner:
     """
 
     def __init__(self, cuda_device: str | torch.device, cuda_mem_limit: float | int = 0.9) -> None:
-        device = torch.device(cuda_device)
+        try:
+            device = read_device(cuda_device)
+        except UsageError as error:
+            raise UsageError(f"cuda_{error}") from None
         if device.type not in ("cuda", "cpu"):
             raise UsageError(f"cuda_device={cuda_device!r}: it is a CUDA device, or 'cpu'")
         if device.type == "cuda" and not torch.cuda.is_available():
