@@ -11,7 +11,7 @@ numbers are. From there the part is differentiated as a contraction of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 
@@ -31,6 +31,7 @@ from ...semiring_cost import choose_step, products_gradient_seconds, shares_grad
 from ..schedules.schedule import Adjoint, Schedule
 from .budget import kernel_budget
 from .into import Place, merged
+from .presummed import Presummed, alone
 from .work import Work, line_options
 
 __all__ = ["LocalGradients", "sums_in_blocks"]
@@ -66,11 +67,13 @@ class LocalGradients:
         needs: which gradients are wanted.
         matrices: the contraction as a product of matrices; None where it is none.
         way: how gradients are found: by ``"shares"`` of terms, by ``"products"`` of matrices, ``"blocked"``
-            for shares where weights are among the operands, ``"recorded"`` by autograd.
+            for shares where weights are among the operands, ``"presummed"`` where operands are summed first
+            over what they have for themselves alone, ``"recorded"`` by autograd.
         budget_bytes: what a kernel may take.
         terms: of how many terms each sum of the block is.
         whole_terms: of how many terms each whole sum is.
         work: what it takes.
+        presummed: the sums of operands that come first, if any do.
     """
 
     equation: Equation
@@ -82,6 +85,7 @@ class LocalGradients:
     terms: int
     whole_terms: int
     work: Work
+    presummed: Presummed | None = None
 
     @classmethod
     def of(
@@ -136,6 +140,9 @@ class LocalGradients:
         inputs, output = self.equation.inputs, self.equation.output
         if self.way == "shares":
             add_shares(inputs, output, operands, total, gradient, targets, scratch, self._empty)
+            return
+        if self.presummed is not None:
+            self.presummed.add(operands, targets, total, gradient, scratch)
             return
         if self.way == "products":
             assert self.matrices is not None
@@ -237,7 +244,21 @@ def _local(
         # Beside the terms, which of them belong to sums that are -inf.
         shares = Work(item * (made + sums_made), 3 * made, seconds)
         if matrices is None:
-            return chosen("shares", shares)
+            if count < 2 or not any(alone(equation)):
+                return chosen("shares", shares)
+            rest = needs, whole_terms, dtype, device, options, threads
+            first = Presummed.of(
+                equation,
+                places,
+                needs,
+                dtype,
+                device,
+                options,
+                lambda left, there: _local(left, there, *rest),
+            )
+            if shares.seconds <= first.work.seconds:
+                return chosen("shares", shares)
+            return replace(chosen("presummed", first.work), presummed=first)
         groups = matrices.batch, matrices.rows, matrices.columns, matrices.summed
         counts = tuple([prod([sizes[x] for x in group]) for group in groups])
         arranged = _arranged(matrices, places[:count])
