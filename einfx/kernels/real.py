@@ -135,6 +135,11 @@ class _Operand:
             self.value = self.emit(torch.narrow, self.value, dim, 0, 1)
             self.shape = (*self.shape[:dim], 1, *self.shape[dim + 1 :])
 
+    def spans(self, labels: Labels, sizes: dict[int, int]) -> bool:
+        """Whether it has all these labels in their full sizes, rather than narrowed."""
+        own = dict(zip(self.labels, self.shape, strict=True))
+        return all(own.get(x) == sizes[x] for x in labels)
+
     def sum(self, own: Labels) -> None:
         """Sum over labels that nothing else has."""
         if own:
@@ -234,7 +239,7 @@ def _static(
         lead = (batch,) if kernel.name == "bmm" else ()
         if kernel.swapped:
             a, b, rows, columns = b, a, columns, rows
-        broadcast = [x for x in (a, b) if not set(batch) <= set(x.labels)]
+        broadcast = [x for x in (a, b) if not x.spans(batch, sizes)]
         left = a.as_groups((() if a in broadcast else batch, rows, summed)[1 - len(lead) :], sizes)
         right = b.as_groups((() if b in broadcast else batch, summed, columns)[1 - len(lead) :], sizes)
         multiply = torch.matmul if broadcast else torch.bmm if lead else torch.mm

@@ -240,6 +240,19 @@ class TestCode:
         lower(emit, equation, values, shapes, torch.float32, "cpu", guarded=False, strides=strides)
         assert "mm" in called
 
+    @pytest.mark.parametrize("text", ["bij,bjk->bik", "bij,bkj->bik", "bij,bj->bi", "abij,bajk->iabk"])
+    @pytest.mark.parametrize("size", [3, 16])
+    def test_both_operands_may_be_expanded_along_a_batch(self, text: str, size: int) -> None:
+        equation = Equation.parse(text)
+        shapes = [(size,) * len(labels) for labels in equation.inputs]
+        values = [torch.rand(1, *shape[1:], dtype=torch.float64).expand(shape) for shape in shapes]
+        strides = [x.stride() for x in values]
+        result = lower(
+            run, equation, values, shapes, torch.float64, "cpu", guarded=False, strides=strides
+        )  # fmt: skip
+        torch.testing.assert_close(result, torch.einsum(text, *values))
+        assert 0 not in result.stride()
+
     def test_no_size_is_baked_into_guarded_code(self) -> None:
         code = graph_of(
             Equation.parse("abij,cijd->acbd"), [torch.rand(11, 13, 17, 19), torch.rand(23, 17, 19, 29)]
