@@ -1,7 +1,6 @@
 """Command line of the benchmarks."""
 
 import argparse
-import importlib.util
 import re
 import sys
 import time
@@ -39,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(results.machine())
     for part in PARTS if options.what == "all" else (options.what,):
         section = PARTS[part](options)
-        if part not in ("programs", "semirings", "convolutions"):
+        if part not in ("programs", "semirings", "convolutions", "memory"):
             print(section)
-        if options.write:
+        if options.write and part != "memory":
             results.write(part, section)
     return 0
 
@@ -68,44 +67,23 @@ def _convolutions(options: argparse.Namespace) -> str:
 
 
 def _memory(options: argparse.Namespace) -> str:
-    parts = {
-        "example": lambda: memory.example_section(memory.example.run()),
-        "curves": lambda: _curves(options.write),
-        "slicing": _slicing,
-        "models": lambda: memory.models_section(memory.models.run()),
-        "disk": lambda: memory.disk_section(memory.disk.run(), memory.disk.LIMIT),
-        "random": lambda: _random_equations(options),
-    }
-    sections = []
-    for name, part in parts.items():
-        if re.search(options.rows, name):
-            start = time.perf_counter()
-            sections.append(part())
-            print(f"{name} took {time.perf_counter() - start:.0f} s", flush=True)
-    return "\n".join(sections)
-
-
-def _slicing() -> str:
-    if importlib.util.find_spec("cotengra") is None:
-        return "### Slices of networks\n\ncotengra is not installed.\n"
-    return f"### Slices of networks\n\n{memory.slicing_quality.section(memory.slicing_quality.run())}"
-
-
-def _curves(write: bool) -> str:
-    curves = memory.curves.run()
-    if write:
-        for curve in curves:
-            memory.plots.plot_curve(curve)
-    return memory.curves_section(curves)
-
-
-def _random_equations(options: argparse.Namespace) -> str:
-    outcomes = memory.random_equations.run(
-        options.count, lambda outcome: print(memory.line(outcome), flush=True), options.kept
-    )
-    if options.write:
-        memory.plots.plot_overheads(outcomes)
-    return memory.section(outcomes)
+    """Subsections are printed and written as they come: a part that fails takes no other with it."""
+    failures = []
+    for name, part in memory.PARTS.items():
+        if not re.search(options.rows, name):
+            continue
+        start = time.perf_counter()
+        try:
+            text = part(options)
+        except RuntimeError as error:
+            failures.append(f"{name}: {error}")
+            continue
+        print(f"{text}\n{name} took {time.perf_counter() - start:.0f} s", flush=True)
+        if options.write:
+            results.write_subsections("memory", text, memory.HEADINGS)
+    if failures:
+        raise SystemExit("failed: " + "; ".join(failures))
+    return ""
 
 
 def _contests(

@@ -4,7 +4,7 @@ import datetime
 import math
 import os
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ __all__ = [
     "threads_text",
     "time_text",
     "write",
+    "write_subsections",
 ]
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -44,6 +45,9 @@ HEADINGS = {
     "memory": "Memory",
 }
 """The sections of the results file, in order, by the name that the command line has for them."""
+
+MEASURED = "Measured "
+"""How a subsection begins that says when it was measured."""
 
 
 def machine() -> str:
@@ -68,10 +72,46 @@ def write(part: str, section: str, path: Path = RESULTS) -> None:
         section: its text, without the heading.
         path: the file.
     """
-    sections = _sections(path.read_text(encoding="utf-8")) if path.exists() else {}
+    sections = _read(path)
+    sections[HEADINGS[part]] = f"{_when()}\n\n{section.strip()}\n"
+    _write(sections, path)
+
+
+def write_subsections(part: str, text: str, headings: Sequence[str], path: Path = RESULTS) -> None:
+    """Put subsections into a section of the results file, in place of older ones, and leave the others.
+
+    Each says by itself when it was measured. What the section says before its first subsection stays as long
+    as there is a subsection that doesn't.
+
+    Args:
+        part: which section, one of ``HEADINGS``.
+        text: the subsections, each with its heading, of the third level.
+        headings: of all subsections, in their order.
+        path: the file.
+    """
+    sections = _read(path)
+    head, subsections = _subsections(sections.get(HEADINGS[part], ""))
+    for heading, body in _subsections(text)[1].items():
+        subsections[heading] = f"{MEASURED}{_when()}\n\n{body}"
+    order = [*headings, *subsections]
+    ordered = sorted(subsections, key=order.index)
+    if all(body.startswith(MEASURED) for body in subsections.values()):
+        head = ""
+    parts = [head, *(f"### {heading}\n\n{subsections[heading]}" for heading in ordered)]
+    sections[HEADINGS[part]] = "\n".join(filter(None, parts))
+    _write(sections, path)
+
+
+def _when() -> str:
     today = datetime.datetime.now(tz=datetime.timezone.utc).date()
-    load = f"load average of the last minutes {os.getloadavg()[1]:.1f}"
-    sections[HEADINGS[part]] = f"{today}, {machine()}; {load}.\n\n{section.strip()}\n"
+    return f"{today}, {machine()}; load average of the last minutes {os.getloadavg()[1]:.1f}."
+
+
+def _read(path: Path) -> dict[str, str]:
+    return _parts(path.read_text(encoding="utf-8"), "## ")[1] if path.exists() else {}
+
+
+def _write(sections: Mapping[str, str], path: Path) -> None:
     text = "# Benchmark results\n\nWritten by `python -m benchmarks --write`.\n"
     for heading in HEADINGS.values():
         if heading in sections:
@@ -79,9 +119,16 @@ def write(part: str, section: str, path: Path = RESULTS) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _sections(text: str) -> dict[str, str]:
-    parts = text.split("\n## ")[1:]
-    return {heading: body.strip() + "\n" for heading, _, body in (part.partition("\n") for part in parts)}
+def _subsections(text: str) -> tuple[str, dict[str, str]]:
+    head, subsections = _parts(text, "### ")
+    return head.strip() + "\n" if head.strip() else "", subsections
+
+
+def _parts(text: str, mark: str) -> tuple[str, dict[str, str]]:
+    """What comes before the first heading, and what comes under each."""
+    head, *parts = f"\n{text}".split(f"\n{mark}")
+    under = (part.partition("\n") for part in parts)
+    return head, {heading: body.strip() + "\n" for heading, _, body in under}
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -18,7 +18,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["Answer", "each"]
+__all__ = ["Answer", "each", "renew"]
+
+_seconds = 0
+"""In a forked process, what its call may take; 0 elsewhere."""
 
 
 class Answer(NamedTuple):
@@ -40,17 +43,25 @@ def each(function: str, arguments: Iterable[Any], seconds: int = 600) -> Iterato
 
     Args:
         function: as ``module:name``; it takes one argument and returns what JSON can hold.
-        arguments: each something that JSON can hold.
+        arguments: each something that JSON can hold. The next one is asked for once the answer to the last
+            was seen, so that it may depend on that.
         seconds: that a call may take.
     """
-    left = list(arguments)
-    while left:
+    left = iter(arguments)
+    argument = next(left, None)
+    while argument is not None:
         with _helper(function, seconds) as helper:
             assert helper.stdin is not None
-            while left and helper.poll() is None:
-                argument = left.pop(0)
+            while argument is not None and helper.poll() is None:
                 yield Answer(argument, *_asked(helper, argument))
+                argument = next(left, None)
             helper.stdin.close()
+
+
+def renew() -> None:
+    """Give the call of this process its seconds anew: it takes several measurements of so many each."""
+    if _seconds:
+        signal.alarm(_seconds)
 
 
 def _helper(function: str, seconds: int) -> subprocess.Popen[str]:
@@ -100,7 +111,9 @@ def serve(function: str, seconds: int) -> None:
 
 def _answer(call: Any, argument: Any, seconds: int, sender: int) -> None:
     """In the forked process: call, tell, and end without what the parent registered for its own end."""
-    signal.alarm(seconds)
+    global _seconds
+    _seconds = seconds
+    renew()
     try:
         told = [call(argument), ""]
     except BaseException as error:

@@ -1,11 +1,14 @@
-"""Time against memory: a contraction under smaller and smaller limits, beside its peers where they run."""
+"""Time against memory: a contraction under smaller and smaller limits, beside its peers.
+
+Every point is measured in a process of its own, in rounds that each time einfx without a limit too. A call
+that takes longer than it may is ended, and told as that.
+"""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import opt_einsum
@@ -13,21 +16,27 @@ import torch
 from torch import Tensor
 
 import einfx
+from einfx.errors import MemoryLimitError
+from einfx.graph_memory.contraction_bytes import needed_bytes
 
+from ..timing import interleave
 from . import alone
-from .measure import Point, at_most, available_bytes, measured, stay_within
+from .curve_peers import PEERS
+from .measure import available_bytes, peak_of, reason, stay_within
 
-__all__ = ["CURVES", "Curve", "Subject", "lattice", "run"]
+__all__ = ["CALL_SECONDS", "CURVES", "Curve", "CurvePoint", "Subject", "lattice", "run"]
 
 SPARE_BYTES = 2 << 30
 LEAST_LIMIT = 16 << 10
-SEARCH_SECONDS = 60.0
-"""What looking for limits may take, planning included."""
 
-SLOWEST = 50.0
-"""Times of the unlimited contraction after which no smaller limits are tried."""
+CALL_SECONDS = 60
+"""What one call may take, planning included."""
 
-MOST_SLICES = 1000
+ROUND_SECONDS = 8.0
+"""What takes less is timed in three rounds or more, and else in one."""
+
+POINT_SECONDS = 3.0
+"""For the rounds of one point, where three take less."""
 
 
 class Subject(NamedTuple):
@@ -46,6 +55,28 @@ class Subject(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
 
 
+class CurvePoint(NamedTuple):
+    """A contraction within a limit, or by a peer.
+
+    Attributes:
+        name: by whom.
+        limit: the bytes that it was given; None without a limit.
+        peak: bytes beyond the operands, the result included; None where it failed.
+        slower: its time over that of einfx without a limit in the same round: median and both quartiles.
+        planning_seconds: what was spent before the first call.
+        needed: where the limit was refused, one that the error says would do, if it names one.
+        failure: why it failed; empty where it didn't.
+    """
+
+    name: str
+    limit: int | None
+    peak: int | None
+    slower: tuple[float, ...]
+    planning_seconds: float
+    needed: int | None
+    failure: str
+
+
 class Curve(NamedTuple):
     """The points of one contraction.
 
@@ -55,7 +86,7 @@ class Curve(NamedTuple):
     """
 
     subject: Subject
-    points: list[Point]
+    points: list[CurvePoint]
 
 
 def lattice(rows: int, columns: int, bond: int) -> tuple[str, tuple[tuple[int, ...], ...]]:
@@ -81,91 +112,114 @@ CURVES = (
 )
 
 
-def run(subjects: Sequence[Subject] = CURVES, seconds: float = 60.0) -> list[Curve]:
-    """Measure the contractions, each in a process of its own.
+def run(
+    subjects: Sequence[Subject] = CURVES,
+    seconds: int = CALL_SECONDS,
+    progress: Callable[[Subject, CurvePoint], None] | None = None,
+) -> list[Curve]:
+    """Measure contractions at every point of their curves.
 
     Args:
         subjects: what to contract.
-        seconds: for the times of one contraction.
+        seconds: that one call may take.
+        progress: is told every point.
     """
-    found = []
-    for answer in alone.each(f"{__name__}:contest", [[subject, seconds] for subject in subjects]):
-        subject = Subject(*answer.argument[0])
-        if answer.failure:
-            raise RuntimeError(f"the curve of {subject.name!r} failed: {answer.failure}")
-        found.append(Curve(subject, [Point(*point) for point in answer.value]))
-    return found
+    curves = []
+    for subject in subjects:
+        points: list[CurvePoint] = []
+        for answer in alone.each(f"{__name__}:contest", _asked(subject, points), seconds):
+            name, limit = answer.argument[1:]
+            point = CurvePoint(name, limit, None, (), 0.0, None, answer.failure)
+            if not answer.failure:
+                point = CurvePoint(*answer.value)
+            points.append(point)
+            if progress is not None:
+                progress(subject, point)
+        curves.append(Curve(subject, points))
+    return curves
 
 
-def contest(argument: Sequence[Any]) -> list[Point]:
-    """Measure one contraction."""
-    subject, seconds = Subject(*argument[0]), argument[1]
-    shapes = tuple(tuple(shape) for shape in subject.shapes)
-    generator = torch.Generator().manual_seed(0)
-    # Of positive numbers, so that nothing cancels, and scaled so that nothing overflows.
-    operands = [torch.rand(shape, generator=generator) for shape in shapes]
-    if len(operands) > 4:
-        operands = [x / x.mean() / x.shape[-1] for x in operands]
+def _asked(subject: Subject, points: Sequence[CurvePoint]) -> Iterator[list[Any]]:
+    """What to measure: limits, each half of the one before, until one fails; then the least one; then peers.
+
+    Args:
+        subject: what is contracted.
+        points: those measured so far.
+    """
+    yield [subject, "einfx", None]
+    limit = einfx.contract_path(subject.equation, *subject.shapes).peak_bytes
+    while limit >= LEAST_LIMIT and not points[-1].failure:
+        yield [subject, "einfx", limit]
+        limit //= 2
+    needed, *before = points[-1].needed, *(point.limit for point in points[:-1] if point.limit is not None)
+    if needed is not None and needed < min(before, default=needed + 1):
+        yield [subject, "einfx", needed]
+    for name in PEERS:
+        if PEERS[name].suits(subject.equation):
+            yield [subject, name, None]
+
+
+def contest(argument: Sequence[Any]) -> CurvePoint:
+    """Measure one point, given what is contracted, by whom and within which limit."""
+    subject, (name, limit) = Subject(*argument[0]), argument[1:]
+    operands = _operands(subject)
     stay_within(available_bytes() - SPARE_BYTES)
-    calls: dict[tuple[str, int | None], Callable[[], Any]] = {
-        ("einfx", None): lambda: einfx.einsum(subject.equation, *operands)
-    }
-    for limit in possible(subject.equation, operands):
-        calls["einfx", limit] = lambda limit=limit: einfx.einsum(  # type: ignore[misc]
-            subject.equation, *operands, memory_limit=limit
-        )
-    calls["torch.einsum", None] = lambda: torch.einsum(subject.equation, *operands)
-    calls["opt_einsum", None] = lambda: opt_einsum.contract(subject.equation, *operands)
-    calls |= sliced(subject.equation, operands)
-    return measured(calls, seconds)
 
+    def unlimited() -> Tensor:
+        alone.renew()
+        return einfx.einsum(subject.equation, *operands)
 
-def possible(equation: str, operands: list[Tensor]) -> Iterator[int]:
-    """Limits, each a quarter of the one before, as far as there are plans that don't take very long."""
-    limit = einfx.contract_path(equation, *operands).peak_bytes // 2
-    einfx.einsum(equation, *operands)
-    unlimited = _seconds(lambda: einfx.einsum(equation, *operands))
-    left = SEARCH_SECONDS
-    while limit >= LEAST_LIMIT and left > 0:
-        start = time.process_time()
-        try:
-            with at_most(left):
-                einfx.einsum(equation, *operands, memory_limit=limit)
-                taken = _seconds(partial(einfx.einsum, equation, *operands, memory_limit=limit))
-        except (einfx.EinfxError, TimeoutError):
-            return
-        if taken > SLOWEST * unlimited:
-            return
-        yield limit
-        left -= time.process_time() - start
-        limit //= 4
-
-
-def _seconds(call: Callable[[], Any]) -> float:
+    expected = unlimited()
+    alone.renew()
     start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def sliced(equation: str, operands: list[Tensor]) -> dict[tuple[str, int | None], Callable[[], Any]]:
-    """What cotengra makes of it with smaller and smaller largest intermediates, where it is installed."""
     try:
-        import cotengra
-    except ImportError:
-        return {}
-    inputs, _, output = equation.partition("->")
-    terms = inputs.split(",")
-    if len(terms) < 4:
-        return {}
-    sizes = {x: n for term, tensor in zip(terms, operands, strict=True) for x, n in zip(term, tensor.shape)}  # noqa: B905
-    tree = cotengra.array_contract_tree(terms, output, sizes, optimize="auto")
-    calls: dict[tuple[str, int | None], Callable[[], Any]] = {
-        ("cotengra", None): lambda: tree.contract(operands)
-    }
-    size = int(tree.max_size())
-    for factor in (4, 16, 64, 256):
-        cut = tree.slice(target_size=size // factor, seed=0)
-        if cut.nslices > MOST_SLICES:
-            break
-        calls[f"cotengra, sliced {cut.nslices} times", None] = lambda cut=cut: cut.contract(operands)  # type: ignore[misc]
-    return calls
+        contract = _contender(name, limit, subject.equation, operands)
+        planning = time.perf_counter() - start
+        start = time.perf_counter()
+        torch.testing.assert_close(contract(), expected, rtol=1e-4, atol=0.0)
+        first = time.perf_counter() - start
+        alone.renew()
+        peak = peak_of(contract)
+    except MemoryLimitError as error:
+        return CurvePoint(name, limit, None, (), 0.0, needed_bytes(error), "refused")
+    except (RuntimeError, MemoryError) as error:
+        return CurvePoint(name, limit, None, (), 0.0, None, reason(error))
+    slower = _slower(contract, unlimited, first)
+    return CurvePoint(name, limit, peak, slower, planning, None, "")
+
+
+def _slower(
+    contract: Callable[[], Tensor], unlimited: Callable[[], Tensor], first: float
+) -> tuple[float, ...]:
+    """The time of one over that of the other, in the same rounds: the median and both quartiles."""
+
+    def contracted() -> Tensor:
+        alone.renew()
+        return contract()
+
+    if first < ROUND_SECONDS:
+        times = interleave({"it": contracted, "unlimited": unlimited}, POINT_SECONDS, min_rounds=3)
+        ratio = times.ratio("it", "unlimited")
+        return ratio.median, ratio.lower, ratio.upper
+    seconds = []
+    for call in (contracted, unlimited):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return (seconds[0] / seconds[1],) * 3
+
+
+def _contender(
+    name: str, limit: int | None, equation: str, operands: Sequence[Tensor]
+) -> Callable[[], Tensor]:
+    if name in PEERS:
+        return PEERS[name].prepare(equation, operands)
+    einfx.contract_path(equation, *operands, memory_limit=limit)
+    return lambda: einfx.einsum(equation, *operands, memory_limit=limit)
+
+
+def _operands(subject: Subject) -> list[Tensor]:
+    """Of positive numbers, so that nothing cancels; those of a network so small that nothing overflows."""
+    generator = torch.Generator().manual_seed(0)
+    operands = [torch.rand(tuple(shape), generator=generator) for shape in subject.shapes]
+    return [x / x.mean() / x.shape[-1] for x in operands] if len(operands) > 4 else operands

@@ -24,6 +24,7 @@ __all__ = [
     "available_bytes",
     "measured",
     "peak_of",
+    "reason",
     "stay_within",
 ]
 
@@ -80,7 +81,7 @@ def measured(
             del result
             peaks[key] = peak_of(call, device)
         except (einfx.EinfxError, RuntimeError, MemoryError, TimeoutError) as error:
-            failures[key] = _reason(error)
+            failures[key] = reason(error)
     kept = {str(key): call for key, call in calls.items() if key in peaks}
     times = interleave(kept, budget_seconds, min_rounds=rounds)
     found = []
@@ -154,7 +155,7 @@ def _scale(expected: Any) -> float:
     return max(float(x.abs().max()) for x in tensors)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     text = str(error)
     if "you tried to allocate " in text:
         asked = int(text.partition("you tried to allocate ")[2].split()[0])

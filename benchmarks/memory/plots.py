@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ __all__ = ["FOLDER", "plot_curve", "plot_overheads"]
 
 FOLDER = Path(__file__).parents[1] / "plots"
 
+LEAST_BYTES = 4096
+"""What is less than a page can't be told from nothing, and has no logarithm."""
+
 
 def plot_curve(curve: Curve, folder: Path = FOLDER) -> Path | None:
     """Time against measured peak, einfx as a line and its peers as points.
@@ -26,17 +30,18 @@ def plot_curve(curve: Curve, folder: Path = FOLDER) -> Path | None:
     if figure is None:
         return None
     axes = figure.add_subplot(
-        xscale="log", yscale="log", xlabel="peak beyond the operands, MiB", ylabel="time, s"
+        xscale="log", yscale="log", xlabel="peak beyond the operands, MiB", ylabel="time / unlimited time"
     )
     axes.set_title(curve.subject.title)
-    ran = [point for point in curve.points if point.peak is not None]
-    ours = sorted((max(x.peak or 0, 4096) / MIB, *x.seconds) for x in ran if x.name == "einfx")
-    peaks, medians, lower, upper = (list(column) for column in zip(*ours, strict=True))
-    axes.plot(peaks, medians, "o-", markersize=4, label="einfx, smaller and smaller limits")
-    axes.fill_between(peaks, lower, upper, alpha=0.2)
-    names = sorted({_peer(x.name) for x in ran if x.name != "einfx"})
-    for name, mark in zip(names, "sD^v", strict=False):
-        theirs = sorted((max(x.peak or 0, 4096) / MIB, x.seconds[0]) for x in ran if _peer(x.name) == name)
+    ran = [(max(x.peak, LEAST_BYTES) / MIB, x) for x in curve.points if x.peak is not None]
+    ours = sorted((peak, *x.slower) for peak, x in ran if x.name == "einfx")
+    if ours:
+        peaks, medians, lower, upper = (list(column) for column in zip(*ours, strict=True))
+        axes.plot(peaks, medians, "o-", markersize=4, label="einfx, smaller and smaller limits")
+        axes.fill_between(peaks, lower, upper, alpha=0.2)
+    names = sorted({_peer(x.name) for _, x in ran if x.name != "einfx"})
+    for name, mark in zip(names, itertools.cycle("sD^v")):
+        theirs = sorted((peak, x.slower[0]) for peak, x in ran if _peer(x.name) == name)
         axes.plot(*zip(*theirs, strict=True), mark + "--", markersize=5, linewidth=0.8, label=name)
     return _saved(figure, axes, folder / f"{curve.subject.name}.svg")
 

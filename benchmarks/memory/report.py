@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from einfx.plans import size_text
 
-from .curves import Curve
+from .curves import CALL_SECONDS, Curve, CurvePoint
 from .disk import COLUMNS, EQUATIONS, Reading
 from .example import EQUATION, Run
 from .measure import MIB, Point
@@ -16,6 +16,7 @@ from .models import MODELS, ModelRun
 from .random_equations import FRACTIONS, SLACK_BYTES, Failure, Outcome
 
 __all__ = [
+    "curve_row",
     "curves_section",
     "disk_section",
     "example_section",
@@ -105,13 +106,32 @@ def curves_section(curves: Sequence[Curve]) -> str:
     lines = [
         "### Time against memory",
         "",
-        "float32, one thread; peaks are beyond the operands, results included; planning is not counted.",
+        "float32, one thread, each point in a process of its own. Peaks are measured from outside, beyond "
+        "the operands, results included. Times are multiples of that of einfx without a limit in the same "
+        "rounds; planning isn't counted (but torch.einsum's, which plans in every call). A limit is refused "
+        "where einfx found no plan, or none that comes to an end in sensible time; the limit that the error "
+        f"names is tried then. What takes more than {CALL_SECONDS} s is ended.",
     ]
     for curve in curves:
         equation = curve.subject.equation
         lines += ["", f"{curve.subject.title}{f' (`{equation}`)' * (len(equation) < 40)}:", ""]
-        lines += [f"![{curve.subject.title}](plots/{curve.subject.name}.svg)", "", points_table(curve.points)]
-    return "\n".join(lines).rstrip() + "\n"
+        lines += [f"![{curve.subject.title}](plots/{curve.subject.name}.svg)", ""]
+        lines += ["| | limit | peak | time / unlimited | quartiles | planning, s |"]
+        lines += ["|---|---:|---:|---:|---:|---:|", *map(curve_row, curve.points)]
+    return "\n".join(lines) + "\n"
+
+
+def curve_row(point: CurvePoint) -> str:
+    """One point, as a row of the table."""
+    cells = [point.name, "" if point.limit is None else size_text(point.limit)]
+    if point.peak is None:
+        least = "" if point.needed is None else f", needs {size_text(point.needed)}"
+        cells += [f"{point.failure}{least}", "", "", ""]
+    else:
+        median, lower, upper = point.slower
+        cells += [size_text(max(point.peak, 0)), f"{median:.2f}", f"{lower:.2f}-{upper:.2f}"]
+        cells += [f"{point.planning_seconds:.2f}"]
+    return f"| {' | '.join(cells)} |"
 
 
 def disk_section(readings: Sequence[Reading], limit: int) -> str:

@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import einfx
 from benchmarks.contests.memory import available
 from benchmarks.memory import (
     alone,
+    curve_peers,
     curves,
     disk,
     equations,
@@ -28,9 +30,12 @@ from benchmarks.memory import (
     plots,
     random_equations,
     report,
+    slicing_quality,
 )
+from benchmarks.memory.curves import CurvePoint
 from benchmarks.memory.measure import MIB, Point
 from benchmarks.memory.random_equations import Failure, Outcome
+from einfx.slicing.schedules.schedule import Allocate, Contract, Free, Loop, Schedule
 
 needs_proc = pytest.mark.skipif(not available(), reason="peaks are measured on Linux only")
 
@@ -51,6 +56,10 @@ def doubled(number: int) -> list[int]:
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(1)
     return [number, 2 * number]
+
+
+def increased(number: int) -> int:
+    return 10 if number == 1 else number + 10
 
 
 @needs_proc
@@ -210,6 +219,23 @@ def test_a_contender_that_fails_with_a_file_is_told_as_that(
     assert "| out of memory | | |" in report.disk_section(readings, 2 * MIB)
 
 
+@needs_proc
+def test_what_is_asked_next_may_depend_on_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        alone, "_environment", lambda: {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    )
+    answers: list[int] = []
+
+    def asked() -> Iterator[int]:
+        yield 1
+        while answers[-1] < 50:
+            yield answers[-1]
+
+    for answer in alone.each(f"{Path(__file__).stem}:increased", asked(), seconds=20):
+        answers.append(answer.value)
+    assert answers == [10, 20, 30, 40, 50]
+
+
 def test_a_lattice_has_a_label_for_each_bond() -> None:
     equation, shapes = curves.lattice(2, 3, 5)
     parts = equation.removesuffix("->").split(",")
@@ -221,19 +247,109 @@ def test_a_lattice_has_a_label_for_each_bond() -> None:
 def curve() -> curves.Curve:
     subject = curves.Subject("rows", "Rows", "ak,ak,ak->a", ((8, 8),) * 3)
     points = [
-        Point("einfx", None, 64 * MIB, (2.0, 1.9, 2.1), ""),
-        Point("einfx", 8 * MIB, 7 * MIB, (3.0, 2.9, 3.1), ""),
-        Point("opt_einsum", None, 70 * MIB, (4.0, 3.9, 4.1), ""),
-        Point("torch.einsum", None, None, (), "out of memory"),
+        CurvePoint("einfx", None, 64 * MIB, (1.0, 0.95, 1.05), 0.25, None, ""),
+        CurvePoint("einfx", 8 * MIB, 7 * MIB, (1.5, 1.45, 1.55), 0.5, None, ""),
+        CurvePoint("einfx", MIB, None, (), 0.0, 2 * MIB, "refused"),
+        CurvePoint("einfx", 2 * MIB, None, (), 0.0, None, "took more than 60 s"),
+        CurvePoint("opt_einsum", None, 70 * MIB, (2.0, 1.9, 2.1), 0.0, None, ""),
+        CurvePoint("torch.einsum", None, None, (), 0.0, None, "out of memory"),
     ]
     return curves.Curve(subject, points)
 
 
-def test_a_curve_is_a_table_of_multiples_of_the_first() -> None:
+def test_a_curve_is_a_table_of_multiples_of_the_unlimited_time() -> None:
     text = report.curves_section([curve()])
     assert "![Rows](plots/rows.svg)" in text
-    assert "| einfx | 8 MiB | 7 MiB | 1.50 | 1.45-1.55 |" in text
-    assert "| torch.einsum |  | out of memory |  |  |" in text
+    assert "| einfx | 8 MiB | 7 MiB | 1.50 | 1.45-1.55 | 0.50 |" in text
+    assert "| einfx | 1 MiB | refused, needs 2 MiB |  |  |  |" in text
+    assert "| einfx | 2 MiB | took more than 60 s |  |  |  |" in text
+    assert "| torch.einsum |  | out of memory |  |  |  |" in text
+
+
+def asked(answers: list[CurvePoint]) -> list[tuple[str, int | None]]:
+    """What is measured, where answers come one after the other and the last one again and again."""
+    points: list[CurvePoint] = []
+    found = []
+    left = iter(answers)
+    for _, name, limit in curves._asked(curve().subject, points):
+        found.append((name, limit))
+        points.append(next(left, answers[-1])._replace(limit=limit))
+    return found
+
+
+def test_limits_are_halved_until_one_is_refused_and_then_the_one_that_the_error_names_is_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(curves, "LEAST_LIMIT", 1)
+    ran, refused, late = curve().points[1], curve().points[2]._replace(needed=100), curve().points[3]
+    whole = einfx.contract_path("ak,ak,ak->a", *[(8, 8)] * 3).peak_bytes
+    peers = [("torch.einsum", None), ("opt_einsum", None)]
+    limits = [("einfx", None), ("einfx", whole), ("einfx", whole // 2)]
+    assert asked([ran, ran, refused, late]) == [*limits, ("einfx", 100), *peers]
+    assert asked([ran, ran, late]) == [*limits, *peers]
+    assert asked([late]) == [("einfx", None), *peers]
+    assert asked([ran, ran, refused._replace(needed=whole), late]) == [*limits, *peers]
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("equation", "shapes"),
+    [curves.lattice(2, 3, 4), ("ak,ak,ak->a", ((64, 64),) * 3)],
+    ids=["lattice", "rows"],
+)
+def test_every_point_of_a_curve_is_measured_and_agrees_with_the_others(
+    equation: str, shapes: tuple[tuple[int, ...], ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curves, "stay_within", lambda size: None)
+    monkeypatch.setattr(curves, "POINT_SECONDS", 0.01)
+    monkeypatch.setattr(curve_peers, "REPEATS", 2)
+    subject = curves.Subject("small", "Small", equation, shapes)
+    names = ["einfx", *(name for name, peer in curve_peers.PEERS.items() if peer.suits(equation))]
+    for name in names:
+        point = curves.contest([subject, name, 4096 if name == "einfx" else None])
+        assert point.failure == ""
+        assert point.peak is not None
+        assert 0 < point.slower[1] <= point.slower[0] <= point.slower[2]
+    refused = curves.contest([subject, "einfx", 64])
+    assert refused.failure == "refused"
+    assert refused.needed is not None
+    assert refused.needed > 64
+
+
+def test_a_schedule_multiplies_once_for_each_term_and_block_that_it_is_computed_again_for() -> None:
+    labels, sizes = ((0, 1), (1,), (1, 2), (0, 1), (0, 2)), (4, 600, 5)
+    scaled, product = Contract(3, (0, 1)), Contract(4, (3, 2), True)
+    once = Loop(1, 256, (Allocate(3), scaled, product, Free(3)))
+    again = Loop(2, 2, (Allocate(3), scaled, product, Free(3)))
+    for loop, expected in ((once, 4 * 600 + 4 * 600 * 5), (again, 3 * 4 * 600 + 4 * 600 * 5)):
+        program = Schedule(labels, sizes, 3, (4,), (Allocate(4, True), loop))
+        assert slicing_quality.multiplications(program) == expected
+
+
+@needs_proc
+@pytest.mark.skipif(importlib.util.find_spec("cotengra") is None, reason="cotengra makes the slices")
+def test_slices_are_told_beside_those_of_cotengra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slicing_quality, "REPEATS", 2)
+    monkeypatch.setitem(slicing_quality.NETWORKS, "small", curves.lattice(3, 3, 3))
+    outcome = slicing_quality.contest(["small", 3])
+    assert outcome.slices > 1
+    assert outcome.theirs >= outcome.whole
+    assert outcome.theirs_time is not None
+    assert slicing_quality.row(outcome).startswith(f"| small | 3 | {outcome.limit:,} | {outcome.slices} | ")
+    failed = outcome._replace(failure="took more than 90 s")
+    assert slicing_quality.row(failed) == "| small | 3 | took more than 90 s | | | | | | | |"
+    refused = outcome._replace(ours=None, ours_time=None, needed=2048)
+    assert "| refused, needs 2 KiB |  | " in slicing_quality.row(refused)
+
+
+def test_a_network_that_takes_too_long_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless() -> torch.Tensor:
+        while True:
+            pass
+
+    monkeypatch.setattr(slicing_quality, "CALL_SECONDS", 0.1)
+    times = slicing_quality._times({"cotengra": endless, "einfx": lambda: torch.ones(())})
+    assert list(times) == ["einfx"]
 
 
 @needs_proc
