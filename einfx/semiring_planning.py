@@ -60,7 +60,8 @@ def fastest_plan(
     raise MemoryLimitError(
         f"einsum {str(equation)!r} over {options.semiring.name!r}: memory_limit={limit} "
         f"({size_text(limit)}) is less than its result and blocks take; it needs {least} bytes "
-        f"({size_text(least)})"
+        f"({size_text(least)})",
+        least,
     )
 
 

@@ -596,3 +596,34 @@ class TestExpressions:
         text = str(einfx.contract_path("ak,ak,ak->a", *[(8, 10**6)] * 3, semiring="log"))
         assert "0, 1, 2" in text
         assert "blocked" in text
+
+
+@pytest.mark.parametrize("semiring", ["real", "log", *SELECTING])
+@pytest.mark.parametrize(
+    ("equation", "shapes"),
+    [
+        ("ab->a", [(3, 0)]),
+        ("a,a->", [(0,), (0,)]),
+        ("ab,bc->ac", [(2, 0), (0, 3)]),
+        ("ab,bc,cd->ad", [(2, 0), (0, 3), (3, 2)]),
+    ],
+)
+def test_a_backward_pass_may_start_from_sums_without_terms(
+    semiring: str, equation: str, shapes: list[tuple[int, ...]]
+) -> None:
+    operands = [torch.ones(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    result = einfx.einsum(equation, *operands, semiring=semiring)
+    assert torch.equal(result, brute_force(equation, operands, semiring))
+    result.sum().backward()
+    for operand in operands:
+        assert torch.equal(cast(Tensor, operand.grad), torch.zeros_like(operand))
+
+
+def test_the_error_of_a_limit_says_as_a_number_what_an_argmax_needs() -> None:
+    x = torch.arange(12.0).view(3, 4)
+    with pytest.raises(MemoryLimitError) as caught:
+        einfx.einsum("ij->j", x, semiring="max_plus", memory_limit=0, return_argmax=True)
+    enough = caught.value.needed_bytes
+    assert enough is not None
+    best, _ = einfx.einsum("ij->j", x, semiring="max_plus", memory_limit=enough, return_argmax=True)
+    assert torch.equal(best, x.amax(0))

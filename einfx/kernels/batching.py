@@ -1,4 +1,4 @@
-"""What the kernels that see numbers share: batches of a vmap folded into their own, and checked operands."""
+"""What the kernels that see numbers share: batches folded into their own, checked operands, empty sums."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 from ..errors import OperandError
 
-__all__ = ["fold", "has_tangents", "paired", "tracked", "unfold"]
+__all__ = ["fold", "has_tangents", "paired", "sums_without_terms", "tracked", "unfold"]
 
 
 def fold(size: int, dims: Sequence[int | None], tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -88,3 +88,26 @@ def paired(name: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
     """``function.apply(*args)``, which torch leaves without types."""
     return function.apply(*args)
+
+
+def sums_without_terms(zero: Any, shape: Sequence[int], dtype: torch.dtype, *operands: Tensor) -> Tensor:
+    """Sums of no terms at all: of any values of the operands, but a backward pass may start from them.
+
+    Args:
+        zero: what a sum of nothing is.
+        shape: of the sums.
+        dtype: of the sums.
+        *operands: what they would be sums of; the gradient of each is zero.
+
+    Example:
+        >>> x = torch.ones(2, 0, requires_grad=True)
+        >>> total = sums_without_terms(0.0, (2,), x.dtype, x)
+        >>> total, torch.autograd.grad(total.sum(), x)[0].shape
+        (tensor([0., 0.], grad_fn=...), torch.Size([2, 0]))
+    """
+    values = operands[0].new_full(tuple(shape), zero, dtype=dtype)
+    for operand in operands:
+        if operand.requires_grad and dtype.is_floating_point:
+            nothing = operand.flatten()[:0].sum()
+            values = torch.where(torch.ones_like(values, dtype=torch.bool), values, nothing)
+    return values

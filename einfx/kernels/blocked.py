@@ -21,7 +21,7 @@ from ..equation import Equation
 from ..errors import OperandError, UsageError
 from ..modes import is_captured
 from ..semiring import get
-from .batching import tracked
+from .batching import sums_without_terms, tracked
 from .blocked_generic import differentiable_sums
 from .blocked_log import log_contraction
 from .blocked_loops import Limits, Subscripts, walk
@@ -51,8 +51,8 @@ def contract(
     Works under autograd, ``torch.func`` and ``torch.compile``. Real and log contractions save nothing but
     inputs and output, and stay within the budget in the backward pass too; their derivatives of every order
     are computed by this function. Where the addition selects, the gradient goes to the first of equal terms,
-    and nothing is saved but its place; a sum without terms has no gradient. Over any other semiring the
-    gradient is that of its laws, computed block by block.
+    and nothing is saved but its place; a sum without terms has a gradient of zero. Over any other semiring
+    the gradient is that of its laws, computed block by block.
 
     Args:
         equation: the contraction; labels may repeat within an operand.
@@ -112,7 +112,7 @@ def contract(
         return weighted_sums(spec, *tensors) if _follows(*tensors) else compute(spec, tensors)
     if 0 in sizes.values():
         shape = [sizes[label] for label in equation.output]
-        values = _connected(algebra, shape, dtype, tensors)
+        values = sums_without_terms(algebra.zero_of(dtype), shape, dtype, *tensors)
         places = values.new_zeros((*shape, len(summed)), dtype=torch.int64)
         return (values, places) if return_argmax else values
     differentiable = (dtype.is_floating_point or dtype.is_complex) and _follows(*tensors)
@@ -211,15 +211,3 @@ def _plain(
         inputs.append(tuple(order))
         tensors.append(operand)
     return Subscripts(tuple(inputs), equation.output, summed), tensors
-
-
-def _connected(
-    algebra: Semiring, shape: Sequence[int], dtype: torch.dtype, tensors: Sequence[Tensor]
-) -> Tensor:
-    """Sums without terms. They depend on no operand, but a backward pass may start from them."""
-    values = tensors[0].new_full(tuple(shape), algebra.zero_of(dtype), dtype=dtype)
-    for tensor in tensors:
-        if tensor.requires_grad and dtype.is_floating_point:
-            nothing = tensor.flatten()[:0].sum()
-            values = torch.where(torch.ones_like(values, dtype=torch.bool), values, nothing)
-    return values

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..machine import accumulation_dtype
 from ..semiring import get
-from .batching import paired
+from .batching import paired, sums_without_terms
 from .log_autograd import differentiable_sums
 from .log_options import LogOptions
 
@@ -72,6 +72,6 @@ def matmul(
     options = LogOptions.read(zero_annihilates, grad_of_neg_inf, linear_operands, budget_bytes)
     dtype = a.dtype
     if a.shape[2] == 0:
-        return a.new_full((a.shape[0], a.shape[1], b.shape[2]), -math.inf)
+        return sums_without_terms(-math.inf, (a.shape[0], a.shape[1], b.shape[2]), dtype, a, b)
     own = accumulation_dtype(dtype)
     return differentiable_sums(a.to(own), b.to(own), options).to(dtype)

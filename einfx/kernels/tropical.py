@@ -20,7 +20,7 @@ from ..machine import accumulation_dtype
 from ..modes import is_captured
 from ..semiring import get
 from . import tropical_loop, tropical_native
-from .batching import apply, fold, paired, tracked, unfold
+from .batching import apply, fold, paired, sums_without_terms, tracked, unfold
 from .selected_product import selected_product
 
 __all__ = ["matmul", "workspace_bytes"]
@@ -71,7 +71,8 @@ def matmul(
     if a.shape[2] == 0:
         if return_argmax:
             raise OperandError(f"a sum over {algebra.name!r} without terms has no argmax: K is 0")
-        return a.new_full((a.shape[0], a.shape[1], b.shape[2]), algebra.zero_of(dtype), dtype=dtype)
+        shape = a.shape[0], a.shape[1], b.shape[2]
+        return sums_without_terms(algebra.zero_of(dtype), shape, dtype, a, b)
     differentiable = dtype.is_floating_point and _differentiable(a, b)
     values, places = _select(
         a.detach(), b.detach(), algebra.name, zero_annihilates, return_argmax or differentiable
