@@ -32,6 +32,9 @@ Sizes = tuple[int, ...]
 ADDED_LOGS_SECONDS = 1.8e-9
 """For each element, for torch.logaddexp."""
 
+SMALL_SECONDS = 20e-6
+"""Products of elements which take no longer are made as products of matrices."""
+
 Scratch = Callable[[Sequence[int]], Tensor]
 """Gives memory for a tensor of a shape, until the contraction is done."""
 
@@ -125,7 +128,7 @@ class Into:
         output, written, beta = self.equation.output, target, int(self.accumulate)
         if self.turned:
             lengths = dict(zip(output, target.shape, strict=True))
-            output = _matrix_order(kernel, output)
+            output = tuple(_matrix_order(kernel, output))
             written, beta = scratch([lengths[label] for label in output]), 0
         out = _grouped(written, output, (kernel.batch, rows, columns))
         if kernel.batch and out.shape[2] == 1 and out.shape[1] > 1 and out.stride(1) == 1:
@@ -205,7 +208,7 @@ def _into(
             seconds += ADDED_LOGS_SECONDS * prod(target.shape) * item_bytes(dtype) / 4
         return Into(equation, options, accumulate, None, False, False, workspace, seconds, budget)
     strides = [place.strides for place in operands]
-    kernel = choose_kernel(equation, shapes, dtype, device, strides=strides)
+    kernel = _rather_matrices(choose_kernel(equation, shapes, dtype, device, strides=strides), equation)
     for way in (kernel, replace(kernel, swapped=not kernel.swapped)):
         # Either factor may come first: it is the target that says which.
         copied = _copied(way, equation, operands, target)
@@ -228,6 +231,26 @@ def _into(
     return Into(equation, options, accumulate, kernel, False, False, workspace, seconds)
 
 
+def _rather_matrices(kernel: Kernel, equation: Equation) -> Kernel:
+    """A product of matrices in place of products of elements that are made apart and then summed.
+
+    Where small operands have to be copied for it the product of matrices may be slower by a microsecond, which
+    the line costs several times over; products of elements take far more memory than copies of operands.
+    """
+    if kernel.name != "multiply_sum" or any(kernel.presummed) or any(kernel.narrowed):
+        return kernel
+    first, second = equation.inputs
+    both = {*first} & {*second}
+    batch = tuple([x for x in equation.output if x in both])
+    rows = tuple([x for x in equation.output if x in first and x not in both])
+    columns = tuple([x for x in equation.output if x in second and x not in both])
+    if not (rows and columns) or kernel.cost.seconds > SMALL_SECONDS:
+        return kernel
+    summed = tuple([x for x in first if x in both and x not in equation.output])
+    name = "bmm" if batch else "mm"
+    return replace(kernel, name=name, batch=batch, rows=rows, columns=columns, summed=summed, order=())
+
+
 def _turning_bytes(target: Place, dtype: torch.dtype) -> int:
     """What torch allocates to copy a matrix into its transpose: a square of 60 x 60, of bytes 120 x 120."""
     square = 120 if item_bytes(dtype) == 1 else 60
@@ -243,11 +266,17 @@ def is_real(options: Options, dtype: torch.dtype) -> bool:
 
 def _aligned(tensor: Tensor, labels: Sequence[int], output: Sequence[int]) -> Tensor:
     """A view with a dimension for each label of the output, of size 1 where the tensor lacks it."""
-    ordered = tensor.permute([labels.index(label) for label in output if label in labels])
-    for dim, label in enumerate(output):
-        if label not in labels:
-            ordered = ordered.unsqueeze(dim)
-    return ordered
+    return tensor.as_strided(*_beside(tensor.shape, tensor.stride(), tuple(labels), tuple(output)))
+
+
+@lru_cache(maxsize=65536)
+def _beside(shape: Sizes, strides: Sizes, labels: Sizes, output: Sizes) -> tuple[Sizes, Sizes]:
+    """The shape and the strides of that; a loop asks for the same ones in every iteration."""
+    dims = [labels.index(label) if label in labels else None for label in output]
+    return (
+        tuple([1 if dim is None else shape[dim] for dim in dims]),
+        tuple([0 if dim is None else strides[dim] for dim in dims]),
+    )
 
 
 def _arranged(step: SemiringKernel, equation: Equation, operands: Sequence[Place]) -> int:
@@ -327,6 +356,13 @@ def merged(place: Place, labels: Sequence[int], groups: Sequence[Sequence[int]])
     return Place(tuple(shape), tuple(strides))
 
 
+@lru_cache(maxsize=65536)
+def _lies_as_matrices(shape: Sizes, strides: Sizes, labels: Sizes, groups: tuple[Sizes, ...]) -> bool:
+    """Whether BLAS reads a tensor as a batch of matrices as it lies."""
+    made = merged(Place(tuple(shape), strides), labels, groups)
+    return made is not None and _readable(made)
+
+
 def _readable(place: Place) -> bool:
     """Whether BLAS reads a batch of matrices as it lies."""
     (_, rows, columns), (_, down, across) = place.shape, place.strides
@@ -343,13 +379,21 @@ def _writable(place: Place) -> bool:
     return (across == 1 or columns == 1) and (down >= max(columns, 1) or rows == 1)
 
 
-def _grouped(tensor: Tensor, labels: Sequence[int], groups: Sequence[Sequence[int]]) -> Tensor:
+def _grouped(tensor: Tensor, labels: Sequence[int], groups: Sequence[Sizes]) -> Tensor:
     """A view of a tensor with one dimension for each group of labels."""
+    return tensor.as_strided(*_view(tensor.shape, tensor.stride(), tuple(labels), tuple(groups)))
+
+
+@lru_cache(maxsize=65536)
+def _view(shape: Sizes, strides: Sizes, labels: Sizes, groups: tuple[Sizes, ...]) -> tuple[Sizes, Sizes]:
+    """The shape and the strides of that; a loop asks for the same ones in every iteration."""
     order = [label for group in groups for label in group if label in labels]
     unit = [label for label in labels if label not in order]
     where = {label: dim for dim, label in enumerate(labels)}
-    shape = [prod([tensor.shape[where[label]] for label in group if label in where]) for group in groups]
-    return tensor.permute([where[label] for label in (*order, *unit)]).view(shape)
+    lengths = [prod([shape[where[label]] for label in group if label in where]) for group in groups]
+    tensor = torch.empty_strided(shape, strides, device="meta")
+    made = tensor.permute([where[label] for label in (*order, *unit)]).view(lengths)
+    return tuple(made.shape), made.stride()
 
 
 def _as_row(column: Tensor) -> Tensor:
@@ -357,13 +401,9 @@ def _as_row(column: Tensor) -> Tensor:
     return column.squeeze(2).unsqueeze(1)
 
 
-def _matrix(
-    tensor: Tensor, labels: Sequence[int], groups: Sequence[Sequence[int]], scratch: Scratch
-) -> Tensor:
+def _matrix(tensor: Tensor, labels: Sequence[int], groups: Sequence[Sizes], scratch: Scratch) -> Tensor:
     """A tensor as a batch of matrices; copied where it doesn't lie as BLAS reads it."""
-    place = Place(tuple(tensor.shape), tuple(tensor.stride()))
-    made = merged(place, labels, groups)
-    if made is not None and _readable(made):
+    if _lies_as_matrices(tensor.shape, tensor.stride(), tuple(labels), tuple(groups)):
         return _grouped(tensor, labels, groups)
     order = [label for group in groups for label in group]
     unit = [label for label in labels if label not in order]

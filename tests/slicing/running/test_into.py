@@ -50,6 +50,25 @@ CONTRACTIONS = (
 ).split()
 
 
+@pytest.mark.parametrize("text", ["ij,jk->ik", "ij,ij->ij", "bij,bjk->bik", "ij,j->ij", "ij->ji", "ij,ij->"])
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_operands_that_are_conjugated_or_expanded_views_are_read_as_they_are(
+    text: str, accumulate: bool
+) -> None:
+    sizes = dict(zip("bijk", (2, 5, 6, 7), strict=True))
+    inputs, output = text.split("->")
+    shapes = [[sizes[x] for x in labels] for labels in inputs.split(",")]
+    operands = [torch.randn(shape, dtype=torch.complex128).conj() for shape in shapes]
+    operands[0] = torch.randn([1, *shapes[0][1:]], dtype=torch.complex128).expand(shapes[0]).conj()
+    assert all(x.is_conj() for x in operands)
+    target = torch.randn([sizes[x] for x in output], dtype=torch.complex128)
+    expected = torch.einsum(text, *operands) + (target if accumulate else 0)
+    places = [_place(x) for x in operands]
+    how = into(Equation.parse(text), places, _place(target), accumulate, torch.complex128, "cpu")
+    how.run(operands, target, lambda shape: torch.empty(tuple(shape), dtype=torch.complex128))
+    torch.testing.assert_close(target, expected)
+
+
 @pytest.mark.parametrize("text", CONTRACTIONS)
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_it_writes_what_einsum_gives_and_takes_no_more_than_it_says(text: str, accumulate: bool) -> None:
