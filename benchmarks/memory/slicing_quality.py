@@ -167,6 +167,8 @@ def _tree(text: str, shapes: Sequence[Sequence[int]], fraction: int) -> tuple[fl
         for term, shape in zip(terms, shapes, strict=True)
         for letter, size in zip(term, shape, strict=True)
     }
+    # Slicing draws from the source of all random numbers.
+    random.seed(0)
     optimizer = cotengra.HyperOptimizer(
         methods=["greedy"], optlib="random", max_repeats=REPEATS, seed=0, parallel=False, progbar=False
     )
