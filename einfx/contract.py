@@ -100,6 +100,7 @@ def einsum(
         OperandError: the operands don't fit it, or aren't of the semiring.
         PlanError: ``optimize`` can't be used.
         MemoryLimitError: the result alone is larger than the limit allows.
+        FileError: an operand in a mapped file can't be read any more.
         UsageError: an unknown keyword or semiring, or an option that the semiring has no use for.
 
     Example:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from .dispatch import as_written, call_name, contract, read_equation
-from .errors import MemoryLimitError, OperandError, UsageError
+from .errors import FileError, MemoryLimitError, OperandError, UsageError
 from .kernels.batching import has_tangents
 from .machine import accumulation_dtype
 from .movers import PIECE_BYTES
@@ -141,6 +141,8 @@ def _streamed(
         return contract_elsewhere(equation, here, optimize, limited, where)
     except OperandError as error:
         raise as_written(token, error) from None
+    except FileError as error:
+        raise FileError(error.errno, f"{call}: {error.strerror}") from None
     except MemoryLimitError:
         if where.stores or not any(where.operands):
             raise

@@ -7,6 +7,7 @@ __all__ = [
     "CompatError",
     "EinfxError",
     "EquationError",
+    "FileError",
     "MemoryLimitError",
     "OperandError",
     "PassError",
@@ -38,6 +39,10 @@ class OperandError(EinfxError, ValueError, RuntimeError):
     It is a ``ValueError`` as in opt_einsum and a ``RuntimeError`` as in torch, so that code written
     for either keeps catching it.
     """
+
+
+class FileError(EinfxError, OSError):
+    """An operand in a mapped file that can't be read: the disk fails, or the file became shorter."""
 
 
 class PlanError(EinfxError, ValueError):

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .errors import FileError
 from .pieces import is_stretch, pieces
 
 __all__ = ["PIECE_BYTES", "Addition", "Mover", "mover_for"]
@@ -231,7 +232,7 @@ def have_pages(source: Tensor) -> None:
     they're left to that.
 
     Raises:
-        OSError: some can't be read; to touch them would end the process.
+        FileError: some can't be read; to touch them would end the process.
 
     Example:
         >>> have_pages(torch.ones(5))  # in memory it is
@@ -250,10 +251,10 @@ def have_pages(source: Tensor) -> None:
         return
     number = ctypes.get_errno()
     if number in (errno.EFAULT, getattr(errno, "EHWPOISON", errno.EFAULT)):
-        raise OSError(
+        raise FileError(
             number,
             f"{extent} bytes of an operand in a mapped file can't be read: either the disk fails, or the "
-            "file is shorter than it was",
+            "file is shorter than it was; map it again once it's whole",
         )
     # Before Linux 5.14, all that can be done is to have the system begin, with the next piece too.
     advise(page, length + extent, mmap.MADV_WILLNEED)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from .errors import UsageError
+from .errors import MemoryLimitError, UsageError
 from .graphs.folding import PLAIN_TENSORS, FoldedConstant
 from .graphs.pickling import GraphData, read_graph, write_graph
 from .sized_programs import SizedPrograms
@@ -122,7 +122,24 @@ class OptimizedModule(fx.GraphModule):
         return super().__call__(*args, **kwargs)
 
     def _run_other(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run another program over the state of this module, with its hooks."""
+        """Run another program over the state of this module, with its hooks.
+
+        Raises:
+            MemoryLimitError: a contraction with its gradients can't stay within the limit.
+        """
+        try:
+            return self._run_hooked(forward, *args, **kwargs)
+        except MemoryLimitError as error:
+            if not torch.is_grad_enabled():
+                raise
+            raise MemoryLimitError(
+                f"{error}; as gradients are recorded, each contraction has to stay within the limit with its "
+                "gradients, and parts of the model aren't cut together: where none are wanted, call it under "
+                "torch.no_grad()",
+                error.needed_bytes,
+            ) from None
+
+    def _run_hooked(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not (self._forward_hooks or self._forward_pre_hooks or self._backward_hooks):
             return forward(self, *args, **kwargs)
         like: OptimizedModule = object.__new__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import signal
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from torch import Tensor, fx
 
 import einfx
 from einfx.elsewhere import contract_anywhere
-from einfx.errors import OperandError, UsageError
+from einfx.errors import FileError, OperandError, UsageError
+from einfx.movers import POPULATE_READ, _advise
 from einfx.operands import is_resident, mapped
 from einfx.slicing.running.run import run
 from tests.threads import transferring_threads
@@ -446,3 +448,16 @@ def test_interruptions_are_hardly_ever_lost_wherever_they_hit(file: Path) -> Non
     assert interrupted >= 298
     assert lost <= 2
     assert threads == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are asked for on Linux")
+def test_a_file_that_became_shorter_is_named_with_the_call(tmp_path: Path) -> None:
+    path = tmp_path / "rows.npy"
+    np.save(path, np.ones((4000, 256), dtype=np.float32))
+    rows = np.load(path, mmap_mode="r")
+    os.truncate(path, 8192)
+    start = rows.__array_interface__["data"][0] // 4096 * 4096
+    if _advise()(start, 4096, POPULATE_READ):
+        pytest.skip("this Linux has no such advice, and ends the process")
+    with pytest.raises(FileError, match=r"einsum 'ni,nj->ij': .*the file is shorter than it was"):
+        einfx.einsum("ni,nj->ij", rows, rows, memory_limit="1MiB")

@@ -32,6 +32,7 @@ def test_all_kinds_are_one_family_and_documented() -> None:
         ("PlanError", ValueError),
         ("MemoryLimitError", MemoryError),
         ("CaptureError", RuntimeError),
+        ("FileError", OSError),
         ("PassError", RuntimeError),
         ("CompatError", ImportError),
         ("UsageError", ValueError),

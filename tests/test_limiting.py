@@ -309,3 +309,16 @@ def test_a_limited_module_is_saved_and_loaded_by_torch() -> None:
     torch.save(limited, file)
     file.seek(0)
     assert_same(torch.load(file, weights_only=False)(a), _triangles(a))
+
+
+def test_where_only_gradients_leave_no_room_the_error_says_so() -> None:
+    limited = einfx.optimize(_row_sums, (torch.ones(100, 100),), memory_limit=20_000)
+    with torch.no_grad():
+        assert limited(torch.ones(100, 100)).shape == (100,)
+    recorded = torch.ones(100, 100, requires_grad=True)
+    with pytest.raises(MemoryLimitError, match=r"with its gradients: .* call it under torch.no_grad\(\)"):
+        limited(recorded)
+
+
+def _row_sums(x: Tensor) -> Tensor:
+    return torch.einsum("ij,kj->i", x, x)

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from einfx import movers
 from einfx.equation import Equation
+from einfx.errors import FileError
 from einfx.options import Options
 from einfx.pieces import is_stretch, pieces
 from einfx.slicing.autograd.streamed import Elsewhere, contract_elsewhere
@@ -287,7 +288,7 @@ def test_a_file_that_became_shorter_is_an_error_rather_than_the_end(tmp_path: Pa
     os.truncate(path, 1 << 14)
     if OURS["_advise"]()(mapping.data_ptr(), 1 << 14, OURS["POPULATE_READ"]):
         pytest.skip("this Linux has no such advice")
-    with Transfers(CPU) as transfers, pytest.raises(OSError, match="the file is shorter than it was"):
+    with Transfers(CPU) as transfers, pytest.raises(FileError, match="the file is shorter than it was"):
         transfers.wait(transfers.read(mapping))
 
 
