@@ -44,7 +44,9 @@ def fastest(situation: Situation, operands: Sequence[Layout]) -> Kernel:
         own = tuple([x for x in operand.labels if x not in others and x not in situation.output])
         presummed.append(own)
         if own:
-            reduced[i] = operand.without(own)
+            # Torch sums several times faster to a result that lies as its operand does.
+            in_place = len(operands) == 1 and not (situation.contiguous or situation.guarded)
+            reduced[i] = operand.without(own, in_place)
             base += _sum_cost(situation, operand, reduced[i], own)
     if len(reduced) == 1:
         return _alone(situation, reduced[0], presummed, base)

@@ -105,9 +105,14 @@ class Layout(NamedTuple):
         kept = tuple(x for x in self.labels if x not in labels)
         return Layout(kept, {x: self.size[x] for x in kept}, {x: self.stride[x] for x in kept})
 
-    def without(self, labels: Labels) -> Layout:
-        """The layout after ``labels`` were summed; the sum is contiguous."""
-        kept = tuple(x for x in self.labels if x not in labels)
+    def without(self, labels: Labels, in_place: bool = False) -> Layout:
+        """The layout after ``labels`` were summed; the sum is contiguous.
+
+        Args:
+            labels: what is summed.
+            in_place: whether the others then come in the order in which they lay in memory.
+        """
+        kept = tuple(x for x in (self.physical if in_place else self.labels) if x not in labels)
         size = {x: self.size[x] for x in kept}
         return Layout(kept, size, dict(zip(kept, contiguous_strides(tuple(size.values())), strict=True)))
 

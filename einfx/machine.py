@@ -119,7 +119,7 @@ class Machine:
             return seconds + 2.3e-9 * batch * summed / self._workers(batch * summed)
         if min(rows, columns) == 1:
             if batch > 1:
-                padded = batch * max(rows, columns) * 16 * (summed + 8)
+                padded = batch * max(rows, columns) * 8 * (summed + 8)
                 return seconds + batch * self.gemm_seconds + 2 * padded / self.rate(dtype)
             return self.op_seconds + max(self.stream(moved), 2 * outputs * summed / (0.2 * self.rate(dtype)))
         padded = batch * _pad(min(rows, columns), 4) * _pad(max(rows, columns), 16) * (summed + 8)

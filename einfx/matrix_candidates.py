@@ -32,6 +32,7 @@ class MatrixProduct(NamedTuple):
         roles: of the labels, in the order in which they are laid out.
         swapped: whether the columns come before the rows in what is written.
         turned: for each operand whether its copy is the transpose of what is multiplied.
+        loose: for each operand whether it's copied although it has the shape of matrices.
         operands: the layouts.
     """
 
@@ -42,6 +43,7 @@ class MatrixProduct(NamedTuple):
     roles: Roles
     swapped: bool
     turned: tuple[bool, bool]
+    loose: tuple[bool, bool]
     operands: tuple[Layout, Layout]
 
     def kernel(self, situation: Situation) -> Kernel:
@@ -55,7 +57,7 @@ class MatrixProduct(NamedTuple):
         finish, strides = situation.finish(batch + (columns + rows if self.swapped else rows + columns))
         return Kernel(
             self.name, presummed, batch, rows, columns, summed, self.swapped, (), strides,
-            base + cost + finish, turned=self.turned,
+            base + cost + finish, turned=self.turned, loose=self.loose,
         )  # fmt: skip
 
 
@@ -70,7 +72,11 @@ def fastest_product(
     if before + arithmetic >= limit:
         return None
     name = "bmm" if roles.batch else "mm"
-    if not roles.batch and situation.dtype not in REDUCED_PRECISION and not (roles.rows and roles.columns):
+    # Complex matrices and vectors are multiplied by a loop of torch, 2 to 4 times slower than as matrices.
+    as_matrices = situation.dtype in REDUCED_PRECISION or (
+        situation.dtype.is_complex and not situation.guarded and roles.rows + roles.columns
+    )
+    if not roles.batch and not as_matrices and not (roles.rows and roles.columns):
         name = "mv" if roles.rows or roles.columns else "dot"
     batched = name == "bmm"
     swappable = (roles.rows and roles.columns) or (batched and not situation.guarded)
@@ -83,6 +89,8 @@ def fastest_product(
         (False, True) if swappable else (False,),
     )
     dimensions, view_seconds = _DIMENSIONS[name], machine.view_seconds
+    # Where it starts long before it ends, and on a CPU, for whose library this was measured.
+    large = name in ("mm", "bmm") and not machine.gpu and arithmetic > 4 * machine.op_seconds
     made = len(roles.batch) + len(roles.rows) + len(roles.columns) != dimensions
     fixed = made + left.grouped + right.grouped
     floor = before + (arithmetic + fixed * view_seconds)
@@ -93,9 +101,12 @@ def fastest_product(
             continue
         two = right.form(batch, columns, summed) if swapped else right.form(batch, summed, columns)
         seconds = arithmetic + one.seconds + two.seconds
-        if two.across if one.across is None else one.across:
-            # Products of matrices and vectors take twice as long where the matrices are read by columns.
-            seconds += arithmetic * (not one.copied and not two.copied)
+        if large:
+            left_form, right_form = (two, one) if swapped else (one, two)
+            sides = (columns, rows) if swapped else (rows, columns)
+            seconds += arithmetic * _hindrance(
+                left_form, right_form, count(sides[0]), count(sides[1]), sizes[3], batched
+            )
         seconds += (one.permuted + two.permuted + fixed) * view_seconds
         laid_out = batch + (columns + rows if swapped else rows + columns)
         total = before + seconds + situation.finish_seconds(laid_out)
@@ -108,7 +119,8 @@ def fastest_product(
     seconds, batch, rows, columns, summed, swapped, one, two = best
     arranged = roles._replace(batch=batch, rows=rows, columns=columns, summed=summed)
     copied, turned = one.copied + two.copied, (one.turned, two.turned)
-    return MatrixProduct(limit, seconds, copied, name, arranged, swapped, turned, (a, b))
+    loose = one.loose, two.loose
+    return MatrixProduct(limit, seconds, copied, name, arranged, swapped, turned, loose, (a, b))
 
 
 def fastest_broadcast(
@@ -138,14 +150,38 @@ class _Form(NamedTuple):
         seconds: of the copy.
         turned: whether the copy is the transpose.
         permuted: whether its dimensions are permuted.
-        across: whether a product with vectors reads the matrices by columns; None where these are vectors.
+        across: whether the matrices that are multiplied lie in memory column by column.
+        loose: whether it has the shape of matrices, but not the strides, so that it's copied all the same.
     """
 
     copied: int
     seconds: float
     turned: bool
     permuted: bool
-    across: bool | None
+    across: bool
+    loose: bool
+
+
+def _hindrance(one: _Form, two: _Form, rows: int, columns: int, summed: int, batched: bool) -> float:
+    """Which part of its time a product of matrices takes beyond that of the best order of its operands.
+
+    Either operand can come first, where the other order gives the transpose. Measured with MKL, for matrices
+    of few rows or columns, of which it computes 16 or so at a time.
+    """
+    least = min(rows, columns)
+    if batched and least == 1:
+        return 0.8 if columns == 1 < rows else 0.0
+    if one.across and two.across:
+        return 0.5 if least <= 64 else 0.05
+    if rows == columns or not (one.across or two.across):
+        return 0.0
+    if one.across:
+        if least <= 16:
+            return (0.6 if least <= 8 else 0.15) if columns < rows else 0.0
+        return 0.3 if summed <= 16 and least >= 32 and rows < columns else 0.0
+    if least <= 3:
+        return 0.4 if columns < rows else 0.0
+    return 0.2 if least > 4 and rows < columns else 0.0
 
 
 class _Operand:
@@ -173,16 +209,14 @@ class _Operand:
 
     def _form(self, batch: Labels, first: Labels, second: Labels) -> _Form:
         labels = self.layout.labels
-        copied, seconds, turned = 0, 0.0, False
-        if not are_matrices(self._merged(batch), self._merged(first), self._merged(second)):
+        copied, seconds, turned, loose = 0, 0.0, False, False
+        groups = self._merged(batch), self._merged(first), self._merged(second)
+        across = bool(first and second) and self.physical[-1] in first
+        if not are_matrices(*groups):
             copied = self.elements
             seconds, turned = self._arranged(batch, first, second)
-        across = None
-        if self.batched and not self.situation.guarded and first and second:
-            size = self.layout.size
-            if all(size.get(x, 1) != 1 for x in first + second):
-                across = self.physical[-1] in first
-        return _Form(copied, seconds, turned, labels != batch + first + second, across)
+            across, loose = turned, None not in groups
+        return _Form(copied, seconds, turned, labels != batch + first + second, across, loose)
 
     def _merged(self, group: Labels) -> tuple[int, int] | None:
         """Size and stride of some labels as one dimension, if they are one."""

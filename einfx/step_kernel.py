@@ -67,6 +67,8 @@ class Kernel:
             to one element, so that they broadcast.
         turned: for each operand of a GEMM whether its copy is the transpose of what is multiplied, which a
             GEMM reads as well: torch copies long rows faster than short ones.
+        loose: for each operand of a GEMM whether it has the shape of matrices, but elements in rows and
+            columns that lie apart: a GEMM would copy it slowly.
     """
 
     name: str
@@ -81,3 +83,4 @@ class Kernel:
     cost: StepCost
     narrowed: tuple[Labels, ...] = ((), ())
     turned: tuple[bool, ...] = (False, False)
+    loose: tuple[bool, ...] = (False, False)

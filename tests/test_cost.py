@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ import torch
 from einfx.candidates import MAX_UNROLLED
 from einfx.cost import Kernel, choose_kernel, step_cost
 from einfx.equation import Equation
-from einfx.kernels.real import lower
+from einfx.kernels.real import emit_kernel, lower
 from einfx.layout import Layout, Loops, contiguous_strides, iteration_order
 from einfx.machine import machine_for
+from einfx.program import call
 
 BIG = 256
 
@@ -185,14 +187,54 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
 @pytest.mark.parametrize(
     ("equation", "shapes", "swapped"),
     [
-        ("abc,ac->ab", ((8, 300, 100), (8, 100)), False),
+        ("abc,ac->ab", ((8, 300, 100), (8, 100)), True),
         ("abc,ab->ac", ((8, 300, 100), (8, 300)), True),
-        ("ac,abc->ab", ((8, 100), (8, 300, 100)), True),
+        ("ac,abc->ab", ((8, 100), (8, 300, 100)), False),
         ("ab,abc->ac", ((8, 300), (8, 300, 100)), False),
     ],
 )
-def test_vectors_stand_on_the_side_from_which_matrices_are_read_row_by_row(
+def test_vectors_of_a_batch_stand_to_the_left_of_the_matrices(
     equation: str, shapes: tuple[tuple[int, ...], ...], swapped: bool
 ) -> None:
     kernel = choose_kernel(Equation.parse(equation), shapes, torch.float32, "cpu")
     assert (kernel.name, kernel.swapped) == ("bmm", swapped)
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes", "swapped"),
+    [
+        ("nk,nj->kj", ((100000, 256), (100000, 8)), True),
+        ("nj,nk->jk", ((100000, 8), (100000, 256)), False),
+        ("ij,jk->ik", ((100000, 8), (8, 4)), False),
+    ],
+)
+def test_few_columns_come_where_the_library_is_fast(
+    equation: str, shapes: tuple[tuple[int, ...], ...], swapped: bool
+) -> None:
+    kernel = choose_kernel(Equation.parse(equation), shapes, torch.float32, "cpu")
+    assert (kernel.name, kernel.swapped) == ("mm", swapped)
+
+
+def test_complex_matrices_and_vectors_are_multiplied_as_matrices() -> None:
+    shapes = (400, 300), (300,)
+    assert choose_kernel(Equation.parse("ij,j->i"), shapes, torch.complex64, "cpu").name == "mm"
+    assert choose_kernel(Equation.parse("ij,j->i"), shapes, torch.float32, "cpu").name == "mv"
+
+
+def test_operands_whose_elements_lie_apart_are_copied_before_a_product() -> None:
+    shapes, strides = ((3000, 40), (3000, 30)), ((160, 2), (120, 2))
+    kernel = choose_kernel(Equation.parse("nk,nj->kj"), shapes, torch.float32, "cpu", strides=strides)
+    assert kernel.loose == (True, True)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+def test_sums_lie_in_memory_as_their_operand_does(order: tuple[int, ...]) -> None:
+    operand = torch.rand(2, 3, 4, 5, dtype=torch.float64).permute(order)
+    equation, shapes, strides = Equation.parse("abcd->dac"), [operand.shape], [operand.stride()]
+    kernel = choose_kernel(equation, shapes, torch.float64, "cpu", strides=strides)
+    result = emit_kernel(call, kernel, equation, [operand], shapes, guarded=False)
+    torch.testing.assert_close(result, operand.sum(1).permute(2, 0, 1))
+    assert result.stride() == kernel.strides
+    places = [x for dim, x in enumerate(order) if dim != 1]  # of the labels a, c, d in memory
+    steps = result.permute(1, 2, 0).stride()
+    assert sorted(places) == [x for _, x in sorted(zip(steps, places, strict=True), reverse=True)]

@@ -81,11 +81,10 @@ def _bmm(
     a: Tensor,  # shape: (b, i, k)
     b: Tensor,  # shape: (b, k, j)
 ) -> Tensor:  # shape: (b, i, j)
-    """torch.bmm, with vectors on the side from which matrices are read row by row: 2 to 4 times faster."""
-    column = b.shape[2] == 1 and a.shape[1] > 1 and a.stride(1) == 1 and a.stride(2) > 1
-    row = a.shape[1] == 1 and b.shape[2] > 1 and b.stride(1) == 1 and b.stride(2) > 1
-    if column or row:
-        return torch.bmm(b.transpose(1, 2), a.transpose(1, 2)).transpose(1, 2)
+    """torch.bmm, with vectors as rows, to the left of the matrices: up to 2 times faster."""
+    if b.shape[2] == 1 and a.shape[1] > 1:
+        rows = b.reshape(b.shape[0], 1, b.shape[1])
+        return torch.bmm(rows, a.transpose(1, 2)).transpose(1, 2)
     return torch.bmm(a, b)
 
 

@@ -89,8 +89,11 @@ def emit_kernel(
         operand = _Operand(emit, value, labels, tuple(shape), guarded)
         operand.take_diagonals()
         operand.narrow(kernel.narrowed[i])
+        if kernel.name == "sum" and not guarded:
+            operand.lead(kernel.order)
         operand.sum(kernel.presummed[i])
         operand.turned = kernel.turned[i] and not guarded
+        operand.loose = kernel.loose[i] and not guarded
         operands.append(operand)
     sizes = equation.sizes(shapes)
     lowering = _guarded if guarded else _static
@@ -112,7 +115,7 @@ class _Operand:
 
     def __init__(self, emit: Emit, value: Any, labels: Labels, shape: Shape, guarded: bool) -> None:
         self.emit, self.value, self.labels, self.shape, self.guarded = emit, value, labels, shape, guarded
-        self.turned = False
+        self.turned = self.loose = False
 
     def take_diagonals(self) -> None:
         """Leave each label once: its diagonal moves to the last dimension."""
@@ -134,6 +137,11 @@ class _Operand:
             dim = self.labels.index(label)
             self.value = self.emit(torch.narrow, self.value, dim, 0, 1)
             self.shape = (*self.shape[:dim], 1, *self.shape[dim + 1 :])
+
+    def lead(self, order: Labels) -> None:
+        """Bring the dimensions of these labels into this order, and to the front, unless they're in it."""
+        if [x for x in self.labels if x in order] != list(order):
+            self.permute((*order, *(x for x in self.labels if x not in order)))
 
     def spans(self, labels: Labels, sizes: dict[int, int]) -> bool:
         """Whether it has all these labels in their full sizes, rather than narrowed."""
@@ -182,7 +190,8 @@ class _Operand:
         unit = [x for x in self.labels if x not in order]
         if [x for x in self.labels if x in order] != order:
             self.permute((*order, *unit))
-        return self.reshape(tuple(_count(group, sizes) for group in groups))
+        value = self.reshape(tuple(_count(group, sizes) for group in groups))
+        return self.emit(helpers.contiguous, value) if self.loose else value
 
     def aligned(self, order: Labels) -> Any:
         """The value with a dimension for each label of ``order``, of size 1 where it lacks the label."""
