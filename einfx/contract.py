@@ -99,7 +99,7 @@ def einsum(
         EquationError: the equation can't be read.
         OperandError: the operands don't fit it, or aren't of the semiring.
         PlanError: ``optimize`` can't be used.
-        MemoryLimitError: the result alone is larger than the limit allows.
+        MemoryLimitError: no plan stays within the limit; the message says which limit would be enough.
         FileError: an operand in a mapped file can't be read any more.
         UsageError: an unknown keyword or semiring, or an option that the semiring has no use for.
 

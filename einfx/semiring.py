@@ -80,7 +80,15 @@ def register_semiring(semiring: Semiring, *aliases: str) -> Semiring:
 
 
 def semirings() -> dict[str, Semiring]:
-    """The registered semirings by name, aliases included."""
+    """The registered semirings by name, aliases included.
+
+    Returns:
+        A new dictionary; to add to what is registered, call :func:`register_semiring`.
+
+    Example:
+        >>> semirings()["viterbi"] is semirings()["max_plus"]
+        True
+    """
     return dict(_REGISTERED)
 
 

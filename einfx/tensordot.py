@@ -20,8 +20,8 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2, semiring: str | Semiring = "r
     """Contract the last dimensions of ``a`` with the first of ``b``, or pairs of them that ``dims`` names.
 
     Args:
-        a: the first tensor.
-        b: the second tensor.
+        a: the first tensor, or NumPy array.
+        b: the second tensor, or NumPy array.
         dims: how many dimensions, or two sequences of dimensions: of ``a`` and of ``b``.
         semiring: as in :func:`einfx.einsum`.
 

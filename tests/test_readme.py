@@ -75,6 +75,43 @@ def test_the_examples_of_a_section_print_what_stands_below_them(
 
 
 @pytest.mark.parametrize(
+    "block", re.findall(r"```python\n(.*?)```", _section("What it does to a model"), re.DOTALL)
+)
+def test_what_is_shown_of_models_and_calls_runs(block: str) -> None:
+    model = torch.nn.Linear(4, 4)
+    model.register_buffer("basis", torch.ones(4))
+    scope: dict[str, object] = {
+        "einfx": einfx,
+        "torch": torch,
+        "model": model,
+        "example_inputs": (torch.ones(2, 4),),
+        "a": torch.ones(10, 20),
+        "b": torch.ones(20, 30),
+        "c": torch.ones(30, 5),
+    }
+    exec(compile(block, "README.md", "exec"), scope)
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in README.splitlines() if line.startswith("python -m einfx optimize")]
+)
+def test_the_commands_that_optimize_run(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model.py").write_text(
+        "import torch\n\ndef make():\n    return torch.nn.Linear(3, 4), (torch.ones(2, 3),)\n"
+    )
+    assert main(shlex.split(line)[3:]) == 0
+    for name in re.findall(r"model\.pt|report\.json", line):
+        assert Path(name).is_file()
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(#([\w-]+)\)", README))))
+def test_every_section_that_is_linked_exists(target: str) -> None:
+    titles = re.findall(r"^## (.*)$", README, re.MULTILINE)
+    assert target in {title.lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize(
     "call", re.findall(r"`(einfx\.(?!compat)[\w.]+\(.*?\))`", _section("Convolutions as contractions"))
 )
 def test_the_calls_that_are_listed_for_convolutions_run(call: str) -> None:
