@@ -64,7 +64,7 @@ def _cotengra(part: int | None, equation: str, operands: Sequence[Tensor]) -> Ca
     # Slicing draws from the source of all random numbers.
     random.seed(0)
     optimizer = cotengra.HyperOptimizer(
-        methods=["greedy"], optlib="random", max_repeats=REPEATS, seed=0, parallel=False, progbar=False
+        optlib="random", max_repeats=REPEATS, seed=0, parallel=False, progbar=False
     )
     tree = optimizer.search(terms, output, sizes)
     if part is not None:

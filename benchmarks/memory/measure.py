@@ -77,7 +77,7 @@ def measured(
             with at_most(MOST_SECONDS):
                 result = call()
             expected = result if expected is None else expected
-            torch.testing.assert_close(result, expected, rtol=1e-2, atol=1e-3 * _scale(expected))
+            torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-4 * _scale(expected))
             del result
             peaks[key] = peak_of(call, device)
         except (einfx.EinfxError, RuntimeError, MemoryError, TimeoutError) as error:

@@ -186,7 +186,10 @@ def _work(
         result = einfx.einsum(equation, *operands, semiring=semiring, memory_limit=limit)
         if not gradients:
             return (result,)
-        return torch.autograd.grad(result.sum(), operands)
+        total = result.sum()
+        # The caller keeps operands and gradients: whatever else is there is held by who computes them.
+        del result
+        return torch.autograd.grad(total, operands)
 
     return work
 

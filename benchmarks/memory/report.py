@@ -181,10 +181,15 @@ def models_section(runs: Sequence[ModelRun]) -> str:
             cells = [size_text(max(x.peak, 0)), share, f"{x.slower:.2f}", f"{x.planning_seconds:.2f}"]
         lines.append(f"| {x.model} | {limit} | {' | '.join(cells)} |")
     described = [(build.__doc__ or "").strip().rstrip(".") for build in MODELS.values()]
-    lines += ["", f"The models: {'; '.join(text[:1].lower() + text[1:] for text in described)}."]
+    lines += ["", f"The models: {'; '.join(map(_uncapitalized, described))}."]
     ran = [x for x in runs if x.peak is not None]
     lines += [f"Largest deviation: {max((x.error for x in ran), default=0):.1e}."]
     return "\n".join(lines) + "\n"
+
+
+def _uncapitalized(text: str) -> str:
+    """With a small first letter, but where the first word is an abbreviation."""
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
 
 
 def points_table(points: Sequence[Point]) -> str:

@@ -372,6 +372,8 @@ def test_models_are_a_table_of_peaks_times_and_refusals() -> None:
     assert "| a block | 1/2: 4 MiB | 3 MiB | 0.75 | 1.25 | 0.50 |" in text
     assert "| a block | 1/4: 2 MiB | refused, needs 3 MiB |  |  |  |" in text
     assert "Largest deviation: 2.0e-07." in text
+    assert "The models: a block for 8 texts" in text
+    assert "; MACE's symmetric contraction" in text
 
 
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib draws the plots")
