@@ -14,7 +14,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-__all__ = ["block"]
+__all__ = ["block", "make_resident"]
 
 LEAST_BYTES = 4 << 20
 """What is smaller is the allocator's: most of it would come in small pages."""
@@ -42,6 +42,21 @@ def block(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
             # What asks for too much is told so by torch.
             pass
     return torch.empty(count, dtype=dtype, device=device)
+
+
+def make_resident(memory: Tensor) -> None:
+    """Have the system give a new vector its pages now, and not when they are written to.
+
+    Args:
+        memory: a contiguous vector on the CPU, with any numbers in it; some become 0.
+
+    Example:
+        >>> memory = block(3, torch.float32, torch.device("cpu"))
+        >>> make_resident(memory)
+        >>> memory[0]
+        tensor(0.)
+    """
+    memory[:: mmap.PAGESIZE // memory.dtype.itemsize].zero_()
 
 
 def _mapped(size: int, dtype: torch.dtype) -> Tensor:

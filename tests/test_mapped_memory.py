@@ -10,7 +10,7 @@ import torch
 
 from einfx import mapped_memory
 from einfx.free_memory import give_back, resident_bytes
-from einfx.mapped_memory import LEAST_BYTES, block
+from einfx.mapped_memory import LEAST_BYTES, block, make_resident
 
 CPU = torch.device("cpu")
 MIB = 1 << 20
@@ -66,3 +66,16 @@ def test_a_system_without_huge_pages_gives_small_ones(monkeypatch: pytest.Monkey
 
 def test_blocks_lie_where_they_are_meant_to() -> None:
     assert block(LEAST_BYTES, torch.uint8, torch.device("meta")).device.type == "meta"
+
+
+@on_linux
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.complex128])
+def test_a_block_can_be_resident_before_it_is_written(dtype: torch.dtype) -> None:
+    made = block(24 * MIB // dtype.itemsize, dtype, CPU)
+    before = resident_bytes()
+    make_resident(made)
+    after = resident_bytes()
+    assert before is not None
+    assert after is not None
+    assert 23 * MIB < after - before < 27 * MIB
+    make_resident(made[:0])

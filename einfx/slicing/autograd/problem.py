@@ -229,4 +229,8 @@ class Problem(NamedTuple):
     def _run(self, sliced: Sliced, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
         first = operands[0]
         options, dtype = self.options.unlimited(), accumulation_dtype(first.dtype)
-        return run(sliced.schedule, operands, sliced.demand, options, dtype=dtype, stored=first.dtype)
+        # Results of other dtypes are converted afterwards, within the same limit.
+        limit = self.options.memory_limit or 0 if dtype == first.dtype else 0
+        return run(
+            sliced.schedule, operands, sliced.demand, options, dtype=dtype, stored=first.dtype, limit=limit
+        )

@@ -22,6 +22,9 @@ NOTED_BYTES = 256 << 10
 SLACK_BYTES = 2 << 20
 """How much more than planned may be resident, beside an eightieth."""
 
+REPEATED_BYTES = 8 << 20
+"""How much more may be resident if a line that ran before finds half of its gaps again, beside a 32nd."""
+
 _left = 0
 """What schedules that ran in this process left free but resident, as far as is known."""
 
@@ -33,21 +36,29 @@ class Resident:
         found: what the schedule takes.
         apart: what torch allocates for each of its lines, in the order of the program.
         held: the bytes of the block that its buffers lie in.
+        limit: what may be in use at most, outputs included, where that is more than what the schedule takes.
+
+    Attributes:
+        exact: whether buffers and outputs have to be resident from the start, since lines are looked at.
 
     Example:
         >>> watched = Resident(Demand(peak_bytes=8 << 20), {}, 8 << 20)
+        >>> watched.exact
+        False
         >>> watched.before(3)
         >>> watched.after(3)
         >>> watched.close()
     """
 
-    def __init__(self, found: Demand, apart: dict[int, int], held: int) -> None:
+    def __init__(self, found: Demand, apart: dict[int, int], held: int, limit: int = 0) -> None:
         self.apart = {moment: size for moment, size in apart.items() if size >= NOTED_BYTES}
-        self.most_free = max(found.peak_bytes - held - found.output_bytes, found.apart_bytes)
-        self.most_free += SLACK_BYTES + found.peak_bytes // 80
+        most = max(found.peak_bytes, limit)
+        self.most_free = max(most - held - found.output_bytes, found.apart_bytes) + SLACK_BYTES + most // 80
+        self.repeated = REPEATED_BYTES + most // 32
+        self.exact = bool(self.apart)
         self.touched = 0
         self.outputs = 0
-        self.largest = 0
+        self.ran: set[int] = set()
         now = resident_bytes()
         self.known = now is not None
         self.start = (now or 0) - _left
@@ -66,10 +77,10 @@ class Resident:
     def before(self, moment: int) -> None:
         """A line is about to run."""
         size = self.apart.get(moment, 0)
-        if size > self.largest:
-            # There may be no gap for it yet.
-            self._keep(size)
-            self.largest = size
+        if size:
+            # There may be no gap for it. Where it ran before, at least half fits into its own as a rule.
+            self._keep(size // 2 - self.repeated if moment in self.ran else size)
+            self.ran.add(moment)
 
     def after(self, moment: int) -> None:
         """A line has run."""
@@ -91,6 +102,5 @@ class Resident:
         if not self.known or self._free() + beside <= self.most_free:
             return
         give_back()
-        self.largest = 0
         # What is still there was taken by others meanwhile.
         self.start += max(self._free(), 0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...equation import Equation
-from ...mapped_memory import block
+from ...mapped_memory import block, make_resident
 from ...options import REAL, Options
 from ...progress import Choice, Progress
 from ...streaming import Transfers
@@ -39,6 +39,7 @@ def run(
     dtype: torch.dtype | None = None,
     stored: torch.dtype | None = None,
     progress: Choice = None,
+    limit: int = 0,
 ) -> tuple[Tensor, ...]:
     """Run a schedule.
 
@@ -52,6 +53,8 @@ def run(
         dtype: in which is computed; by default that of the first operand.
         stored: of outputs that are stored elsewhere; by default that in which is computed.
         progress: who is told how far it is; see :class:`einfx.progress.Progress`.
+        limit: the bytes that may be in use, outputs included, where that is more than what the program takes:
+            so much of what is freed meanwhile may stay.
 
     Returns:
         The outputs, new contiguous tensors, those that are stored elsewhere in host memory.
@@ -71,7 +74,8 @@ def run(
         progress = False
     with torch.no_grad(), ExitStack() as stack:
         shown = stack.enter_context(Progress.of(progress, _slices(schedule), round(found.moved_bytes)))
-        running = _Running(schedule, operands, found, options, device or first.device, dtype or first.dtype)
+        where, kind = device or first.device, dtype or first.dtype
+        running = _Running(schedule, operands, found, options, where, kind, limit)
         running.progress, running.stored = shown, stored or running.dtype
         if schedule.loaded or schedule.stored:
             running.move(stack.enter_context(Transfers(running.device)))
@@ -97,6 +101,7 @@ class _Running:
         options: Options,
         device: torch.device,
         dtype: torch.dtype,
+        limit: int = 0,
     ) -> None:
         self.schedule, self.options = schedule, loaded_options(schedule, options)
         self.where = where = arena(found.intervals)
@@ -112,11 +117,14 @@ class _Running:
                 moment: taken.workspace_bytes - where.workspaces.get(moment, 0)
                 for moment, taken in enumerate(found.moments)
             }
-            self.resident = Resident(found, apart, where.bytes)
+            self.resident = Resident(found, apart, where.bytes, limit)
         # A little more, so that it can start where vectors like it.
         memory = block(size + ALIGNMENT // self.dtype.itemsize, self.dtype, self.device)
         skip = -memory.data_ptr() % ALIGNMENT // self.dtype.itemsize if self.device.type == "cpu" else 0
         self.memory = memory[skip : skip + size]
+        if self.resident is not None and self.resident.exact:
+            self.resident.take(where.bytes)
+            make_resident(self.memory)
 
     def move(self, transfers: Transfers) -> None:
         """Load and store by these from now on."""
@@ -212,6 +220,8 @@ class _Running:
             made = self.made[line.value] = torch.empty(shape, dtype=dtype, device=device)
             if self.resident is not None:
                 self.resident.make(made.nbytes)
+                if self.resident.exact and made.device.type == "cpu":
+                    make_resident(made.view(-1))
         elif self.moving is not None and line.value in self.moving.storing:
             made = self.moving.allocate(line.value, shape)
         else:

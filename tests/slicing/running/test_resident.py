@@ -11,7 +11,7 @@ import einfx
 from einfx.free_memory import give_back, resident_bytes
 from einfx.slicing.running import resident
 from einfx.slicing.running.memory import Demand
-from einfx.slicing.running.resident import SLACK_BYTES, Resident
+from einfx.slicing.running.resident import REPEATED_BYTES, SLACK_BYTES, Resident
 
 MIB = 1 << 20
 
@@ -72,14 +72,36 @@ def test_what_lines_free_is_given_back_before_it_is_too_much(system: System, siz
 
 
 def test_what_is_used_again_stays(system: System) -> None:
-    arena, apart = 60 * MIB, 30 * MIB
-    watched = Resident(_demand(arena, 0, apart), {0: apart, 1: 20 * MIB}, arena)
+    arena, apart = 60 * MIB, 24 * MIB
+    watched = Resident(_demand(arena, 0, apart), {0: apart, 1: 8 * MIB}, arena)
     watched.take(arena)
     system.used += arena
     for _ in range(50):
         _line(watched, system, 0, apart, reused=apart)
-        _line(watched, system, 1, 20 * MIB, reused=20 * MIB)
+        _line(watched, system, 1, 8 * MIB, reused=8 * MIB)
     assert system.asked <= 1
+
+
+def test_what_a_limit_has_room_for_stays(system: System) -> None:
+    arena, apart = 60 * MIB, 30 * MIB
+    watched = Resident(_demand(arena, 0, apart), {0: apart, 1: 20 * MIB}, arena, 150 * MIB)
+    watched.take(arena)
+    system.used += arena
+    for _ in range(50):
+        assert _line(watched, system, 0, apart, reused=apart) <= 650 * MIB
+        assert _line(watched, system, 1, 20 * MIB, reused=20 * MIB) <= 650 * MIB
+    assert system.asked == 0
+
+
+def test_a_line_that_ran_before_exceeds_a_little_at_most(system: System) -> None:
+    arena, apart = 60 * MIB, 30 * MIB
+    watched = Resident(_demand(arena, 0, apart), {0: apart}, arena)
+    watched.take(arena)
+    system.used += arena
+    for _ in range(50):
+        # It never finds its own gaps again.
+        most = _line(watched, system, 0, apart) - 500 * MIB
+        assert most <= (1 + 1 / 80 + 1 / 32) * (arena + apart) + SLACK_BYTES + REPEATED_BYTES + apart // 2
 
 
 def test_a_line_that_takes_more_than_those_before_finds_room(system: System) -> None:
