@@ -6,6 +6,8 @@ checks in lowered kernels. Here the nodes themselves are stored.
 
 from __future__ import annotations
 
+import importlib
+import sys
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +27,13 @@ class _Overload(NamedTuple):
     """Stands for an operator of the dispatcher, which pickle can't store."""
 
     path: tuple[str, ...]
+
+
+class _Function(NamedTuple):
+    """Stands for a function that its module knows by its name, but pickle by the place it was written in."""
+
+    module: str
+    name: str
 
 
 class GraphData(NamedTuple):
@@ -111,13 +120,23 @@ def _target_data(target: Any) -> Any:
     if isinstance(target, torch._ops.OpOverloadPacket):
         namespace, name = target._qualified_op_name.split("::")
         return _Overload((namespace, name))
-    return target
+    return _by_name(target) or target
 
 
 def _target(data: Any) -> Any:
+    if isinstance(data, _Function):
+        return getattr(importlib.import_module(data.module), data.name)
     if not isinstance(data, _Overload):
         return data
     result: Any = torch.ops
     for name in data.path:
         result = getattr(result, name)
     return result
+
+
+def _by_name(function: Any) -> _Function | None:
+    """A function that torch makes inside of another, such as max_pool2d, by the name that its module has."""
+    module, name = getattr(function, "__module__", ""), getattr(function, "__name__", "")
+    inside = "<locals>" in getattr(function, "__qualname__", "")
+    found = inside and getattr(sys.modules.get(module), name, None) is function
+    return _Function(module, name) if found else None

@@ -40,6 +40,8 @@ PROGRAMS: list[Callable[..., Any]] = [
     lambda x: torch.ops.aten.add.Tensor(x, x, alpha=2),
     lambda x: torch.ops.aten.mm(x, x),
     lambda x: x.chunk(3)[0],
+    lambda x: torch.nn.functional.max_pool1d(x, 2),
+    lambda x: torch.nn.functional.adaptive_max_pool1d(x, 2, return_indices=True),
 ]
 
 
