@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from ...streaming import Transfers
 from ..schedules.loads import loaded_options
 from ..schedules.schedule import Adjoint, Allocate, Contract, Free, Load, Loop, Schedule, Statement, Store
 from .gradients import pass_on
-from .into import Place, into
+from .into import Into, Place, into
 from .memory import ALIGNMENT, Demand, arena
 from .moving import Moving
 from .resident import LARGE_BYTES, Resident
@@ -111,6 +112,7 @@ class _Running:
         self.operands = operands
         self.moment = self.used = 0
         self.made: dict[int, Tensor] = {}
+        self.ways: dict[tuple[Any, ...], Into] = {}
         size = where.bytes // self.dtype.itemsize
         if self.device.type == "cpu" and found.peak_bytes >= LARGE_BYTES:
             apart = {
@@ -259,10 +261,17 @@ class _Running:
             resident.after(moment)
 
     def _contract(self, line: Contract, values: Mapping[int, Tensor]) -> None:
-        labels = self.schedule.labels
-        equation = Equation(tuple(labels[x] for x in line.operands), labels[line.target])
-        operands, own = [values[x] for x in line.operands], line_options(self.options, line.operands)
-        self.write(equation, operands, values[line.target], line.accumulate, options=own)
+        operands, target = [values[x] for x in line.operands], values[line.target]
+        # All iterations of a loop but the last have blocks of the same form, and are many.
+        form = (self.moment, *[(x.shape, x.stride()) for x in (*operands, target)])
+        how = self.ways.get(form)
+        if how is None:
+            labels = self.schedule.labels
+            equation = Equation(tuple(labels[x] for x in line.operands), labels[line.target])
+            own = line_options(self.options, line.operands)
+            how = self.ways[form] = self._way(equation, operands, target, line.accumulate, own)
+        self.used = 0
+        how.run(operands, target, self.scratch)
 
     def write(
         self,
@@ -271,20 +280,22 @@ class _Running:
         target: Tensor,
         accumulate: bool,
         used: int = 0,
-        options: Options | None = None,
     ) -> None:
         """Contract into a tensor, with so many bytes of the workspace of the line in use already."""
-        how = into(
-            equation,
-            [_place(x) for x in operands],
-            _place(target),
-            accumulate,
-            self.dtype,
-            self.device.type,
-            options or self.options,
-        )
+        how = self._way(equation, operands, target, accumulate, self.options)
         self.used = used
         how.run(operands, target, self.scratch)
+
+    def _way(
+        self,
+        equation: Equation,
+        operands: Sequence[Tensor],
+        target: Tensor,
+        accumulate: bool,
+        options: Options,
+    ) -> Into:
+        places = [_place(x) for x in operands]
+        return into(equation, places, _place(target), accumulate, self.dtype, self.device.type, options)
 
 
 def _slices(schedule: Schedule) -> int:
