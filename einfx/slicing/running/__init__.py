@@ -4,6 +4,8 @@
 file                    holds
 ======================  ====================================================================================
 ``work.py``             what a line is, to who weighs or runs it
+``tiles.py``            operations by element on large tensors that lie otherwise than one another
+``matrix_views.py``     tensors as matrices that BLAS reads and writes
 ``into.py``             one contraction written into a part of a buffer
 ``gradients.py``        what a line of gradients does: they are passed on from a contraction to its operands
 ``local_gradients.py``  the same over semirings, block by block

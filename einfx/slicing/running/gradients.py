@@ -23,6 +23,7 @@ from ...options import Options
 from ..schedules.schedule import Adjoint, Schedule
 from .into import Place, into, is_real
 from .local_gradients import LocalGradients
+from .tiles import in_tiles
 from .work import Work
 
 __all__ = ["Memory", "Work", "gradient_work", "pass_on", "shares"]
@@ -120,7 +121,7 @@ def pass_on(
         for dim, label in enumerate(schedule.labels[share.gradient]):
             if label not in own:
                 part = part.unsqueeze(dim)
-        target.add_(part)
+        in_tiles(Tensor.add_, target, [part])
 
 
 def _conjugated(line: Adjoint, schedule: Schedule, dtype: torch.dtype) -> bool:

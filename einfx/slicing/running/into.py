@@ -6,10 +6,9 @@ of the schedule first; everything else is computed apart and then copied or adde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
 from math import prod
 
 import torch
@@ -24,8 +23,10 @@ from ...options import REAL, Options
 from ...program import call
 from ...semiring_cost import SemiringKernel, choose_step
 from .budget import kernel_budget
+from .matrix_views import Place, Scratch, as_row, grouped, matrix, merged, readable, writable
+from .tiles import in_tiles, is_large, tile_elements, tiles_of
 
-__all__ = ["Into", "Place", "Scratch", "into", "is_real", "merged"]
+__all__ = ["Into", "Place", "Scratch", "into", "is_real"]
 
 Sizes = tuple[int, ...]
 
@@ -34,17 +35,6 @@ ADDED_LOGS_SECONDS = 1.8e-9
 
 SMALL_SECONDS = 20e-6
 """Products of elements which take no longer are made as products of matrices."""
-
-Scratch = Callable[[Sequence[int]], Tensor]
-"""Gives memory for a tensor of a shape, until the contraction is done."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """The shape and the strides of a tensor or a part of one."""
-
-    shape: Sizes
-    strides: Sizes
 
 
 @dataclass(frozen=True)
@@ -88,7 +78,7 @@ class Into:
             self._multiply(operands, target, scratch)
             return
         if self.elementwise:
-            self._multiply_elements(operands, target)
+            self._multiply_elements(operands, target, scratch)
             return
         if self.kernel is None:
             result = contract_step(
@@ -100,20 +90,15 @@ class Into:
             return
         shapes = [tuple(x.shape) for x in operands]
         result = emit_kernel(call, self.kernel, self.equation, operands, shapes, guarded=False)
-        if self.accumulate:
-            target.add_(result)
-        else:
-            target.copy_(result)
+        in_tiles(Tensor.add_ if self.accumulate else Tensor.copy_, target, [result], scratch)
 
-    def _multiply_elements(self, operands: Sequence[Tensor], target: Tensor) -> None:
+    def _multiply_elements(self, operands: Sequence[Tensor], target: Tensor, scratch: Scratch) -> None:
         labels, output = self.equation.inputs, self.equation.output
-        first, *rest = (_aligned(x, own, output) for x, own in zip(operands, labels, strict=True))
-        if not rest:
-            target.add_(first) if self.accumulate else target.copy_(first)
-        elif self.accumulate:
-            target.addcmul_(first, rest[0])
+        factors = [_aligned(x, own, output) for x, own in zip(operands, labels, strict=True)]
+        if len(factors) == 1:
+            in_tiles(Tensor.add_ if self.accumulate else Tensor.copy_, target, factors, scratch)
         else:
-            torch.mul(first, rest[0], out=target)
+            in_tiles(Tensor.addcmul_ if self.accumulate else _multiplied, target, factors, scratch)
 
     def _multiply(self, operands: Sequence[Tensor], target: Tensor, scratch: Scratch) -> None:
         kernel = self.kernel
@@ -123,24 +108,24 @@ class Into:
         if kernel.swapped:
             first, second, rows, columns = second, first, columns, rows
             labels.reverse()
-        left = _matrix(first, labels[0], (kernel.batch, rows, kernel.summed), scratch)
-        right = _matrix(second, labels[1], (kernel.batch, kernel.summed, columns), scratch)
+        left = matrix(first, labels[0], (kernel.batch, rows, kernel.summed), scratch)
+        right = matrix(second, labels[1], (kernel.batch, kernel.summed, columns), scratch)
         output, written, beta = self.equation.output, target, int(self.accumulate)
         if self.turned:
             lengths = dict(zip(output, target.shape, strict=True))
             output = tuple(_matrix_order(kernel, output))
             written, beta = scratch([lengths[label] for label in output]), 0
-        out = _grouped(written, output, (kernel.batch, rows, columns))
+        out = grouped(written, output, (kernel.batch, rows, columns))
         if kernel.batch and out.shape[2] == 1 and out.shape[1] > 1 and out.stride(1) == 1:
             # BLAS multiplies a row by a matrix up to four times as fast as the matrix by a column.
-            left, right, out = _as_row(right), left.mT, _as_row(out)
+            left, right, out = as_row(right), left.mT, as_row(out)
         if kernel.batch:
             torch.baddbmm(out, left, right, beta=beta, out=out)
         else:
             torch.addmm(out[0], left[0], right[0], beta=beta, out=out[0])
         if self.turned:
             result = written.permute([output.index(label) for label in self.equation.output])
-            target.add_(result) if self.accumulate else target.copy_(result)
+            in_tiles(Tensor.add_ if self.accumulate else Tensor.copy_, target, [result], scratch)
 
 
 def into(
@@ -189,6 +174,35 @@ def _into(
     options: Options,
     threads: int,
 ) -> Into:
+    how = _chosen(equation, operands, target, accumulate, dtype, device, options)
+    tile = tile_elements(threads) if device == "cpu" else 0
+    if how.elementwise:
+        inputs = zip(operands, equation.inputs, strict=True)
+        beside = [_beside(place.shape, place.strides, own, equation.output) for place, own in inputs]
+        sources = tuple(
+            [tuple([0 if n == 1 else step for n, step in zip(*factor, strict=True)]) for factor in beside]
+        )
+        tiles = tiles_of(target.shape, target.strides, sources) if tile else None
+        tile = 0 if tiles is None else tiles.elements
+    elif (
+        how.kernel is None
+        or not how.workspace_bytes
+        or not any(is_large(x.shape) for x in (*operands, target))
+    ):
+        tile = 0
+    return replace(how, workspace_bytes=how.workspace_bytes + item_bytes(dtype) * tile) if tile else how
+
+
+def _chosen(
+    equation: Equation,
+    operands: tuple[Place, ...],
+    target: Place,
+    accumulate: bool,
+    dtype: torch.dtype,
+    device: str,
+    options: Options,
+) -> Into:
+    """The same without what is taken for tiles."""
     shapes = [place.shape for place in operands]
     written = item_bytes(dtype) * prod(target.shape)
     # The result apart, then once more through memory.
@@ -208,8 +222,9 @@ def _into(
             seconds += ADDED_LOGS_SECONDS * prod(target.shape) * item_bytes(dtype) / 4
         return Into(equation, options, accumulate, None, False, False, workspace, seconds, budget)
     strides = [place.strides for place in operands]
-    kernel = _rather_matrices(choose_kernel(equation, shapes, dtype, device, strides=strides), equation)
-    for way in (kernel, replace(kernel, swapped=not kernel.swapped)):
+    kernel = choose_kernel(equation, shapes, dtype, device, strides=strides)
+    product = _rather_matrices(kernel, equation)
+    for way in (product, replace(product, swapped=not product.swapped)):
         # Either factor may come first: it is the target that says which.
         copied = _copied(way, equation, operands, target)
         if copied is not None:
@@ -234,8 +249,8 @@ def _into(
 def _rather_matrices(kernel: Kernel, equation: Equation) -> Kernel:
     """A product of matrices in place of products of elements that are made apart and then summed.
 
-    Where small operands have to be copied for it the product of matrices may be slower by a microsecond, which
-    the line costs several times over; products of elements take far more memory than copies of operands.
+    Where small operands have to be copied for it the product of matrices may be slower by a microsecond,
+    which the line costs several times over; products of elements take far more memory than copies.
     """
     if kernel.name != "multiply_sum" or any(kernel.presummed) or any(kernel.narrowed):
         return kernel
@@ -262,6 +277,10 @@ def is_real(options: Options, dtype: torch.dtype) -> bool:
     """Whether it is the contraction that torch's products of matrices compute."""
     usual = options.semiring.name == "real" and not options.semiring.zero_annihilates
     return usual and (dtype.is_floating_point or dtype.is_complex)
+
+
+def _multiplied(target: Tensor, first: Tensor, second: Tensor) -> None:
+    torch.mul(first, second, out=target)
 
 
 def _aligned(tensor: Tensor, labels: Sequence[int], output: Sequence[int]) -> Tensor:
@@ -309,7 +328,7 @@ def _copied(kernel: Kernel, equation: Equation, operands: Sequence[Place], targe
     if kernel.swapped:
         rows, columns = columns, rows
     made = merged(target, equation.output, (batch, rows, columns))
-    if made is None or not _writable(made):
+    if made is None or not writable(made):
         return None
     elements = 0
     for place, labels, groups in zip(
@@ -319,7 +338,7 @@ def _copied(kernel: Kernel, equation: Equation, operands: Sequence[Place], targe
         strict=True,
     ):
         seen = merged(place, labels, groups)
-        if seen is None or not _readable(seen):
+        if seen is None or not readable(seen):
             elements += prod(place.shape)
     return elements
 
@@ -340,75 +359,3 @@ def _as_matrices(kernel: Kernel, equation: Equation, target: Place) -> Place:
         strides[label] = step
         step *= shape[label]
     return Place(target.shape, tuple([strides[label] for label in equation.output]))
-
-
-def merged(place: Place, labels: Sequence[int], groups: Sequence[Sequence[int]]) -> Place | None:
-    """A tensor with one dimension for each group of labels, if it is a view."""
-    shape, strides = [], []
-    where = {label: dim for dim, label in enumerate(labels)}
-    for group in groups:
-        dims = [where[label] for label in group if label in where and place.shape[where[label]] != 1]
-        for outer, inner in pairwise(dims):
-            if place.strides[outer] != place.strides[inner] * place.shape[inner]:
-                return None
-        shape.append(prod([place.shape[dim] for dim in dims]))
-        strides.append(place.strides[dims[-1]] if dims else 1)
-    return Place(tuple(shape), tuple(strides))
-
-
-@lru_cache(maxsize=65536)
-def _lies_as_matrices(shape: Sizes, strides: Sizes, labels: Sizes, groups: tuple[Sizes, ...]) -> bool:
-    """Whether BLAS reads a tensor as a batch of matrices as it lies."""
-    made = merged(Place(tuple(shape), strides), labels, groups)
-    return made is not None and _readable(made)
-
-
-def _readable(place: Place) -> bool:
-    """Whether BLAS reads a batch of matrices as it lies."""
-    (_, rows, columns), (_, down, across) = place.shape, place.strides
-    return (
-        (across == 1 and down >= max(columns, 1))
-        or (down == 1 and across >= max(rows, 1))
-        or 1 in (rows, columns)
-    )
-
-
-def _writable(place: Place) -> bool:
-    """Whether BLAS writes a batch of matrices where they are to be."""
-    (_, rows, columns), (_, down, across) = place.shape, place.strides
-    return (across == 1 or columns == 1) and (down >= max(columns, 1) or rows == 1)
-
-
-def _grouped(tensor: Tensor, labels: Sequence[int], groups: Sequence[Sizes]) -> Tensor:
-    """A view of a tensor with one dimension for each group of labels."""
-    return tensor.as_strided(*_view(tensor.shape, tensor.stride(), tuple(labels), tuple(groups)))
-
-
-@lru_cache(maxsize=65536)
-def _view(shape: Sizes, strides: Sizes, labels: Sizes, groups: tuple[Sizes, ...]) -> tuple[Sizes, Sizes]:
-    """The shape and the strides of that; a loop asks for the same ones in every iteration."""
-    order = [label for group in groups for label in group if label in labels]
-    unit = [label for label in labels if label not in order]
-    where = {label: dim for dim, label in enumerate(labels)}
-    lengths = [prod([shape[where[label]] for label in group if label in where]) for group in groups]
-    tensor = torch.empty_strided(shape, strides, device="meta")
-    made = tensor.permute([where[label] for label in (*order, *unit)]).view(lengths)
-    return tuple(made.shape), made.stride()
-
-
-def _as_row(column: Tensor) -> Tensor:
-    """A batch of columns as one of rows."""
-    return column.squeeze(2).unsqueeze(1)
-
-
-def _matrix(tensor: Tensor, labels: Sequence[int], groups: Sequence[Sizes], scratch: Scratch) -> Tensor:
-    """A tensor as a batch of matrices; copied where it doesn't lie as BLAS reads it."""
-    if _lies_as_matrices(tensor.shape, tensor.stride(), tuple(labels), tuple(groups)):
-        return _grouped(tensor, labels, groups)
-    order = [label for group in groups for label in group]
-    unit = [label for label in labels if label not in order]
-    where = {label: dim for dim, label in enumerate(labels)}
-    arranged = tensor.permute([where[label] for label in (*order, *unit)])
-    copy = scratch(arranged.shape)
-    copy.copy_(arranged)
-    return copy.view([prod([tensor.shape[where[label]] for label in group]) for group in groups])

@@ -30,7 +30,8 @@ from ...options import Options
 from ...semiring_cost import choose_step, products_gradient_seconds, shares_gradient_seconds
 from ..schedules.schedule import Adjoint, Schedule
 from .budget import kernel_budget
-from .into import Place, merged
+from .into import Place
+from .matrix_views import merged
 from .presummed import Presummed, alone
 from .work import Work, line_options
 
