@@ -251,7 +251,19 @@ def _static(
         broadcast = [x for x in (a, b) if not x.spans(batch, sizes)]
         left = a.as_groups((() if a in broadcast else batch, rows, summed)[1 - len(lead) :], sizes)
         right = b.as_groups((() if b in broadcast else batch, summed, columns)[1 - len(lead) :], sizes)
-        multiply = torch.matmul if broadcast else torch.bmm if lead else torch.mm
+        multiply = torch.bmm if lead else torch.mm
+        if broadcast:
+            size, depth, own, wide = (_count(x, sizes) for x in (batch, summed, rows, columns))
+            if b in broadcast:
+                own, wide = wide, own
+            if own * depth > wide * (own + depth):
+                # Its gradient for each of the batch would take more memory than everything else.
+                multiply = torch.matmul
+            # Where gradients are recorded torch.matmul would copy the other operand and the result.
+            elif b in broadcast:
+                right = emit(torch.broadcast_to, right, (size, depth, own))
+            else:
+                left = emit(torch.broadcast_to, left, (size, own, depth))
         value = emit(multiply, left, right)
         laid_out = (*batch, *rows, *columns)
         if not (rows and columns and len(laid_out) == len(lead) + 2):

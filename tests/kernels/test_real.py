@@ -240,6 +240,33 @@ class TestCode:
         lower(emit, equation, values, shapes, torch.float32, "cpu", guarded=False, strides=strides)
         assert "mm" in called
 
+    @pytest.mark.parametrize(
+        ("text", "sizes", "function"),
+        [
+            ("nchw,kc->nkhw", (8, 32, 32, 32, 32), "bmm"),
+            ("kc,nchw->nkhw", (32, 32, 8, 32, 32), "bmm"),
+            ("nchw,kc->nkhw", (64, 64, 4, 4, 64), "matmul"),
+        ],
+    )
+    def test_an_operand_is_broadcast_over_a_batch_unless_its_gradients_take_too_much(
+        self, text: str, sizes: tuple[int, ...], function: str
+    ) -> None:
+        called: list[str] = []
+
+        def emit(function: Callable[..., Any], *args: Any) -> Any:
+            called.append(function.__name__)
+            return function(*args)
+
+        equation = Equation.parse(text)
+        shapes = [tuple(sizes[x] for x in labels) for labels in equation.inputs]
+        values = [torch.rand(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+        result = lower(emit, equation, values, shapes, torch.float32, "cpu", guarded=False)
+        expected = torch.einsum(text, *values)
+        assert function in called
+        torch.testing.assert_close(result, expected)
+        gradients = (torch.autograd.grad(x.square().sum(), values) for x in (result, expected))
+        torch.testing.assert_close(*gradients)
+
     @pytest.mark.parametrize("text", ["bij,bjk->bik", "bij,bkj->bik", "bij,bj->bi", "abij,bajk->iabk"])
     @pytest.mark.parametrize("size", [3, 16])
     def test_both_operands_may_be_expanded_along_a_batch(self, text: str, size: int) -> None:
