@@ -245,7 +245,7 @@ class TestCode:
         [
             ("nchw,kc->nkhw", (8, 32, 32, 32, 32), "bmm"),
             ("kc,nchw->nkhw", (32, 32, 8, 32, 32), "bmm"),
-            ("nchw,kc->nkhw", (64, 64, 4, 4, 64), "matmul"),
+            ("nchw,kc->nkhw", (16, 128, 4, 4, 64), "matmul"),
         ],
     )
     def test_an_operand_is_broadcast_over_a_batch_unless_its_gradients_take_too_much(
