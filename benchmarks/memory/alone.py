@@ -14,9 +14,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 __all__ = ["Answer", "each", "renew"]
 
@@ -96,20 +98,23 @@ def serve(function: str, seconds: int) -> None:
     module, _, name = function.partition(":")
     call = getattr(importlib.import_module(module), name)
     for line in sys.stdin:
-        receiver, sender = os.pipe()
-        child = os.fork()
-        if not child:
-            os.close(receiver)
-            _answer(call, json.loads(line), seconds, sender)
-        os.close(sender)
-        with os.fdopen(receiver) as stream:
-            told = stream.read()
-        _, status = os.waitpid(child, 0)
-        # What was killed while it told may have told a part.
-        print(told if not status else json.dumps([None, _end(status, seconds)]), flush=True)
+        # No pipe: what a call leaves running would keep that open.
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as told:
+            child = os.fork()
+            if not child:
+                os.setpgid(0, 0)
+                _answer(call, json.loads(line), seconds, told)
+            try:
+                _, status = os.waitpid(child, 0)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(child, signal.SIGKILL)
+            told.seek(0)
+            # What was killed while it told may have told a part.
+            print(told.read() if not status else json.dumps([None, _end(status, seconds)]), flush=True)
 
 
-def _answer(call: Any, argument: Any, seconds: int, sender: int) -> None:
+def _answer(call: Any, argument: Any, seconds: int, stream: IO[str]) -> None:
     """In the forked process: call, tell, and end without what the parent registered for its own end."""
     global _seconds
     _seconds = seconds
@@ -118,8 +123,8 @@ def _answer(call: Any, argument: Any, seconds: int, sender: int) -> None:
         told = [call(argument), ""]
     except BaseException as error:
         told = [None, f"{type(error).__name__}: {error}"]
-    with os.fdopen(sender, "w") as stream:
-        stream.write(json.dumps(told))
+    stream.write(json.dumps(told))
+    stream.flush()
     sys.stdout.flush()
     os._exit(0)
 

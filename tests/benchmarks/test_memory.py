@@ -8,6 +8,7 @@ import math
 import os
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,9 @@ def doubled(number: int) -> list[int]:
         os.abort()
     if number == 4:
         time.sleep(30)
+    if number == 7:
+        # It outlives the call, and holds what the call has open.
+        subprocess.Popen(["sleep", "50"], close_fds=False)
     if number == 6:
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(1)
@@ -69,12 +73,14 @@ def test_calls_in_processes_of_their_own_are_answered_whatever_they_end_with(
     monkeypatch.setattr(
         alone, "_environment", lambda: {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     )
-    answers = list(alone.each(f"{Path(__file__).stem}:doubled", [1, 2, 3, 4, 6, 5], seconds=2))
-    assert [answer.value for answer in answers] == [[1, 2], None, None, None, None, [5, 10]]
-    assert answers[1].failure == "ValueError: two"
-    assert answers[2].failure == "ended by SIGABRT"
-    assert answers[3].failure == "took more than 2 s"
-    assert answers[4].failure == "the process that calls it ended with -9"
+    start = time.perf_counter()
+    answers = list(alone.each(f"{Path(__file__).stem}:doubled", [1, 7, 2, 3, 4, 6, 5], seconds=2))
+    assert [answer.value for answer in answers] == [[1, 2], [7, 14], None, None, None, None, [5, 10]]
+    assert time.perf_counter() - start < 40, "nothing waits for what a call leaves behind"
+    assert answers[2].failure == "ValueError: two"
+    assert answers[3].failure == "ended by SIGABRT"
+    assert answers[4].failure == "took more than 2 s"
+    assert answers[5].failure == "the process that calls it ended with -9"
 
 
 @needs_proc
