@@ -39,6 +39,12 @@ SMOOTHING = 8.0
 
 Trees with small intermediates are the better ones to go on from, even where these cost nothing."""
 
+MANY_ROTATIONS = 640_000
+"""What is spent on networks of 80 operands; larger ones get as many, or 1000 an operand.
+
+A lattice of 12 times 40 tensors is planned in the time of repeated greedy searches then, for a fifteenth of their
+multiplications."""
+
 _BLOCK = 64
 
 
@@ -92,7 +98,7 @@ def rotations_for(masks: Sequence[int]) -> int:
     """
     count = len(masks)
     pairs = sum(bool(a & b) for i, a in enumerate(masks) for b in masks[:i])
-    return max(1000 * count, min(pairs * min(26 * count, 2100), 8000 * count))
+    return max(1000 * count, min(pairs * min(26 * count, 2100), 8000 * count, MANY_ROTATIONS))
 
 
 def anneal(
