@@ -1,4 +1,9 @@
-"""Peaks of random contractions under limits, each in a process of its own."""
+"""Peaks of random contractions under limits, each in a process of its own.
+
+What is measured is what a call holds beyond its operands: without gradients all up to the result, with
+gradients both passes at once, of which only the gradients remain. Each call has run once before, so that
+what is loaded or planned once is there.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +45,7 @@ class Outcome(NamedTuple):
         equation: its text.
         semiring: over which semiring.
         gradients: whether its gradients were computed too.
-        fraction: how much smaller the limit was than the unlimited peak.
+        fraction: how much smaller the limit was than the unlimited peak, to which gradients are added.
         limit: in bytes.
         returned: the bytes of the result, or of the gradients: no limit can be smaller.
         peak: as measured from outside, in bytes; None where the limit was refused.
@@ -128,6 +133,7 @@ def measured(seed: int) -> list[Outcome]:
     unlimited = _work(chosen.equation, operands, semiring, gradients, None)
     expected, seconds = _timed(unlimited)
     returned = sum(x.nbytes for x in expected)
+    # Without a limit, gradients come beside what the contraction takes.
     whole = chosen.peak_bytes + gradients * sum(x.nbytes for x in operands)
     limits = {fraction: whole // fraction for fraction in _fractions(pick, whole / returned)}
     calls = {

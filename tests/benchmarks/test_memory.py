@@ -10,8 +10,10 @@ import random
 import signal
 import subprocess
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,6 +146,27 @@ def test_outcomes_that_were_kept_are_not_measured_again(tmp_path: Path) -> None:
     path.write_text("".join(f"{json.dumps(row)}\n" for row in (kept, failed)))
     assert random_equations.run(2, kept=path) == [kept, failed]
     assert random_equations.run(1, kept=path) == [kept]
+
+
+def test_gradients_are_measured_while_nobody_else_holds_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    einsum, grad = einfx.einsum, torch.autograd.grad
+    results: list[weakref.ref[torch.Tensor]] = []
+
+    def watched(*arguments: Any, **words: Any) -> torch.Tensor:
+        result = einsum(*arguments, **words)
+        results.append(weakref.ref(result))
+        return result
+
+    def asked(*arguments: Any) -> Any:
+        assert results
+        assert results[0]() is None
+        return grad(*arguments)
+
+    monkeypatch.setattr(einfx, "einsum", watched)
+    monkeypatch.setattr(torch.autograd, "grad", asked)
+    x = torch.ones(2, 3, requires_grad=True)
+    (made,) = random_equations._work("ij->i", [x], "real", True, 1 << 20)()
+    assert bool((made == 1).all())
 
 
 def test_what_is_no_number_deviates_infinitely() -> None:
