@@ -15,6 +15,7 @@ from . import (
     memory,
     networks,
     overhead,
+    pairs,
     planning,
     programs,
     results,
@@ -101,6 +102,7 @@ KEPT_HELP = (
 PARTS: dict[str, Callable[[argparse.Namespace], str]] = {
     "programs": _programs,
     "overhead": lambda options: results.overhead_section(overhead.run()),
+    "pairs": lambda options: pairs.section(pairs.run(pairs.pairs(options.rows), options.seconds / 10)),
     "planning": lambda options: results.planning_section(planning.run(), planning.time_example()),
     "networks": lambda options: networks.section(networks.run()),
     "instantiation": lambda options: results.instantiation_section(instantiation.run()),

@@ -37,6 +37,7 @@ RESULTS = Path(__file__).parent / "RESULTS.md"
 HEADINGS = {
     "programs": "Programs",
     "overhead": "Overhead of a call",
+    "pairs": "Pairs",
     "planning": "Planning",
     "networks": "Paths of larger networks",
     "instantiation": "Instantiation of e3nn's tensor products",

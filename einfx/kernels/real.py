@@ -251,7 +251,7 @@ def _static(
         broadcast = [x for x in (a, b) if not x.spans(batch, sizes)]
         left = a.as_groups((() if a in broadcast else batch, rows, summed)[1 - len(lead) :], sizes)
         right = b.as_groups((() if b in broadcast else batch, summed, columns)[1 - len(lead) :], sizes)
-        multiply = torch.bmm if lead else torch.mm
+        multiply: Any = torch.bmm if lead else torch.mm
         if broadcast:
             size, depth, own, wide = (_count(x, sizes) for x in (batch, summed, rows, columns))
             if b in broadcast:
