@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import fx
 
+from ..errors import UsageError
 from ..graphs.nodes import erase_unused_patterns
 from ..rewrite import Pass
 from ..torchscript.convolutions import convolutions_by_torch_functions
@@ -85,6 +86,9 @@ def jitable(graph_module_or_graph: GraphOrModule) -> GraphOrModule:
     Returns:
         The argument itself.
 
+    Raises:
+        UsageError: the argument is neither.
+
     Example:
         >>> traced = jitable(fx.symbolic_trace(lambda a, b: torch.einsum(a, (0, 1), b, (1, 2))))
         >>> torch.jit.script(traced)(torch.ones(2, 3), torch.ones(3, 1))
@@ -94,8 +98,13 @@ def jitable(graph_module_or_graph: GraphOrModule) -> GraphOrModule:
     if isinstance(graph_module_or_graph, fx.GraphModule):
         Jitable().apply(graph_module_or_graph)
         graph_module_or_graph.recompile()
-    else:
+    elif isinstance(graph_module_or_graph, fx.Graph):
         _rewrite(graph_module_or_graph)
+    else:
+        raise UsageError(
+            f"jitable takes a GraphModule or a Graph, not a {type(graph_module_or_graph).__name__}: call "
+            "einfx.optimize first, or torch.fx.symbolic_trace"
+        )
     return graph_module_or_graph
 
 

@@ -38,7 +38,9 @@ def shape_of(name: str, value: object) -> tuple[int, ...]:
 
 
 def check_tensors(*named: tuple[str, Any]) -> None:
-    """Raises OperandError where an operand is no tensor, or where dtypes differ and nothing casts them.
+    """Raises OperandError where an operand is no tensor of numbers side by side, or some don't go together.
+
+    They are on one device, and of one dtype unless something casts them.
 
     Args:
         named: the name of each operand, and what it is; None for one that isn't there.
@@ -52,11 +54,24 @@ def check_tensors(*named: tuple[str, Any]) -> None:
             if value is None and name == "bias":
                 continue
             raise _no_tensor(name, value)
+        if isinstance(value, Tensor):
+            _check_numbers(name, value, named[0])
         if value.dtype is not named[0][1].dtype and not torch.is_autocast_enabled(value.device.type):
             raise OperandError(
                 f"{named[0][0]} type ({named[0][1].dtype}) and {name} type ({value.dtype}) should be the "
                 "same: convert one of them"
             )
+
+
+def _check_numbers(name: str, value: Tensor, first: tuple[str, Any]) -> None:
+    """Torch takes no notice of a tensor without data beside others, and returns whatever memory holds."""
+    if value.is_nested or value.layout is not torch.strided:
+        kind = "nested" if value.is_nested else f"not strided ({value.layout})"
+        raise OperandError(f"{name} is {kind}: convert it by .to_dense() or .to_padded_tensor(0.0)")
+    if isinstance(first[1], Tensor) and value.device != first[1].device:
+        raise OperandError(
+            f"{first[0]} is on {first[1].device}, but {name} on {value.device}: move them to one device"
+        )
 
 
 def check_weight(shape: Sequence[int], groups: int) -> int:

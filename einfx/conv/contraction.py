@@ -16,6 +16,7 @@ from .. import compiled_patterns
 from ..contract import contract_patterns, einsum, read_call
 from ..dispatch import read_equation, remember
 from ..errors import OperandError, UsageError
+from ..operands import check_operand
 from ..options import REAL, Options
 from ..paths import hashable
 from ..pattern import IndexPattern
@@ -112,6 +113,9 @@ def _prepared(
     tensors = [operand for operand in operands if isinstance(operand, Tensor)]
     if not tensors:
         raise OperandError("a contraction of index patterns alone has no dtype: make one of them a tensor")
+    for position, operand in enumerate(operands):
+        if isinstance(operand, Tensor):
+            check_operand("einsum with index patterns", position, operand)
     network = network_of(token, operands)
     dtype, device = tensors[0].dtype, tensors[0].device
     same = not torch._C._is_any_autocast_enabled()

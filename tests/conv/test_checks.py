@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import einfx
 from einfx.conv import (
     ConvNd,
     ConvTransposeNd,
@@ -304,3 +305,29 @@ def test_an_output_size_has_a_number_for_each_dimension(size: Any) -> None:
         ConvTransposeNd(2, 4, 6, 3, stride=2)(X, output_size=size)
     with pytest.raises(OperandError, match=r"output_size should be an integer, but output_size=17\.5"):
         ConvTransposeNd(2, 4, 6, 3, stride=2)(X, output_size=[17, 17.5])
+
+
+@pytest.mark.parametrize("convolve", [convNd, conv_transposeNd])
+def test_tensors_on_different_devices_are_refused(convolve: Callable[..., Any]) -> None:
+    # Torch would return whatever memory holds.
+    with pytest.raises(OperandError, match=r"input is on cpu, but weight on meta: move them to one device"):
+        convolve(torch.ones(1, 2, 5), torch.ones(2, 2, 3, device="meta"))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: convNd(x, torch.ones(2, 2, 3)),
+        lambda x: unfoldNd(x, 3),
+        lambda x: foldNd(x, 3, 2),
+        lambda x: kfcNd(x, 3),
+    ],
+)
+def test_sparse_tensors_are_refused(call: Callable[..., Any]) -> None:
+    with pytest.raises(OperandError, match=r"input is not strided \(torch.sparse_coo\): convert it"):
+        call(torch.ones(1, 2, 5).to_sparse())
+
+
+def test_sparse_tensors_beside_index_patterns_are_refused() -> None:
+    with pytest.raises(OperandError, match=r"operand 0 is sparse \(torch.sparse_coo\)"):
+        einfx.einsum("nci,koi->nco", torch.ones(1, 2, 5).to_sparse(), einfx.IndexPattern(5, 3))

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 import einfx
+from einfx.errors import UsageError
 from einfx.passes.jitable import Jitable, jitable, number_of_elements
 from einfx.rewrite import readable_code
 from tests.rewriting import assert_same, check_rewrite
@@ -409,3 +410,9 @@ def test_contractions_over_semirings_become_functions_that_torchscript_compiles(
         """,
         (torch.rand(3, 3), torch.rand(3, 3)),
     )
+
+
+@pytest.mark.parametrize("something", [None, nn.Linear(2, 2), torch.relu])
+def test_what_is_no_graph_is_refused(something: Any) -> None:
+    with pytest.raises(UsageError, match=r"a GraphModule or a Graph, not a \w+: call einfx.optimize first"):
+        jitable(something)
