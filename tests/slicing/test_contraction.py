@@ -154,3 +154,33 @@ def test_forward_derivatives_are_those_without_a_limit(semiring: str) -> None:
             result = einfx.einsum("ij,jk->ik", dual, y, semiring=semiring, memory_limit=limit)
             found.append(forward_ad.unpack_dual(result).tangent.clone())
     torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize("text", ["ak,ak,ak->a", "ak,ak,k->a", "abk,ak,bk,k->ba"])
+@pytest.mark.parametrize("limit", [4_000_000, 300_000, 60_000])
+def test_products_of_all_operands_at_once_stay_within_it(text: str, limit: int) -> None:
+    size = {"a": 60, "b": 20, "k": 700}
+    operands = _operands([tuple(size[x] for x in labels) for labels in text.split("->")[0].split(",")])
+    assert _taken(operands, text, limit, False, "real") <= limit * 1.05
+    found = einfx.einsum(text, *operands, memory_limit=limit)
+    torch.testing.assert_close(found, torch.einsum(text, *operands), rtol=1e-10, atol=1e-9)
+
+
+def test_what_is_multiplied_at_once_without_a_limit_is_within_one_too() -> None:
+    shapes = [(4096, 8192)] * 3
+    plan = einfx.contract_path("ak,ak,ak->a", *shapes, memory_limit="4 MiB")
+    assert plan.path == ((0, 1, 2),)
+    assert not plan.loops
+    chain = einfx.contract_path("ij,jk,kl->il", *[(300, 300)] * 3, memory_limit="4 MiB")
+    assert all(len(step) == 2 for step in chain.path)
+
+
+def test_gradients_by_a_plan_of_one_step_agree_with_those_of_torch() -> None:
+    operands = _operands([(400, 3000)] * 3, requires_grad=True)
+    plan = einfx.contract_path("ak,ak,ak->a", *operands, memory_limit="64 MiB")
+    assert plan.path == ((0, 1, 2),)
+    expected = torch.autograd.grad(torch.einsum("ak,ak,ak->a", *operands).square().sum(), operands)
+    found = torch.autograd.grad(
+        einfx.einsum("ak,ak,ak->a", *operands, optimize=plan).square().sum(), operands
+    )
+    torch.testing.assert_close(found, expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from ...equation import Equation
 from ...kernels.batching import tracked
 from ...options import Options
 from ...paths import find_paths, paths_from
+from ..running.into import is_real
 from ..running.local_gradients import sums_in_blocks
 from ..schedules.loads import HERE, Remote
 from ..schedules.tree import ContractionTree
@@ -38,6 +40,24 @@ def is_sliceable(tensors: Sequence[Tensor], options: Options) -> bool:
     first = tensors[0]
     converted = first.dtype in _HALF and first.device.type in ("cpu", "meta") and not options.linear_operands
     return limited and (first.dtype in _DTYPES or converted) and followed
+
+
+MOST_PRODUCTS = 4
+"""All operands may be multiplied at once where there are so many products for each element at most."""
+
+
+def _pairs_fill_memory(equation: Equation, shapes: Sequence[Sequence[int]]) -> bool:
+    """Whether three operands or more had better be multiplied and summed block by block at once.
+
+    Pairs are as large as the operands then, and all that is made of them is read once more.
+
+    Example:
+        >>> rows, chain = Equation.parse("ak,ak,ak->a"), Equation.parse("ij,jk,kl->il")
+        >>> _pairs_fill_memory(rows, [(9, 80)] * 3), _pairs_fill_memory(chain, [(80, 80)] * 3)
+        (True, False)
+    """
+    products = prod(equation.sizes(shapes).values())
+    return len(shapes) > 2 and bool(equation.summed) and products <= MOST_PRODUCTS * sum(map(prod, shapes))
 
 
 @lru_cache(maxsize=1024)
@@ -71,6 +91,8 @@ def sliced_plan(
         paths = [optimize.path]
     elif optimize == "auto":
         paths = find_paths(equation, shapes, dtype, device, (), options)
+        if here and not any(wanted) and is_real(options, dtype) and _pairs_fill_memory(equation, shapes):
+            paths = [*paths, [tuple(range(len(shapes)))]]
     else:
         paths = paths_from(equation, shapes, optimize)
     return find_schedule(

@@ -45,7 +45,7 @@ class Into:
         equation: the contraction.
         options: over which semiring.
         accumulate: whether it is added to what the buffer holds.
-        kernel: what computes it over real numbers; None over another semiring.
+        kernel: what computes one or two real operands; None for more, and over another semiring.
         matrices: whether it is one product of matrices that BLAS writes into memory that is there.
         elementwise: whether it is one product of elements, or a copy, that is written there.
         workspace_bytes: what it takes meanwhile: of products of matrices what ``scratch`` gives, of all
@@ -140,7 +140,7 @@ def into(
     """Choose how a contraction is written into a buffer.
 
     Args:
-        equation: the contraction, of one or two operands, or over a semiring of more.
+        equation: the contraction, of any number of operands.
         operands: where the operands lie.
         target: where the result goes.
         accumulate: whether it is added to what is there.
@@ -211,7 +211,7 @@ def _chosen(
     if copies and (not accumulate or is_real(options, dtype)):
         turning = 0 if accumulate else _turning_bytes(target, dtype)
         return Into(equation, options, accumulate, None, False, True, turning, finish)
-    if not is_real(options, dtype):
+    if not is_real(options, dtype) or len(operands) > 2:
         step = choose_step(equation, shapes, dtype, device, options)
         sizes = equation.sizes(shapes)
         budget = kernel_budget(step, sizes, options, dtype, gradients=False)

@@ -59,7 +59,7 @@ class Contract:
 
     Args:
         target: the value that is written.
-        operands: one or two values.
+        operands: the values; one or two as a rule.
         accumulate: whether the result is added to what the target holds.
     """
 
