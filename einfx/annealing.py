@@ -42,8 +42,8 @@ Trees with small intermediates are the better ones to go on from, even where the
 MANY_ROTATIONS = 640_000
 """What is spent on networks of 80 operands; larger ones get as many, or 1000 an operand.
 
-A lattice of 12 times 40 tensors is planned in the time of repeated greedy searches then, for a fifteenth of their
-multiplications."""
+A lattice of 12 times 40 tensors is planned in the time of repeated greedy searches then, for a fifteenth of
+their multiplications."""
 
 _BLOCK = 64
 
