@@ -6,8 +6,9 @@ buffers that come and go in a loop may be several times of what is in use.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from math import prod
 from typing import NamedTuple
 
@@ -28,6 +29,9 @@ __all__ = ["Arena", "Demand", "Moment", "arena", "demand", "work_of"]
 
 ALIGNMENT = 64
 """Buffers start at multiples of so many bytes, as vector instructions like it."""
+
+MOST_REARRANGED = 600
+"""Up to so many buffers are put in several orders into an arena."""
 
 LINE_SECONDS = 6e-6
 """What running a line costs apart from its arithmetic."""
@@ -273,29 +277,68 @@ class Arena(NamedTuple):
 
 
 def arena(intervals: Sequence[Interval]) -> Arena:
-    """Give every buffer a place that no other uses at the same time; large ones first, as low as they can.
+    """Give every buffer a place that no other uses at the same time, as low as it can be.
+
+    Those that are given one first leave no gaps: large ones, or those that are large for long, or those that
+    are there for long. Whichever needs least is taken.
 
     Example:
         >>> arena([Interval(0, 0, 3, 640), Interval(1, 1, 2, 64), Interval(2, 4, 5, 100)])
         Arena(bytes=704, offsets={0: 0, 2: 0, 1: 640}, workspaces={})
     """
+    least = _most_at_once(intervals)
+    best: tuple[int, dict[int, int]] | None = None
+    for order in _ORDERS if len(intervals) <= MOST_REARRANGED else _ORDERS[:1]:
+        found = _placed(sorted(intervals, key=order))
+        if best is None or found[0] < best[0]:
+            best = found
+        if best[0] <= least:
+            break
+    assert best is not None
+    workspaces = {-1 - x.value: x.bytes for x in intervals if x.value < 0}
+    return Arena(*best, workspaces)
+
+
+def _length(interval: Interval) -> int:
+    return interval.last - interval.first + 1
+
+
+_ORDERS: tuple[Callable[[Interval], tuple[int, int]], ...] = (
+    lambda x: (-x.bytes, x.first),
+    lambda x: (-x.bytes * _length(x), x.first),
+    lambda x: (-_length(x), -x.bytes),
+)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _most_at_once(intervals: Sequence[Interval]) -> int:
+    """The bytes that no arena can do without."""
+    changes: dict[int, int] = {}
+    for interval in intervals:
+        size = _aligned(interval.bytes)
+        changes[interval.first] = changes.get(interval.first, 0) + size
+        changes[interval.last + 1] = changes.get(interval.last + 1, 0) - size
+    return max(accumulate([changes[line] for line in sorted(changes)]), default=0)
+
+
+def _placed(intervals: Sequence[Interval]) -> tuple[int, dict[int, int]]:
+    """The bytes of an arena, and where in it each buffer starts, which get their places one by one."""
     offsets: dict[int, int] = {}
-    placed: list[tuple[Interval, int]] = []
+    placed: list[tuple[int, int, int, int]] = []
     total = 0
-    for interval in sorted(intervals, key=lambda x: (-x.bytes, x.first)):
-        size = -(-interval.bytes // ALIGNMENT) * ALIGNMENT
-        beside = sorted(
-            (start, start + -(-other.bytes // ALIGNMENT) * ALIGNMENT)
-            for other, start in placed
-            if other.first <= interval.last and interval.first <= other.last
-        )
+    for value, first, last, bytes_ in intervals:
+        size = _aligned(bytes_)
+        beside = [(start, end) for start, end, since, until in placed if since <= last and first <= until]
+        beside.sort()
         offset = 0
         for start, end in beside:
             if start - offset >= size:
                 break
             offset = max(offset, end)
-        placed.append((interval, offset))
-        offsets[interval.value] = offset
+        placed.append((offset, offset + size, first, last))
+        offsets[value] = offset
         total = max(total, offset + size)
-    workspaces = {-1 - x.value: x.bytes for x in intervals if x.value < 0}
-    return Arena(total, offsets, workspaces)
+    return total, offsets

@@ -71,9 +71,12 @@ class ContractionTree:
         for step in self.path:
             joined = [x for value in step for x in known[value]]
             holders.subtract(joined)
-            kept = tuple(x for x in dict.fromkeys(joined) if holders[x] > 0)
+            often = Counter(joined)
+            kept = [x for x in often if holders[x] > 0]
+            # Labels of a batch first: a product of matrices is then written where the result lies.
+            kept.sort(key=lambda x: often[x] < len(step))
             holders.update(kept)
-            known.append(kept)
+            known.append(tuple(kept))
         known[-1] = self.equation.output
         return tuple(known)
 

@@ -8,8 +8,7 @@ times that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import log
 from typing import NamedTuple
@@ -90,72 +89,134 @@ class Account:
             for child in step
             for label in tree.labels[child]
         }
+        self.masks = [sum(1 << x for x in union) for union in self.unions]
         self.sizes: list[float] = []
         self._order: list[tuple[int, int]] = []
+        self._known: list[dict[tuple[int, int], tuple[tuple[int, ...], bool]]] = [{} for _ in tree.path]
 
-    @cached_property
-    def copied(self) -> list[tuple[int, ...]]:
-        """For each step those of its operands that are copied to be matrices."""
-        labels = self.tree.labels
-        found = []
-        for (first, second), result in zip(self.tree.path, labels[self.tree.count :], strict=True):
-            own, other, kept = labels[first], labels[second], {*result}
-            both = {*own} & {*other}
-            copies = []
-            for value, mine in ((first, own), (second, other)):
-                groups = [(x in both, x in kept) for x in mine]
-                runs = 1 + sum(a != b for a, b in pairwise(groups))
-                if runs > len({*groups}):
-                    copies.append(value)
-            if not copies:
-                summed = [[x for x in mine if x in both and x not in kept] for mine in (own, other)]
-                if summed[0] != summed[1]:
-                    copies.append(first if first >= self.tree.count else second)
-            found.append(tuple(copies))
+    def _beside(self, place: int, unit: int, part: int) -> tuple[tuple[int, ...], bool]:
+        """What a step takes beside its operands and its result.
+
+        Args:
+            place: of the step in the path.
+            unit: the labels in blocks of one element, as bits.
+            part: the labels in longer blocks.
+
+        Returns:
+            Those of its operands that are copied to be matrices; and whether the result is made apart and
+            then copied, as no product of matrices can write it where it lies.
+        """
+        every = self.masks[place]
+        key = unit & every, part & every
+        known = self._known[place]
+        found = known.get(key)
+        if found is None:
+            found = known[key] = self._copies(place, *key)
         return found
 
-    def take(self, blocks: Sequence[int], limit: float) -> Estimate:
+    def _copies(self, place: int, unit: int, part: int) -> tuple[tuple[int, ...], bool]:
+        tree = self.tree
+        step, result = tree.path[place], tree.labels[tree.count + place]
+        own = [[x for x in tree.labels[value] if not unit >> x & 1] for value in step]
+        kept, both = {*result}, {*own[0]} & {*own[1]}
+        batch = both & kept
+        if any(x not in kept and x not in both for labels in own for x in labels):
+            # Something is summed within an operand.
+            return (), True
+        if not {x for labels in own for x in labels} - kept:
+            # Elements are multiplied where they lie.
+            return (), False
+        groups = [0 if x in batch else 1 + (x in own[0]) for x in result if not unit >> x & 1]
+        if _runs(groups) > len({*groups}) or (0 in groups and groups[0] != 0):
+            return (), True
+        copies, orders = [], []
+        for value, labels in zip(step, own, strict=True):
+            orders.append([x for x in labels if x in both and x not in kept])
+            groups = [0 if x in batch else 1 + (x in kept) for x in labels]
+            copied = _runs(groups) > len({*groups}) or (
+                0 in groups and groups[-1] == 0 and len({*groups}) > 1
+            )
+            if not copied and value < tree.count:
+                copied = self._parted(value, labels, groups, unit, part)
+            if copied:
+                copies.append(value)
+        if not copies and orders[0] != orders[1]:
+            copies.append(step[0] if step[0] >= tree.count else step[1])
+        return tuple(copies), False
+
+    def _parted(self, value: int, labels: Sequence[int], groups: Sequence[int], unit: int, part: int) -> bool:
+        """Whether a block of an operand doesn't lie as a matrix, where all of it would."""
+        whole = self.tree.labels[value]
+        if not labels:
+            return False
+        where = [whole.index(x) for x in labels]
+        for (first, left), (second, right) in pairwise(zip(where, groups, strict=True)):
+            if left == right and (second - first > 1 or part >> whole[second] & 1):
+                return True
+        # Between the last dimension that isn't of one element and the next one there is a gap.
+        return where[-1] < len(whole) - 1 and len({*groups}) > 1
+
+    def take(
+        self, blocks: Sequence[int], limit: float, places: Mapping[int, int] | None = None, free: bool = False
+    ) -> Estimate:
         """What it takes.
 
         Args:
             blocks: for each label the length of its blocks, or its size.
             limit: in elements.
+            places: for each label around which value its loop goes; around as little as can be where None.
+            free: whether loops may still go further out, so that nothing is added up over blocks meanwhile:
+                then elements are those with every loop around everything, and seconds those with every loop
+                around as little as can be, neither of which can be had together always.
         """
         tree, (base, term, element) = self.tree, self.rates
         count, labels, root = tree.count, tree.labels, tree.root
         times: dict[int, float] = {}
-        for label, value in self.last.items():
-            if blocks[label] < tree.sizes[label]:
-                times[value] = times.get(value, 1.0) * (tree.sizes[label] / blocks[label])
+        unit = part = 0
+        for label, value in (places or self.last).items():
+            block, size = blocks[label], tree.sizes[label]
+            if block < size:
+                times[value] = times.get(value, 1.0) * (size / block)
+                part |= (block > 1) << label
+            unit |= (block == 1) << label
+        # The result is there from the beginning, what is added up over blocks from the first one on.
+        added = {root} if free else {root, *times}
         # Up the tree: which of two values is computed first, and the most that is in use for it.
-        sizes, most = [0.0] * count, [0.0] * count
+        most = [0.0] * count
+        self.sizes = sizes = []
+        for own_labels in labels:
+            own = 1.0
+            for label in own_labels:
+                own *= blocks[label]
+            sizes.append(own)
         order = []
         for value, (first, second) in enumerate(tree.path, count):
-            if most[first] - sizes[first] < most[second] - sizes[second]:
-                first, second = second, first
-            own = 1.0
-            for label in labels[value]:
-                own *= blocks[label]
-            inside, beside = max(most[first], sizes[first] + most[second]), sizes[first] + sizes[second]
-            # What is added up over blocks is there from the first one on.
-            held = max(inside, beside) + own if value in times else max(inside, beside + own)
+            one, other = sizes[first] if first >= count else 0.0, sizes[second] if second >= count else 0.0
+            if most[first] - one < most[second] - other:
+                first, second, one, other = second, first, other, one
+            own = sizes[value]
+            inside, beside = max(most[first], one + most[second]), one + other
+            held = max(inside, beside) + own if value in added else max(inside, beside + own)
             order.append((first, second))
-            sizes.append(own)
             most.append(held)
         # Down the tree: what is in use meanwhile, and how often everything is computed.
         held_then, often = [0.0] * (root + 1), [1.0] * (root + 1)
         often[root] = times.get(root, 1.0)
-        over = seconds = highest = 0.0
-        moment = root
-        copied = self.copied
+        seconds = highest = apart = 0.0
+        moment = separate = root
+        totals = []
         for value in range(root, count - 1, -1):
             place = value - count
             first, second = order[place]
-            total = held_then[value] + sizes[value] + sizes[first] + sizes[second]
-            for x in copied[place]:
+            one, other = sizes[first] if first >= count else 0.0, sizes[second] if second >= count else 0.0
+            total = held_then[value] + sizes[value] + one + other
+            copied, made_apart = self._beside(place, unit, part)
+            for x in copied:
                 total += sizes[x]
-            before = held_then[value] + (sizes[value] if value in times else 0.0)
-            held_then[first], held_then[second] = before, before + sizes[first]
+            if made_apart and sizes[value] > apart:
+                apart, separate = sizes[value], value
+            before = held_then[value] + (sizes[value] if value in added else 0.0)
+            held_then[first], held_then[second] = before, before + one
             terms = 1.0
             for label in self.unions[place]:
                 terms *= blocks[label]
@@ -164,9 +225,14 @@ class Account:
             often[second] = often[value] * times.get(second, 1.0)
             if total > highest:
                 highest, moment = total, value
-            if total > limit:
-                over += log(total / limit)
-        self.sizes, self._order = sizes, order
+            totals.append(total)
+        highest += apart
+        over = 0.0
+        if highest > limit:
+            over = sum([log((total + apart) / limit) for total in totals if total + apart > limit])
+        if 2 * apart > highest:
+            moment = separate
+        self._order = order
         return Estimate(highest, seconds, over, moment)
 
     def alive(self, value: int) -> list[int]:
@@ -180,3 +246,8 @@ class Account:
                 found.append(first)
             value = above
         return [x for x in found if x >= tree.count]
+
+
+def _runs(groups: Sequence[int]) -> int:
+    """How many stretches of the same number there are."""
+    return len(groups) and 1 + sum(a != b for a, b in pairwise(groups))

@@ -30,10 +30,11 @@ class Taken(NamedTuple):
     """What a schedule takes with blocks of some lengths.
 
     Attributes:
-        bytes: the most that is in use at a time, outputs and workspace included.
+        bytes: the most that is in use at a time, outputs and workspace included; what torch allocates for
+            some line is beside everything else.
         seconds: predicted time.
         over: the sum, over the lines that take more than a limit, of the logarithm of how many times more.
-        moment: the line that takes the most.
+        moment: the line that takes the most, or for which torch allocates most, where that is more.
     """
 
     bytes: int

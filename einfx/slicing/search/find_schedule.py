@@ -117,7 +117,9 @@ def find_schedule(
             continue
         found = None
         if branch.plain.taken.bytes <= problem.limit or branch.long or branch.floor() <= problem.limit:
-            found = _within(problem, branch, problem.limit, longest, free)
+            # Searches for other paths come to the same ones from wherever they start.
+            seeds = SEEDS if best is None else 1
+            found = _within(problem, branch, problem.limit, longest, free, seeds)
         if found is None:
             # The finest there is, whatever the limit: it may be enough, and says what would be.
             finest = _finest(problem, branch)

@@ -89,6 +89,7 @@ class Skeleton:
         self._depending: dict[int, list[int]] = {}
         self._changes: list[int] = []
         self._beside: list[int] = []
+        self._apart: list[int] = []
         self._seconds: list[float] = []
 
     def _new(self, buffer: Buffer) -> int:
@@ -206,7 +207,19 @@ class Skeleton:
         totals = list(map(add, accumulate(self._changes), self._beside))
         most = max(totals, default=0)
         moment = totals.index(most) if most > 0 else 0
-        over = sum([log(total / limit) for total in totals if total > limit]) if most > limit else 0.0
+        # Buffers lie in one allocation: what torch allocates for a line is beside all of it.
+        apart = max(self._apart, default=0)
+        if most > 0:
+            most += apart
+        rest = limit - apart
+        if most <= limit:
+            over = 0.0
+        elif apart == 0:
+            over = sum([log(total / limit) for total in totals if total > limit])
+        else:
+            over = sum([log((total + apart) / limit) for total in totals if total > rest])
+            if 2 * apart > most:
+                moment = self._apart.index(apart)
         meanwhile, waited = self._copied(lengths, times)
         return Taken(max(most, 0), max(seconds, meanwhile) + waited, over, moment)
 
@@ -226,7 +239,7 @@ class Skeleton:
                 if work is None:
                     work = event.line.known[key] = self._work(event.line, lengths)
                 self._seconds[number] = work.seconds
-                self._beside[number] = work.inside + work.apart
+                self._beside[number], self._apart[number] = work.inside, work.apart
                 continue
             buffer = self.buffers[event.buffer]
             size = self.item * prod([lengths[x] for x in buffer.lengths])
@@ -243,7 +256,7 @@ class Skeleton:
         found = []
         count = len(self.schedule.sizes)
         self._changes, self._beside = [0] * len(self.events), [0] * len(self.events)
-        self._seconds = [0.0] * len(self.events)
+        self._seconds, self._apart = [0.0] * len(self.events), [0] * len(self.events)
         for number, event in enumerate(self.events):
             if event.line is None and event.buffers <= 0:
                 # At no such moment the most is in use.

@@ -10,7 +10,8 @@ All is told by an :class:`.account.Account`; the blocks at the end are as long a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from math import log
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from ..schedules.tree import ContractionTree
 from .account import Account, Estimate, Rates
 from .rotating import rotated
 
-__all__ = ["Spared", "spared", "sweep"]
+__all__ = ["Spared", "arranged", "spared", "sweep"]
 
 ROUNDS = 100
 """How many labels are cut or cut more finely at most."""
@@ -32,16 +33,20 @@ SEARCHED = 1
 SHARE = 0.8
 """What of a limit one step may take, beside what else is there."""
 
+NOISE = 0.7
+"""How much less what a cut is worth may be by chance."""
+
 STAY = 1e-3
 """A path is only left for one that takes less time by so much."""
 
 
 class Spared(NamedTuple):
-    """A path with the lengths of the blocks of all labels, and what it takes."""
+    """A path with the lengths of the blocks of all labels, around which values they go, and what it takes."""
 
     account: Account
     blocks: tuple[int, ...]
     taken: Estimate
+    places: Mapping[int, int]
 
 
 def sweep(tree: ContractionTree) -> ContractionTree:
@@ -93,7 +98,13 @@ def _outwards(start: int, beside: Sequence[Sequence[int]]) -> list[int]:
 
 
 def spared(
-    tree: ContractionTree, rates: Rates, limit: float, longest: float, rotations: int, seed: int = 0
+    tree: ContractionTree,
+    rates: Rates,
+    limit: float,
+    longest: float,
+    rotations: int,
+    seed: int = 0,
+    free: bool = False,
 ) -> Spared | None:
     """A path that stays within a limit, and its blocks; None where none was found.
 
@@ -104,32 +115,71 @@ def spared(
         longest: the most seconds that it may take.
         rotations: how far the path is searched after every cut, in changes for each operand; 0 where the path
             is to stay as it is.
-        seed: of the random numbers of that search.
+        seed: of the random numbers, of that search and of which labels are cut; the first three take those
+            that seem best, in one of three ways.
+        free: whether loops may go further out than they need to, for :func:`arranged` to decide on.
     """
     account, blocks = Account(tree, rates), [*tree.sizes]
-    taken, cuts = account.take(blocks, limit), 0
+    taken, cuts = account.take(blocks, limit, None, free), 0
+    noise = random.Random(seed).random if seed > 2 else None
+    # Labels of which single elements are left at once, or blocks that get shorter step by step.
+    parts = (1,) if free and seed % 3 == 0 else (2, 8)
+    movable, free = free, free and seed % 3 < 2
+
+    def searched(account: Account, taken: Estimate) -> tuple[Account, Estimate]:
+        return _searched(account, blocks, taken, limit, rotations, seed, free)
+
     if rotations and taken.over > 0:
-        account, taken = _searched(account, blocks, taken, limit, rotations, seed)
+        account, taken = searched(account, taken)
     for _ in range(ROUNDS):
         if taken.over <= 0 or taken.seconds > longest:
             break
-        best = max(_cut(account, blocks, taken, limit), default=None, key=lambda x: _gain(taken, x[2]))
+        best = _best(_cut(account, blocks, taken, limit, free, parts), taken, noise)
         if best is None:
             return None
         label, blocks[label], taken = best
-        account.take(blocks, limit)
+        account.take(blocks, limit, None, free)
         cuts += 1
         if rotations and cuts % SEARCHED == 0:
-            account, taken = _searched(account, blocks, taken, limit, rotations, seed)
+            account, taken = searched(account, taken)
     if taken.over > 0:
         return None
     if rotations and cuts:
-        account, taken = _searched(account, blocks, taken, limit, rotations, seed)
-    return _lengthened(Spared(account, tuple(blocks), taken), limit)
+        account, taken = searched(account, taken)
+    found = Spared(account, tuple(blocks), taken, account.last)
+    return found if movable else _lengthened(found, limit, free)
+
+
+def arranged(found: Spared, limit: float) -> Spared:
+    """The same with blocks as long and loops as far in as they may be.
+
+    Args:
+        found: with loops that may go further out than they need to.
+        limit: in elements.
+    """
+    # Longer blocks may be worth more than loops further in, or less.
+    ways = _lengthened(_lowered(found, limit), limit, False), _lowered(_lengthened(found, limit, True), limit)
+    return min(ways, key=lambda x: (x.taken.over > 0, x.taken.seconds))
+
+
+def _best(
+    cuts: Sequence[tuple[int, int, Estimate]], taken: Estimate, noise: Callable[[], float] | None
+) -> tuple[int, int, Estimate] | None:
+    """The cut that is worth most, or, with noise, one that is worth nearly as much."""
+    if not cuts:
+        return None
+    if noise is None:
+        return max(cuts, key=lambda x: _gain(taken, x[2]))
+    weighted = [(_gain(taken, x[2]), noise()) for x in cuts]
+    values = [
+        (fits, gain - (NOISE * chance if fits else 0.0) if fits else gain * (1 - NOISE * chance))
+        for (fits, gain), chance in weighted
+    ]
+    return cuts[max(range(len(cuts)), key=values.__getitem__)]
 
 
 def _cut(
-    account: Account, blocks: list[int], taken: Estimate, limit: float
+    account: Account, blocks: list[int], taken: Estimate, limit: float, free: bool, parts: Sequence[int]
 ) -> list[tuple[int, int, Estimate]]:
     """Labels of what is in use at the moment of the most, with shorter blocks that take less."""
     worth: dict[int, float] = {}
@@ -140,9 +190,9 @@ def _cut(
     found = []
     for label in sorted(worth, key=lambda x: -worth[x])[:TRIED]:
         before = blocks[label]
-        for block in sorted({1, -(-before // 8), -(-before // 2)} - {before}):
+        for block in sorted({1, *[-(-before // part) for part in parts if part > 1]} - {before}):
             blocks[label] = block
-            less = account.take(blocks, limit)
+            less = account.take(blocks, limit, None, free)
             if less.over < taken.over * (1 - 1e-9):
                 found.append((label, block, less))
         blocks[label] = before
@@ -152,23 +202,29 @@ def _cut(
 def _gain(before: Estimate, after: Estimate) -> tuple[bool, float]:
     """How much less is over the limit, for how much more time."""
     if after.over <= 0:
-        return True, -after.seconds
+        return True, -log(after.seconds)
     slower = after.seconds / before.seconds
     return False, (before.over - after.over) / (log(max(slower, 1.0)) + 0.02)
 
 
 def _searched(
-    account: Account, blocks: Sequence[int], taken: Estimate, limit: float, rotations: int, seed: int
+    account: Account,
+    blocks: Sequence[int],
+    taken: Estimate,
+    limit: float,
+    rotations: int,
+    seed: int,
+    free: bool,
 ) -> tuple[Account, Estimate]:
     """A better path for labels as long as their blocks are, if there is one."""
     best = account, taken
     found = rotated(account.tree, blocks, SHARE * limit, rotations * account.tree.count, seed)
     other = Account(found, account.rates)
-    less = other.take(blocks, limit)
+    less = other.take(blocks, limit, None, free)
     if _distance(less) < _distance(taken) - STAY:
         best = other, less
     # As the one that is gone on with was asked last.
-    best[0].take(blocks, limit)
+    best[0].take(blocks, limit, None, free)
     return best
 
 
@@ -177,23 +233,49 @@ def _distance(taken: Estimate) -> float:
     return log(taken.seconds) + taken.over
 
 
-def _lengthened(start: Spared, limit: float) -> Spared:
+def _lengthened(start: Spared, limit: float, free: bool) -> Spared:
     """The same with the blocks of one label after the other as long as they may be."""
-    account, blocks, taken = start.account, [*start.blocks], start.taken
+    account, blocks, taken, places = start.account, [*start.blocks], start.taken, start.places
     sizes = account.tree.sizes
     cut = [label for label, block in enumerate(blocks) if block < sizes[label]]
     # Those first without which most time is saved.
-    cut.sort(key=lambda x: account.last[x])
+    cut.sort(key=lambda x: places[x])
     for _ in range(2):
         for label in cut:
             low, high = blocks[label], sizes[label] + 1
             while high > low + 1:
                 middle = min(high - 1, low * 4) if high > sizes[label] else (low + high) // 2
                 blocks[label] = middle
-                found = account.take(blocks, limit)
+                found = account.take(blocks, limit, places, free)
                 if found.over <= 0 and found.seconds <= taken.seconds:
                     low, taken = middle, found
                 else:
                     high = middle
             blocks[label] = low
-    return Spared(account, tuple(blocks), account.take(blocks, limit))
+    return Spared(account, tuple(blocks), account.take(blocks, limit, places, free), places)
+
+
+def _lowered(start: Spared, limit: float) -> Spared:
+    """The same with the loop of one label after the other as far in as it may be."""
+    account, blocks, tree = start.account, start.blocks, start.account.tree
+    places = dict(account.last)
+    taken = account.take(blocks, limit, places)
+    if taken.over <= 0:
+        return Spared(account, blocks, taken, places)
+    cut = [label for label, block in enumerate(blocks) if block < tree.sizes[label]]
+    places.update((label, tree.root) for label in cut)
+    taken = account.take(blocks, limit, places)
+    for _ in range(2):
+        before = taken
+        # Where most is left out of the loop first.
+        for label in sorted(cut, key=lambda x: account.last[x]):
+            for place in (account.last[label], *tree.above(account.last[label])):
+                if place >= places[label]:
+                    break
+                found = account.take(blocks, limit, {**places, label: place})
+                if found.over <= 0 and found.seconds < taken.seconds:
+                    places[label], taken = place, found
+                    break
+        if taken.seconds >= before.seconds:
+            break
+    return Spared(account, blocks, account.take(blocks, limit, places), places)
