@@ -164,8 +164,8 @@ def _lengths(order: Labels, shared: Sequence[int], sizes: Mapping[int, int]) -> 
     lengths = {x: sizes[x] for x in order}
     first = [x for x in shared if x != order[-1]]
     for x in dict.fromkeys((*first, *order)):
-        parts = -(-math.prod(list(lengths.values())) // BLOCK_TERMS)
-        lengths[x] = -(-lengths[x] // parts)
+        parts = max(1, -(-math.prod(list(lengths.values())) // BLOCK_TERMS))
+        lengths[x] = max(1, -(-lengths[x] // parts))
     return tuple(lengths.values())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -119,3 +120,40 @@ def test_infinities_zeros_and_nans_come_through(case: Case, data: st.DataObject)
     found = _limited(case, case.operands)
     expected = brute_force(case.text, case.operands, case.semiring)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
+@pytest.mark.parametrize("semiring", SEMIRINGS)
+@pytest.mark.parametrize("text", [",->", "a,a->a", "a,b->ab", "a,b,a->"])
+def test_an_operand_that_is_given_twice_has_the_sum_of_its_gradients(semiring: str, text: str) -> None:
+    count = text.count(",") + 1
+    shape = [3] * (len(text.split(",")[0]))
+    x = torch.rand(shape, dtype=torch.float64).requires_grad_()
+    found = einfx.einsum(text, *[x] * count, semiring=semiring, memory_limit=1 << 20)
+    whole = _everything(text, [x] * count, semiring)
+    for again in (False, True):
+        made = torch.autograd.grad(found.sum(), x, create_graph=again, retain_graph=True)
+        torch.testing.assert_close(made, torch.autograd.grad(whole.sum(), x, retain_graph=True))
+
+
+@pytest.mark.parametrize("semiring", SEMIRINGS)
+@pytest.mark.parametrize(
+    ("text", "shapes"),
+    [("ab->a", [(3, 0)]), ("ab,bc->ac", [(2, 0), (0, 3)]), ("a,abc,ab->", [(1,), (1, 0, 5), (1, 0)])],
+)
+def test_sums_without_terms_stay_within_a_limit(
+    semiring: str, text: str, shapes: list[tuple[int, ...]]
+) -> None:
+    operands = [torch.ones(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    found = einfx.einsum(text, *operands, semiring=semiring, memory_limit=1 << 20)
+    assert torch.equal(found, brute_force(text, operands, semiring))
+    for operand, gradient in zip(operands, torch.autograd.grad(found.sum(), operands), strict=True):
+        assert torch.equal(gradient, torch.zeros_like(operand))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_negative_views_keep_their_sign_within_a_limit(dtype: torch.dtype) -> None:
+    x, y = torch._neg_view(torch.ones(2, 3, dtype=dtype)), torch.ones(3, 4, dtype=dtype)
+    assert torch.equal(einfx.einsum("ij->i", x, memory_limit=230), torch.full((2,), -3.0, dtype=dtype))
+    assert torch.equal(
+        einfx.einsum("ij,jk->ik", x, y, memory_limit=1000), torch.full((2, 4), -3.0, dtype=dtype)
+    )

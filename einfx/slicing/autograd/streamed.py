@@ -213,6 +213,8 @@ def _differentiable(
         MemoryLimitError: these don't fit.
     """
     if options.semiring.name != "real":
+        # A view each, so that an operand that is given twice has a gradient at each place.
+        operands = [x.view_as(x) for x in operands]
         here = _moved([*operands, gradient], equation, options, where)
         limit = options.memory_limit
         assert limit is not None

@@ -105,7 +105,8 @@ def recorded_gradients(
     """
     limit = problem.options.memory_limit
     assert limit is not None
-    operands = saved[: len(wanted)]
+    # A view each, so that an operand that is given twice has a gradient at each place.
+    operands = [x.view_as(x) for x in saved[: len(wanted)]]
     first = operands[0]
     chosen = plan(
         problem.equation,

@@ -109,7 +109,8 @@ class _Running:
         self.taken = {interval.value: interval.bytes for interval in found.intervals}
         self.dtype, self.device = dtype, device
         self.zero = options.semiring.zero_of(self.dtype)
-        self.operands = operands
+        # torch's copies from float16 to float32 lose the minus of negative views.
+        self.operands = [x.resolve_neg() if x.dtype != dtype and x.is_neg() else x for x in operands]
         self.moment = self.used = 0
         self.made: dict[int, Tensor] = {}
         self.ways: dict[tuple[Any, ...], Into] = {}
@@ -244,7 +245,7 @@ class _Running:
         A last block that is shorter may be computed in another way, with a workspace of its own.
         """
         size = prod(shape) * self.dtype.itemsize
-        if self.used + size > self.where.workspaces.get(self.moment, 0):
+        if not size or self.used + size > self.where.workspaces.get(self.moment, 0):
             return torch.empty(tuple(shape), dtype=self.dtype, device=self.device)
         self.used += size
         return self._placed(self.where.offsets[-1 - self.moment] + self.used - size, shape)
