@@ -84,17 +84,22 @@ def compile_program(
         torch.Size([2, 4])
     """
     names: dict[Any, str] = {}
-    lines: list[str] = []
+    calls: list[tuple[str, tuple[Any, ...]]] = []
 
     def emit(function: Any, *args: Any) -> _Name:
-        name = names.setdefault(function, f"f{len(names)}")
-        target = _Name(f"v{len(lines)}")
-        lines.append(f"    {target} = {name}({', '.join(map(_source, args))})")
-        return target
+        calls.append((names.setdefault(function, f"f{len(names)}"), args))
+        return _Name(f"v{len(calls) - 1}")
 
     parameters = [_Name(f"a{i}") for i in range(len(plan.shapes))]
     result = emit_plan(emit, plan, parameters, guarded=guarded, strides=strides)
-    source = "\n".join([f"def program({', '.join(parameters)}):", *lines, f"    return {result}"])
+    lines, needed = [f"    return {result}"], {result, *parameters}
+    for number, (name, args) in reversed([*enumerate(calls)]):
+        # What nobody needs from here on gives its memory to the next call.
+        last = [x for x in args if isinstance(x, _Name) and x not in needed]
+        freed = f"; del {', '.join(dict.fromkeys(last))}" if last else ""
+        lines.append(f"    v{number} = {name}({', '.join(map(_source, args))}){freed}")
+        needed.update(last)
+    source = "\n".join([f"def program({', '.join(parameters)}):", *reversed(lines)])
     scope: dict[str, Any] = {name: function for function, name in names.items()}
     exec(compile(source, "<einfx program>", "exec"), scope)
     return scope["program"]  # type: ignore[no-any-return]
