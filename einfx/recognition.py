@@ -7,6 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from .errors import OperandError
+from .operands import check_operand
 from .padding import Padding
 from .pattern import IndexPattern, pattern_of_shape
 
@@ -66,12 +68,21 @@ def recognise(tensor: Tensor) -> IndexPattern | None:
         A pattern with this tensor, or None where there is none, the values can't be read (a meta tensor), or
         the tensor holds no one, so that any large padding would explain it.
 
+    Raises:
+        OperandError: something that isn't a tensor, or one whose elements don't lie side by side.
+
     Example:
         >>> recognise(IndexPattern(9, 4, stride=3, padding=2).tensor(torch.float32))
         IndexPattern(9, 4, stride=3, padding=2)
         >>> recognise(torch.ones(2, 2, 2)) is None
         True
     """
+    if not isinstance(tensor, Tensor):
+        shown = f"{tensor!r}, which is an index pattern already"
+        if not isinstance(tensor, IndexPattern):
+            shown = f"a {type(tensor).__name__}; convert it by torch.as_tensor"
+        raise OperandError(f"recognise takes a torch.Tensor, not {shown}")
+    check_operand("recognise", 0, tensor)
     remembered = None if tensor.is_inference() else getattr(tensor, _REMEMBERED, None)
     if remembered is not None and remembered[1] == tensor._version:
         pattern: IndexPattern = remembered[0]

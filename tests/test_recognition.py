@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from einfx.errors import OperandError
 from einfx.pattern import IndexPattern
 from einfx.recognition import index_pattern, recognise
 from tests.test_pattern import DTYPES, by_definition, patterns
@@ -58,3 +62,17 @@ def test_patterns_are_recognised_by_their_values_in_inference_mode() -> None:
     outside = index_pattern(7, 3)
     with torch.inference_mode():
         assert recognise(outside) == IndexPattern(7, 3)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (None, "takes a torch.Tensor, not a NoneType; convert it by torch.as_tensor"),
+        (5, "not a int"),
+        (IndexPattern(8, 3), r"not IndexPattern\(8, 3\), which is an index pattern already"),
+        (torch.ones(2, 2, 2).to_sparse(), r"sparse .* by .to_dense\(\)"),
+    ],
+)
+def test_what_is_no_tensor_of_numbers_side_by_side_is_refused(other: Any, message: str) -> None:
+    with pytest.raises(OperandError, match=message):
+        recognise(other)

@@ -11,8 +11,10 @@ from torch import Tensor
 from ..contract import contract_patterns
 from ..contract_path import contract_path
 from ..dispatch import read_equation
-from ..errors import OperandError, UsageError
+from ..equation import Equation
+from ..errors import EquationError, OperandError, UsageError
 from ..expression import contract_expression
+from ..operands import as_tensor, is_array, shape_of
 from ..options import Options
 from ..paths import hashable
 from ..pattern import IndexPattern
@@ -68,6 +70,7 @@ class PatternExpression:
                 f"this expression of {self._equation!r} takes {len(self._varying)} operand(s), but "
                 f"{len(operands)} were given"
             )
+        operands = tuple(as_tensor(x, f"operand {i}") if is_array(x) else x for i, x in enumerate(operands))
         every: list[Any] = [None] * (len(self._varying) + len(self._known))
         for i, value in zip(self._varying, operands, strict=True):
             every[i] = value
@@ -81,6 +84,14 @@ class PatternExpression:
         return f"<einfx expression\n{self.plan or self._equation}>"
 
 
+def _symbols(function: str, given: Sequence[Any]) -> tuple[Operand, ...]:
+    """Patterns, and what stands for tensors of the shapes that were given."""
+    return tuple(
+        x if isinstance(x, IndexPattern) else View(position, shape_of(function, x))
+        for position, x in enumerate(given)
+    )
+
+
 @taking_patterns(contract_path)
 def _path(
     equation: str, shapes: Sequence[Any], dtype: torch.dtype, device: Any, optimize: Any, options: Options
@@ -91,10 +102,9 @@ def _path(
             f"contract_path shows contractions with index patterns over real numbers, not over "
             f"{options.semiring.name!r}"
         )
-    symbols: tuple[Operand, ...] = tuple(
-        x if isinstance(x, IndexPattern) else View(position, tuple(getattr(x, "shape", x)))
-        for position, x in enumerate(shapes)
-    )
+    if not isinstance(equation, (str, Equation)):
+        raise EquationError(f"an equation is text such as 'nci,koi->nco', not {type(equation).__name__}")
+    symbols = _symbols("contract_path", shapes)
     network = Network(read_equation(equation, [len(x.shape) for x in symbols]), symbols)
     if options.memory_limit is None:
         return plan_network(network, dtype, device, optimize=optimize)
@@ -112,6 +122,7 @@ def _expression(
     options: Options,
 ) -> PatternExpression:
     """A contraction with patterns that is planned once."""
+    _symbols("contract_expression", given)
     patterns = {i: x for i, x in enumerate(given) if isinstance(x, IndexPattern)}
     plan = None
     if options.semiring.name == "real":

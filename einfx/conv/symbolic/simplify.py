@@ -8,13 +8,15 @@ disappear; the others become as small as they can. The rules are in :mod:`.rules
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
 from torch import Tensor
 
 from ...equation import Equation
-from ...errors import OperandError
+from ...errors import EquationError, OperandError, UsageError
+from ...operands import check_operand
 from ...pattern import IndexPattern
 from ...recognition import index_pattern, recognise
 from .draft import Draft
@@ -69,7 +71,8 @@ def simplify(
 
     Raises:
         EquationError: the equation can't be read.
-        OperandError: operands that don't fit it.
+        OperandError: operands that don't fit it, or are neither tensors nor patterns.
+        UsageError: rules that can't be applied.
 
     Example:
         >>> import torch
@@ -79,6 +82,7 @@ def simplify(
         >>> equation, [tuple(operand.shape) for operand in small]
         ('ab,ca->cb', [(5, 4), (7, 5)])
     """
+    operands, rules = _read(equation, operands, rules)
     symbols: list[Operand] = []
     like: Tensor | None = None
     for position, operand in enumerate(operands):
@@ -99,6 +103,28 @@ def simplify(
             _as_tensor(operand, like) if isinstance(operand, IndexPattern) else operand for operand in bound
         ]
     return (small.text if isinstance(equation, str) else small.equation), bound
+
+
+def _read(equation: object, operands: object, rules: object) -> tuple[list[Any], tuple[Rule, ...]]:
+    """The operands and the rules, where they and the equation are what :func:`simplify` takes."""
+    if not isinstance(equation, (str, Equation)):
+        raise EquationError(
+            f"simplify takes an equation as text, such as 'nci,koi->nco', or an einfx.Equation, not "
+            f"{equation!r}"
+        )
+    if isinstance(operands, Tensor) or not isinstance(operands, Iterable):
+        given = "one tensor" if isinstance(operands, Tensor) else repr(operands)
+        raise OperandError(
+            f"simplify of {str(equation)!r} takes its operands as a list of tensors and index patterns, "
+            f"such as [x, pattern, weight], not {given}"
+        )
+    found = list(operands)
+    for position, operand in enumerate(found):
+        if not isinstance(operand, IndexPattern):
+            check_operand(f"simplify of {str(equation)!r}", position, operand)
+    if not isinstance(rules, Iterable) or not all(map(callable, chosen := tuple(rules))):
+        raise UsageError(f"simplify takes rules of einfx.conv.symbolic.rules as a tuple, not {rules!r}")
+    return found, chosen
 
 
 def recognise_operand(operand: Tensor) -> IndexPattern | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from typing import Any
 
 import pytest
 import torch
@@ -16,11 +17,13 @@ from einfx.conv.symbolic.rules import ALL, DEFAULT, Rule
 from einfx.conv.symbolic.simplify import simplified, simplify
 from einfx.conv.symbolic.views import View
 from einfx.equation import Equation
-from einfx.errors import EquationError, OperandError
+from einfx.errors import EquationError, OperandError, UsageError
 from einfx.pattern import IndexPattern
 from einfx.recognition import index_pattern, recognise
 from tests.conv.reference import close, draws
 from tests.test_pattern import patterns
+
+TEXT, X, PATTERN = "nci,koi->nco", torch.ones(2, 3, 8), IndexPattern(8, 3)
 
 
 @st.composite
@@ -143,6 +146,40 @@ def test_equations_and_operands_that_make_no_sense_are_refused() -> None:
         simplify(Equation.parse("i,i->"), [torch.ones(2)])
     with pytest.raises(OperandError, match="label 'a' has size"):
         simplify("i,koi->ko", [torch.ones(7), IndexPattern(8, 3)])
+
+
+@pytest.mark.parametrize(
+    ("equation", "operands", "rules", "kind", "message"),
+    [
+        (5, [X, PATTERN], DEFAULT, EquationError, "an equation as text, .* not 5"),
+        (([[0]], []), [X], DEFAULT, EquationError, r"einfx.Equation, not \(\[\[0\]\], \[\]\)"),
+        (TEXT, None, DEFAULT, OperandError, "'nci,koi->nco' takes its operands as a list .* not None"),
+        (TEXT, X, DEFAULT, OperandError, r"such as \[x, pattern, weight\], not one tensor"),
+        (
+            TEXT,
+            (X, None),
+            DEFAULT,
+            OperandError,
+            "'nci,koi->nco': operand 1 is a NoneType, not a",
+        ),
+        (TEXT, (X.numpy(), PATTERN), DEFAULT, OperandError, "operand 0 is a ndarray.* by torch.as_tensor"),
+        (TEXT, (X.to_sparse(), PATTERN), DEFAULT, OperandError, r"operand 0 is sparse .* by .to_dense\(\)"),
+        (TEXT, (X, PATTERN), None, UsageError, "takes rules of .* as a tuple, not None"),
+        (TEXT, (X, PATTERN), (5,), UsageError, r"as a tuple, not \(5,\)"),
+    ],
+)
+def test_what_is_no_contraction_is_refused(
+    equation: Any, operands: Any, rules: Any, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        simplify(equation, operands, rules)
+
+
+def test_operands_and_rules_may_come_from_any_iterable() -> None:
+    expected = simplify(TEXT, [X, PATTERN])
+    equation, operands = simplify(TEXT, (x for x in (X, PATTERN)), list(DEFAULT))  # type: ignore[arg-type]
+    assert equation == expected[0]
+    assert [x.shape for x in operands] == [x.shape for x in expected[1]]
 
 
 def test_simplifying_again_is_remembered() -> None:
