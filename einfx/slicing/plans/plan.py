@@ -30,7 +30,7 @@ from ..schedules.tree import ContractionTree, Cut
 from ..search.find_schedule import Sliced, find_schedule
 from .parts import algebra_of, demand_of, examples, found_fields, has_gradients, program_of, written
 from .printing import described
-from .text import plan_text, read_fields
+from .text import broken, plan_text, read_fields
 
 __all__ = ["PlannedLoop", "SlicedPlan"]
 
@@ -369,9 +369,13 @@ class SlicedPlan:
             PlanError: the text isn't that of a plan in blocks.
         """
         made = cls(**read_fields(text))
-        whole = made.tree.equation.inputs == made.schedule.labels[: len(made.shapes)]
-        if not whole or made.tree.sizes != made.schedule.sizes:
-            raise PlanError(f"this plan of {made.text!r} is broken: its program is of another contraction")
+        try:
+            whole = made.tree.equation.inputs == made.schedule.labels[: len(made.shapes)]
+            whole = whole and made.tree.sizes == made.schedule.sizes and len(made.tree_cuts) == len(made.cuts)
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise broken(made.equation, str(error)) from None
+        if not whole:
+            raise broken(made.equation, "its program is of another contraction")
         return made
 
     def _below(self, value: int) -> tuple[int, ...]:
