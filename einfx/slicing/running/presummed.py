@@ -31,6 +31,9 @@ Labels = tuple[int, ...]
 Scratch = Callable[[Sequence[int]], Tensor]
 Choice = Callable[[Equation, tuple[Place, ...]], "Remaining"]
 
+SUMMING_SECONDS = 250e-6
+"""What an operand's own sum takes beside its arithmetic: with small blocks, more than all terms do."""
+
 
 class Remaining(Protocol):
     """How gradients are found of what remains.
@@ -124,7 +127,7 @@ class Presummed:
             summing = Equation((labels,), inputs[-1])
             how = into(summing, [place], summed, False, dtype, device, options)
             sums.append(how)
-            work = work.then(Work.of(how))
+            work = work.then(Work.of(how)).then(Work(seconds=SUMMING_SECONDS))
             held += item * prod(shape) * (1 + needs[position])
             if needs[position]:
                 target = count + 2 + sum(needs[:position])
@@ -132,8 +135,10 @@ class Presummed:
                 places_now[target] = summed
         remaining = choose(Equation(tuple(inputs), equation.output), tuple(places_now))
         work = work.then(remaining.work)
-        # Where sums are -inf, their gradients are taken apart from those of others.
-        apart = max(work.apart, remaining.work.apart + 3 * item * prod(places[count].shape))
+        # Gradients of sums that are -inf are taken apart from those of others, one after the other: beside a
+        # copy is kept which sums these are, and while it is made, which others.
+        results = prod(places[count].shape)
+        apart = max(work.apart, (item + 2) * results, remaining.work.apart + (item + 1) * results)
         taken = work._replace(inside=held + work.inside, apart=apart)
         return cls(equation, tuple(sums), remaining, work.inside, taken)
 
@@ -167,15 +172,19 @@ class Presummed:
             if target is not None:
                 parts[position] = scratch(shape)
         memory = scratch((self.inside_bytes // total.itemsize,))
-        present, empty = _apart(total, gradient)
+        # Shares of an operand's own sum tell nothing about the terms of a whole sum that is -inf: another
+        # operand may be what makes it so.
+        nothing = None if float(total.amin()) > -math.inf else total == -math.inf
+        present = gradient if nothing is None else gradient.masked_fill(nothing, 0)
         self._remain(sums, parts, total, present, memory)
+        del present
         for position, how in enumerate(self.sums):
             target, part = targets[position], parts[position]
             if how is not None and target is not None and part is not None:
                 (labels,), kept = how.equation.inputs, how.equation.output
                 values = [operands[position]]
                 add_shares([labels], kept, values, sums[position], part, [target], _pieces(memory), 0.0)
-        if empty is None:
+        if nothing is None:
             return
         for position, (how, target) in enumerate(zip(self.sums, targets, strict=True)):
             if target is None:
@@ -184,7 +193,9 @@ class Presummed:
             others = prod([x.numel() // y.numel() for x, y in zip(operands, sums, strict=True)])
             others //= operands[position].numel() // sums[position].numel()
             own = [part if i == position else None for i, part in enumerate(parts)]
-            self._remain(sums, own, total, others * empty, memory)
+            empty = gradient.masked_fill(~nothing, 0).mul_(others)
+            self._remain(sums, own, total, empty, memory)
+            del empty
             part = parts[position]
             if how is not None and part is not None:
                 # Each of the terms has what any of them has.
@@ -215,18 +226,6 @@ def _spread(tensor: Tensor, labels: Labels, kept: Labels) -> Tensor:
         if label not in kept:
             tensor = tensor.unsqueeze(dim)
     return tensor
-
-
-def _apart(total: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The gradient of sums that are more than -inf, and where there are some that of those that are -inf.
-
-    Shares of an operand's own sum tell nothing about the terms of a whole sum that is -inf: another operand
-    may be what makes it so.
-    """
-    if float(total.amin()) > -math.inf:
-        return gradient, None
-    nothing = total == -math.inf
-    return gradient.masked_fill(nothing, 0), gradient.masked_fill(~nothing, 0)
 
 
 def _pieces(memory: Tensor) -> Scratch:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import accumulate
 
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 import einfx
 from einfx.equation import Equation
 from einfx.options import Options
 from einfx.slicing.running.into import Place
-from einfx.slicing.running.local_gradients import LocalGradients
+from einfx.slicing.running.local_gradients import LocalGradients, _local
 from einfx.slicing.schedules.adjoint import adjoint
 from einfx.slicing.schedules.schedule import Adjoint
 from einfx.slicing.schedules.tree import ContractionTree
@@ -113,6 +116,46 @@ def test_where_nothing_depends_on_an_empty_sum_its_terms_have_no_gradient() -> N
     found = _found(text, operands, gradient, math.nan)[1]
     expected = _expected(text, operands, gradient, 0.0)
     torch.testing.assert_close(found, expected)
+
+
+def test_of_few_terms_operands_are_not_summed_first() -> None:
+    text = "ik,kp->i"
+    operands = [torch.randn(256, 16, dtype=torch.float64), torch.randn(16, 8, dtype=torch.float64)]
+    gradient = torch.randn(256, dtype=torch.float64)
+    way, found = _found(text, operands, gradient, math.nan)
+    assert way == "shares"
+    terms = operands[0][:, :, None] + operands[1]
+    shares = terms.flatten(1).softmax(1).view_as(terms) * gradient[:, None, None]
+    torch.testing.assert_close(found, [shares.sum(2), shares.sum(0)])
+
+
+@pytest.mark.parametrize("text", CONTRACTIONS)
+def test_no_more_is_allocated_than_was_told_even_where_sums_are_empty(text: str) -> None:
+    operands, gradient = [x.float() for x in _operands(text)], _gradient(text).float()
+    operands[0][3] = -math.inf
+    equation = Equation.parse(text)
+    total = einfx.einsum(text, *operands, semiring="log")
+    targets = [torch.zeros_like(x) for x in operands]
+    tensors = (*operands, total, gradient, *targets)
+    places = tuple([Place(tuple(x.shape), x.stride()) for x in tensors])
+    options = Options.read("log", grad_of_neg_inf=0.0)
+    how = _local(equation, places, (True, True), 1, torch.float32, "cpu", options, 1)
+    assert how.way == "presummed"
+    given = torch.empty(how.work.inside // 4)
+    start = 0
+
+    def scratch(shape: Sequence[int]) -> Tensor:
+        nonlocal start
+        first, start = start, start + math.prod(shape)
+        assert start <= given.numel()
+        return given[first:start].view(tuple(shape))
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        how.add(operands, targets, total, gradient, scratch, consumed=False)
+    events = sorted(profiled.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    sizes = [event.nbytes() for event in events if event.name() == "[memory]"]
+    # Single numbers and the sizes of small tensors are rounded up.
+    assert max(accumulate(sizes, initial=0)) <= how.work.apart + 4096
 
 
 def test_a_limit_takes_no_longer_where_an_operand_has_a_label_of_its_own() -> None:
