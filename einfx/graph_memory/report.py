@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from .contraction_bytes import Bounded
 from .liveness import Liveness, Moment
 from .overwriting import Overwriting
 
-__all__ = ["CutRow", "MemoryReport", "cut_rows"]
+__all__ = ["CutRow", "MemoryReport", "PartRow", "cut_rows"]
 
 
 class CutRow(NamedTuple):
@@ -43,6 +44,20 @@ class CutRow(NamedTuple):
         return count
 
 
+class PartRow(NamedTuple):
+    """Nodes that are computed together, block by block of rows.
+
+    Attributes:
+        nodes: their names in the optimised graph.
+        blocks: how many blocks there are.
+        bytes: what they take, the result included.
+    """
+
+    nodes: tuple[str, ...]
+    blocks: int
+    bytes: int
+
+
 @dataclass(frozen=True)
 class MemoryReport:
     """What a program takes beside its inputs and its state, without gradients.
@@ -51,13 +66,12 @@ class MemoryReport:
         limit: the most that it may take, in bytes.
         before: where the original takes most; None where it takes nothing.
         after: where the optimised program does.
-        cuts: the contractions that have a limit of their own.
+        cuts: the contractions that have a limit of their own; not those of ``parts``.
         reordered: whether nodes were put into another order.
         uncovered: nodes of which it isn't known what they take, each with the reason: what is said here, and
             the limit, leave that out.
         written_over: nodes whose result takes the place of an operand, each with that operand.
-        parts: the names of nodes that are computed together, block by block of rows, with the number of
-            blocks.
+        parts: the nodes that are computed together, block by block of rows.
     """
 
     limit: int
@@ -67,7 +81,7 @@ class MemoryReport:
     reordered: bool
     uncovered: tuple[tuple[str, str], ...]
     written_over: tuple[tuple[str, str], ...] = ()
-    parts: tuple[tuple[tuple[str, ...], int], ...] = ()
+    parts: tuple[PartRow, ...] = ()
 
     @property
     def bytes_before(self) -> int:
@@ -88,7 +102,7 @@ class MemoryReport:
             "cuts": [{**row._asdict(), "blocks": row.blocks} for row in self.cuts],
             "reordered": self.reordered,
             "written_over": [list(entry) for entry in self.written_over],
-            "parts": [{"nodes": list(names), "blocks": blocks} for names, blocks in self.parts],
+            "parts": [{**row._asdict(), "nodes": list(row.nodes)} for row in self.parts],
             "uncovered": [list(entry) for entry in self.uncovered],
         }
 
@@ -110,7 +124,9 @@ class MemoryReport:
         if self.written_over:
             pairs = ", ".join(f"{node} over {operand}" for node, operand in self.written_over)
             lines.append(f"written in place: {pairs}")
-        lines += [f"{', '.join(names)}: together in {blocks} blocks" for names, blocks in self.parts]
+        for part in self.parts:
+            taken = f"taking {size_text(part.bytes)} with the result"
+            lines.append(f"{', '.join(part.nodes)}: together in {part.blocks} blocks, {taken}")
         lines.append(
             "where gradients are recorded, contractions and their gradients stay within the limit each by "
             "itself; what autograd saves between operations isn't bounded"
@@ -130,18 +146,26 @@ def moment_text(moment: Moment, most: int = 6) -> str:
     return f"{moment.node} at {moment.line}: {size_text(moment.bytes)}, its own {size_text(inside)}{beside}"
 
 
-def cut_rows(graph: fx.Graph) -> tuple[CutRow, ...]:
-    """The contractions of a graph that have a limit."""
+def cut_rows(graph: fx.Graph, limit: int, parts: Sequence[PartRow] = ()) -> tuple[CutRow, ...]:
+    """The contractions of a graph that have a limit.
+
+    Args:
+        graph: the graph.
+        limit: of the whole graph.
+        parts: what is computed together in blocks. A contraction in there has a limit for calls in which it
+            is computed by itself; the part says what it takes, unless the program gave it a smaller one.
+    """
     rows = []
+    together = {name for part in parts for name in part.nodes}
     for name, found in contractions_of(graph).items():
-        limit = found.contraction.options.memory_limit
-        if limit is None:
+        own = found.contraction.options.memory_limit
+        if own is None or (name in together and own >= limit):
             continue
         try:
-            how = found.within(limit)
+            how = found.within(own)
         except MemoryLimitError:
             how = Bounded(0, 0.0, ())
-        rows.append(CutRow(name, str(found.contraction.equation), limit, how.bytes, how.loops))
+        rows.append(CutRow(name, str(found.contraction.equation), own, how.bytes, how.loops))
     return tuple(rows)
 
 
@@ -165,6 +189,10 @@ def memory_report(
     over: Overwriting,
 ) -> MemoryReport:
     """What a graph takes, from what is alive in it and in the original."""
-    cuts = cut_rows(graph)
-    rest = after.uncovered, over.written, over.parts
+    inside = {moment.node: moment.bytes - moment.bytes_before for moment in after.moments}
+    parts = tuple(
+        PartRow(names, blocks, inside.get(f"{names[-1]}_blocks", 0)) for names, blocks in over.parts
+    )
+    cuts = cut_rows(graph, limit, parts)
+    rest = after.uncovered, over.written, parts
     return MemoryReport(limit, before.peak, after.peak, cuts, reordered, *rest)

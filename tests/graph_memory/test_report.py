@@ -39,6 +39,31 @@ def test_the_report_names_the_limit_the_peak_its_line_and_the_blocks() -> None:
     assert data["after"]["alive"] == [{"node": "exp", "bytes": 28_800}]
 
 
+def test_contractions_that_are_computed_together_in_blocks_are_not_said_to_have_limits_of_their_own() -> None:
+    a, b, c = tensor((40, 3, 8)), tensor((40, 3, 8), seed=1), tensor((40, 3, 8), seed=2)
+
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        weights = torch.softmax(torch.einsum("qhd,khd->hqk", q, k), -1)
+        return torch.einsum("hqk,khd->qhd", weights, v)
+
+    limit = 20_000
+    with torch.no_grad():
+        limited = einfx.optimize(attention, (a, b, c), memory_limit=limit)
+    memory = limited.report.memory
+    assert memory is not None
+    (part,) = memory.parts
+    assert part.blocks > 1
+    assert 40 * 3 * 8 * 8 <= part.bytes <= memory.bytes_after <= limit
+    assert sum("einsum" in name for name in part.nodes) == 2
+    assert memory.cuts == ()
+    text = str(limited.report)
+    assert f"together in {part.blocks} blocks, taking" in text
+    assert " within " not in text[text.index("Memory") :].replace("stay within the limit", "")
+    assert json.loads(json.dumps(memory.to_dict()))["parts"] == [
+        {"nodes": list(part.nodes), "blocks": part.blocks, "bytes": part.bytes}
+    ]
+
+
 def test_a_report_without_a_limit_says_nothing_of_it() -> None:
     report = einfx.optimize(_program, (tensor((6, 6)),)).report
     assert report.memory is None
