@@ -6,6 +6,7 @@ buffers that come and go in a loop may be several times of what is in use.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -30,8 +31,8 @@ __all__ = ["Arena", "Demand", "Moment", "arena", "demand", "work_of"]
 ALIGNMENT = 64
 """Buffers start at multiples of so many bytes, as vector instructions like it."""
 
-MOST_REARRANGED = 600
-"""Up to so many buffers are put in several orders into an arena."""
+MOST_REARRANGED, MOST_ARRANGED = 600, 4000
+"""Up to so many buffers are put in several orders into an arena; beyond the second number as they come."""
 
 LINE_SECONDS = 6e-6
 """What running a line costs apart from its arithmetic."""
@@ -280,12 +281,16 @@ def arena(intervals: Sequence[Interval]) -> Arena:
     """Give every buffer a place that no other uses at the same time, as low as it can be.
 
     Those that are given one first leave no gaps: large ones, or those that are large for long, or those that
-    are there for long. Whichever needs least is taken.
+    are there for long. Whichever needs least is taken. Very many get theirs in the order in which they come,
+    as each then only has to be compared with those that are there.
 
     Example:
         >>> arena([Interval(0, 0, 3, 640), Interval(1, 1, 2, 64), Interval(2, 4, 5, 100)])
         Arena(bytes=704, offsets={0: 0, 2: 0, 1: 640}, workspaces={})
     """
+    workspaces = {-1 - x.value: x.bytes for x in intervals if x.value < 0}
+    if len(intervals) > MOST_ARRANGED:
+        return Arena(*_placed_in_turn(intervals), workspaces)
     least = _most_at_once(intervals)
     best: tuple[int, dict[int, int]] | None = None
     for order in _ORDERS if len(intervals) <= MOST_REARRANGED else _ORDERS[:1]:
@@ -295,7 +300,6 @@ def arena(intervals: Sequence[Interval]) -> Arena:
         if best[0] <= least:
             break
     assert best is not None
-    workspaces = {-1 - x.value: x.bytes for x in intervals if x.value < 0}
     return Arena(*best, workspaces)
 
 
@@ -339,6 +343,25 @@ def _placed(intervals: Sequence[Interval]) -> tuple[int, dict[int, int]]:
                 break
             offset = max(offset, end)
         placed.append((offset, offset + size, first, last))
+        offsets[value] = offset
+        total = max(total, offset + size)
+    return total, offsets
+
+
+def _placed_in_turn(intervals: Sequence[Interval]) -> tuple[int, dict[int, int]]:
+    """The same for those that come first first, of these for those first that stay longest."""
+    offsets: dict[int, int] = {}
+    there: list[tuple[int, int, int]] = []
+    total, now = 0, -1
+    for value, first, last, bytes_ in sorted(intervals, key=lambda x: (x.first, -x.last, -x.bytes)):
+        if first > now:
+            there, now = [x for x in there if x[2] >= first], first
+        size, offset = _aligned(bytes_), 0
+        for start, end, _ in there:
+            if start - offset >= size:
+                break
+            offset = max(offset, end)
+        insort(there, (offset, offset + size, last))
         offsets[value] = offset
         total = max(total, offset + size)
     return total, offsets

@@ -233,30 +233,63 @@ class _Builder:
         known = self._seen.get((value, made))
         if known is not None:
             return known
+        # Not by recursion: a path may be as deep as it is long.
+        unknown, waiting = [], [value]
+        while waiting:
+            above = waiting.pop()
+            unknown.append(above)
+            inner = [x for x in self.children[above] if x >= self.count and not made >> x & 1]
+            waiting += [x for x in inner if (x, made) not in self._seen]
         found = 0
-        for child in self.children[value]:
-            if child < self.count or made >> child & 1:
-                found |= self.tree.masks[child]
-            else:
-                found |= self._visible(child, made)
-        self._seen[value, made] = found
+        for above in sorted(unknown):
+            found = 0
+            for child in self.children[above]:
+                there = child < self.count or made >> child & 1
+                found |= self.tree.masks[child] if there else self._seen[child, made]
+            self._seen[above, made] = found
         return found
 
     def _joined(
         self, value: int, active: Mapping[int, int], made: int, buffered: bool
     ) -> tuple[list[Statement], int]:
+        # What is computed without a loop around it, each after what it is made of.
+        values, waiting = [], [value]
+        known: dict[int, tuple[list[Statement], int]] = {}
+        while waiting:
+            above = waiting.pop()
+            values.append(above)
+            for child in self.children[above]:
+                if child < self.count or made >> child & 1:
+                    continue
+                if child in self.around:
+                    known[child] = self.compute(child, active, made)
+                else:
+                    waiting.append(child)
+        for above in sorted(values):
+            known[above] = self._step(above, active, known, buffered and above == value)
+        return known[value]
+
+    def _step(
+        self,
+        value: int,
+        active: Mapping[int, int],
+        known: dict[int, tuple[list[Statement], int]],
+        buffered: bool,
+    ) -> tuple[list[Statement], int]:
+        """The same as :meth:`compute` for lines that compute operands, which are taken from what is known."""
         children = self.children[value]
         inner = []
         for child in children:
-            if child >= self.count and not made >> child & 1:
-                lines, peak = self.compute(child, active, made)
+            if child in known:
+                lines, peak = known.pop(child)
                 inner.append((peak - self._size(child, active), child, peak, lines))
         # The one that takes more than is left of it goes first, while the other isn't there yet.
         inner.sort(key=lambda x: (-x[0], x[1]))
         statements: list[Statement] = []
         held = most = 0
         for less, _, peak, lines in inner:
-            statements += lines
+            # A long list of lines is gone on with.
+            statements = statements + lines if statements else lines
             most = max(most, held + peak)
             held += peak - less
         allocation = self.allocation(value)
@@ -264,7 +297,8 @@ class _Builder:
             statements.append(allocation)
             held += self._size(value, active)
         statements.append(Contract(value, children, allocation.filled))
-        return [*statements, *(Free(child) for _, child, _, _ in inner)], max(most, held)
+        statements += [Free(child) for _, child, _, _ in inner]
+        return statements, max(most, held)
 
     def _size(self, value: int, active: Mapping[int, int]) -> int:
         return prod([active.get(label, self.tree.sizes[label]) for label in self.tree.labels[value]])

@@ -34,6 +34,9 @@ PROGRAMS, SLOWER = 4, 3.0
 """Of the paths that these find, the first so many become programs; a search is given up when a path takes so
 many times as long as the best one found."""
 
+AIMS = (1.0, 0.92, 0.85)
+"""Which parts of the limit these searches aim at: in what is left, values are computed before loops."""
+
 SEARCH_SECONDS = 5e-6
 """About what a change takes: no search is done that takes longer than the best schedule found so far."""
 
@@ -95,12 +98,17 @@ def _of_several(
     best: Sliced | None = None
     target = room
     for _ in range(TRIES):
-        found = []
+        found: list[Spared] = []
         bound = longest
         for seed in range(seeds):
-            made = spared(tree, rates, target, bound if seed > 2 else longest, ROTATIONS, seed, True)
+            # The first searches start from the path itself, the others from the best that was found by then.
+            start = tree
+            if found and 2 * seed >= seeds:
+                start = min(found, key=lambda made: made.taken.seconds).account.tree
+            aim = AIMS[seed // 3 % len(AIMS)] * target
+            made = spared(start, rates, aim, bound if seed > 2 else longest, ROTATIONS, seed, True)
             if made is not None:
-                made = arranged(made, target)
+                made = arranged(made, aim)
                 bound = min(bound, SLOWER * made.taken.seconds)
                 found.append(made)
         found.sort(key=lambda made: made.taken.seconds)

@@ -71,3 +71,17 @@ def test_of_two_values_the_one_that_takes_more_is_computed_first() -> None:
     )
     targets = [line.target for line in schedule(tree).statements if isinstance(line, Contract)]
     assert targets.index(7) < targets.index(5)
+
+
+def test_paths_may_be_deeper_than_calls() -> None:
+    count = 3000
+    equation = Equation(tuple((x, x + 1) for x in range(count)), (0, count))
+    steps = ((0, 1), *((count + x, x + 2) for x in range(count - 2)))
+    tree = ContractionTree(equation, (2,) * (count + 1), steps)
+    lines = schedule(tree).statements
+    made = [line.target for line in lines if isinstance(line, Contract)]
+    assert made == list(range(count, 2 * count - 1))
+    # In a loop, before which nothing is computed, and before one which changes only the last.
+    for label, before in [(0, 0), (count, count - 2)]:
+        looped = schedule(tree, [Cut(tree.root, label, 1)]).statements
+        assert sum(isinstance(line, Contract) for line in looped) == before

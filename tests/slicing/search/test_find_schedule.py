@@ -175,7 +175,7 @@ def test_a_large_network_is_cut_too() -> None:
     whole = find_schedule(equation, shapes, paths, 1 << 50, torch.float32, "cpu")
     found = find_schedule(equation, shapes, paths, whole.bytes // 4, torch.float32, "cpu", free=True)
     assert found.bytes <= whole.bytes // 4
-    assert found.demand.flops < 4 * whole.demand.flops
+    assert found.demand.flops < 3 * whole.demand.flops
 
 
 def test_one_element_does_not_fit_into_no_memory() -> None:

@@ -94,6 +94,24 @@ def test_gradients_of_chains_are_computed_in_stages(sites: int, times: int) -> N
     torch.testing.assert_close(made, wanted)
 
 
+def test_gradients_of_very_long_chains_are_those_without_a_limit() -> None:
+    equation, shapes, operands = _overlap(180, 4)
+    sizes = equation.sizes(shapes)
+    steps = [(0, 1), *((358 + number, number) for number in range(2, 360))]
+    start = ContractionTree(equation, tuple(sizes[x] for x in equation.labels), tuple(steps))
+    returned = 8 * sum(x.numel() for x in operands)
+    results = []
+    for limit in (1 << 40, returned + 12_000):
+        found = find_schedule(
+            equation, shapes, [sweep(start).path], limit, torch.float64, "cpu", wanted=[True] * 360, free=True
+        )
+        assert found.bytes <= limit
+        results.append(run(found.schedule, [*operands, torch.ones((), dtype=torch.float64)], found.demand))
+    # These depend on one another along the whole chain.
+    assert all(x.isfinite().all() and x.count_nonzero() for x in results[0])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-10, atol=0.0)
+
+
 def test_the_account_of_a_tree_is_near_to_what_its_program_takes() -> None:
     equation, shapes, _ = _network(networkx.grid_2d_graph(5, 5), 4)
     rates = Rates.of(torch.float64, "cpu", REAL)
