@@ -40,6 +40,9 @@ AIMS = (1.0, 0.92, 0.85)
 SEARCH_SECONDS = 5e-6
 """About what a change takes: no search is done that takes longer than the best schedule found so far."""
 
+MOST_NESTED = 128
+"""Where the least memory is looked for, so many loops at most are in one another."""
+
 TRIES = 4
 """How often the account is given less."""
 
@@ -142,9 +145,16 @@ def _elements(problem: Problem, tree: ContractionTree) -> float:
 
 
 def least(problem: Problem, tree: ContractionTree) -> Sliced:
-    """The schedule that takes the least memory, roughly: single elements of all labels."""
+    """The schedule that takes the least memory, roughly: single elements of all labels, or of many."""
     account = Account(tree, _rates(problem))
-    blocks, taken = (1,) * len(tree.sizes), account.take(tree.sizes, 1.0)
+    taken = account.take(tree.sizes, 1.0)
+    largest = [0.0] * len(tree.sizes)
+    for labels, size in zip(tree.labels, account.sizes, strict=True):
+        for label in labels:
+            largest[label] = max(largest[label], size)
+    order = sorted(range(len(largest)), key=lambda x: (-largest[x], x))
+    cut = {*order[:MOST_NESTED]}
+    blocks = tuple(1 if x in cut else size for x, size in enumerate(tree.sizes))
     found = [problem.sliced(tree, Loops())]
     for places in (account.last, dict.fromkeys(account.last, tree.root)):
         for loops in _programs(problem, Spared(account, blocks, taken, places), 1.0):
