@@ -218,10 +218,17 @@ class Skeleton:
             over = sum([log(total / limit) for total in totals if total > limit])
         else:
             over = sum([log((total + apart) / limit) for total in totals if total > rest])
-            if 2 * apart > most:
+            # What is returned is there at every moment, and in no loop it gets smaller.
+            if 2 * apart > most - self._returned(lengths):
                 moment = self._apart.index(apart)
         meanwhile, waited = self._copied(lengths, times)
         return Taken(max(most, 0), max(seconds, meanwhile) + waited, over, moment)
+
+    def _returned(self, lengths: Sequence[int]) -> int:
+        """The bytes of the outputs that are computed where they are returned."""
+        outputs = self.schedule.outputs
+        found = [x.lengths for x in self.buffers if x.value in outputs and not x.elsewhere]
+        return sum([self.item * prod([lengths[x] for x in own]) for own in found])
 
     def _update(self, lengths: list[int]) -> None:
         """Settle the bytes and seconds of all events that depend on lengths which aren't as they were."""
