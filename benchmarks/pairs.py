@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import opt_einsum
 import torch
@@ -134,14 +135,15 @@ class Pair:
             PEER: opt_einsum.contract,
         }
         if not self.gradients:
-            return {name: lambda way=way: way(self.equation, *operands) for name, way in ways.items()}
+            return {name: partial(way, self.equation, *operands) for name, way in ways.items()}
         leaves = [x.requires_grad_() for x in operands]
         result = torch.einsum(self.equation, *leaves)
         gradient = torch.randn(result.shape, generator=generator)
-        return {
-            name: lambda way=way: torch.autograd.grad(way(self.equation, *leaves), leaves, gradient)
-            for name, way in ways.items()
-        }
+
+        def gradients(way: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(way(self.equation, *leaves), leaves, gradient)
+
+        return {name: partial(gradients, way) for name, way in ways.items()}
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,8 @@ def contest(argument: Sequence[Any]) -> CurvePoint:
 
     def unlimited() -> Tensor:
         alone.renew()
-        return einfx.einsum(subject.equation, *operands)
+        result: Tensor = einfx.einsum(subject.equation, *operands)
+        return result
 
     expected = unlimited()
     alone.renew()

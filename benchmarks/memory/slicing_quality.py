@@ -12,7 +12,7 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -120,7 +120,8 @@ def run(progress: Callable[[Outcome], None] | None = None) -> list[Outcome]:
     for answer in alone.each(f"{__name__}:contest", arguments, STAGE_SECONDS):
         if answer.failure:
             nothing = 0, math.nan, 0, math.nan, None, None, 0.0, 0.0, None, None
-            outcome = Outcome(*answer.argument, *nothing, answer.failure)
+            name, fraction = answer.argument
+            outcome = Outcome(name, fraction, *nothing, answer.failure)
         else:
             outcome = Outcome(*answer.value)
         found.append(outcome)
@@ -152,9 +153,20 @@ def contest(argument: Sequence[Any]) -> Outcome:
         needed = needed_bytes(error)
     ours_seconds = time.perf_counter() - start
     times = _times(calls)
-    counted = whole, tree.nslices, tree.contraction_cost(), ours, needed
-    ran = times.get("cotengra"), times.get("einfx")
-    return Outcome(name, fraction, limit, *counted, theirs_seconds, ours_seconds, *ran)
+    return Outcome(
+        name=name,
+        fraction=fraction,
+        limit=limit,
+        whole=whole,
+        slices=tree.nslices,
+        theirs=tree.contraction_cost(),
+        ours=ours,
+        needed=needed,
+        theirs_seconds=theirs_seconds,
+        ours_seconds=ours_seconds,
+        theirs_time=times.get("cotengra"),
+        ours_time=times.get("einfx"),
+    )
 
 
 def _tree(text: str, shapes: Sequence[Sequence[int]], fraction: int) -> tuple[float, Any]:
@@ -177,7 +189,7 @@ def _tree(text: str, shapes: Sequence[Sequence[int]], fraction: int) -> tuple[fl
     return tree.contraction_cost(), tree.slice_and_reconfigure(target_size=target)
 
 
-def _times(calls: dict[str, Callable[[], Tensor]]) -> dict[str, float]:
+def _times(calls: Mapping[str, Callable[[], Tensor]]) -> dict[str, float]:
     """The seconds of those that come to their end in time, in the same rounds.
 
     Raises:

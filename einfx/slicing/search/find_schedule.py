@@ -152,8 +152,8 @@ def find_schedule(
         raise MemoryLimitError(text + _advice(problem, slowest, needed, free), needed)
     needed = _bearable(problem, slowest, max(limit, needed), longest, free)
     raise MemoryLimitError(
-        f"{text}{needed} bytes ({size_text(needed)}), as far as was found; {size_text(reached.bytes)} would be "
-        f"enough too, but it would take about {seconds / 3600:,.1f} hours then",
+        f"{text}{needed} bytes ({size_text(needed)}), as far as was found; {size_text(reached.bytes)} would "
+        f"be enough too, but it would take about {seconds / 3600:,.1f} hours then",
         needed,
     )
 
