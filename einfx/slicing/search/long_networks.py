@@ -11,7 +11,7 @@ taken, of all stages further on only the results are kept meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from ...machine import item_bytes
@@ -36,6 +36,10 @@ many times as long as the best one found."""
 
 AIMS = (1.0, 0.92, 0.85)
 """Which parts of the limit these searches aim at: in what is left, values are computed before loops."""
+
+MORE, MORE_AIMS, WORTH = 6, (1.0, 0.9, 0.75, 0.5), 8.0
+"""Where a contraction takes long all the same, up to so many times as many searches are done, which aim at
+other parts: until its schedule takes less than so many times what these searches take by the next figure."""
 
 SEARCH_SECONDS = 5e-6
 """About what a change takes: no search is done that takes longer than the best schedule found so far."""
@@ -97,41 +101,69 @@ def _of_several(
     problem: Problem, tree: ContractionTree, limit: int, longest: float, seeds: int
 ) -> Sliced | None:
     """The fastest of several paths, of which those that the account takes for fast become programs."""
-    rates, room = _rates(problem), limit / item_bytes(problem.dtype)
     best: Sliced | None = None
-    target = room
+    start, target, done = tree, limit / item_bytes(problem.dtype), 0
+    effort = SEARCH_SECONDS * ROTATIONS * tree.count
     for _ in range(TRIES):
-        found: list[Spared] = []
-        bound = longest
-        for seed in range(seeds):
-            # The first searches start from the path itself, the others from the best that was found by then.
-            start = tree
-            if found and 2 * seed >= seeds:
-                start = min(found, key=lambda made: made.taken.seconds).account.tree
-            aim = AIMS[seed // 3 % len(AIMS)] * target
-            made = spared(start, rates, aim, bound if seed > 2 else longest, ROTATIONS, seed, True)
-            if made is not None:
-                made = arranged(made, aim)
-                bound = min(bound, SLOWER * made.taken.seconds)
-                found.append(made)
-        found.sort(key=lambda made: made.taken.seconds)
-        closest = 1 << 100
-        for made in found[:PROGRAMS]:
-            if best is not None and made.taken.seconds > best.demand.seconds:
+        aims: Sequence[float] = AIMS
+        while True:
+            found = _searched(problem, start, target, longest, range(done, done + seeds), aims)
+            best, closest = _fastest(problem, found, best, limit, target)
+            done += seeds
+            if best is None or seeds == 1 or done >= MORE * seeds:
                 break
-            for part in (1.0, 0.95, 0.9):
-                # Where it takes a little more than was told, loops further out may do.
-                one = made if part == 1.0 else arranged(made, part * target)
-                branch = Branch(one.account.tree, partial(problem.skeleton, one.account.tree))
-                program, needed = _programmed(problem, branch, one, limit, limit)
-                closest = min(closest, needed)
-                best = _faster(best, program)
-                if program is not None or needed > 1.2 * limit:
-                    break
+            if best.demand.seconds < WORTH * done * effort:
+                break
+            aims, start = MORE_AIMS, best.tree
         if best is not None or not found:
             break
         target *= min(0.95 * limit / closest, 0.95)
     return best
+
+
+def _searched(
+    problem: Problem,
+    tree: ContractionTree,
+    target: float,
+    longest: float,
+    seeds: range,
+    aims: Sequence[float],
+) -> list[Spared]:
+    """Paths by searches with several seeds, those that the account takes for fast first."""
+    rates, bound = _rates(problem), longest
+    found: list[Spared] = []
+    for seed in seeds:
+        # The first searches start from the path itself, the others from the best that was found by then.
+        start = tree
+        if found and 2 * (seed - seeds.start) >= len(seeds):
+            start = min(found, key=lambda made: made.taken.seconds).account.tree
+        aim = aims[seed // 3 % len(aims)] * target
+        made = spared(start, rates, aim, bound if seed > 2 else longest, ROTATIONS, seed, True)
+        if made is not None:
+            made = arranged(made, aim)
+            bound = min(bound, SLOWER * made.taken.seconds)
+            found.append(made)
+    return sorted(found, key=lambda made: made.taken.seconds)
+
+
+def _fastest(
+    problem: Problem, found: Sequence[Spared], best: Sliced | None, limit: int, target: float
+) -> tuple[Sliced | None, int]:
+    """The fastest program of paths or the one that is there, and the least bytes that any was told to take."""
+    closest = 1 << 100
+    for made in found[:PROGRAMS]:
+        if best is not None and made.taken.seconds > best.demand.seconds:
+            break
+        for part in (1.0, 0.95, 0.9):
+            # Where it takes a little more than was told, loops further out may do.
+            one = made if part == 1.0 else arranged(made, part * target)
+            branch = Branch(one.account.tree, partial(problem.skeleton, one.account.tree))
+            program, needed = _programmed(problem, branch, one, limit, limit)
+            closest = min(closest, needed)
+            best = _faster(best, program)
+            if program is not None or needed > 1.2 * limit:
+                break
+    return best, closest
 
 
 def _faster(one: Sliced | None, other: Sliced | None) -> Sliced | None:
