@@ -149,7 +149,7 @@ def _searched(
 def _fastest(
     problem: Problem, found: Sequence[Spared], best: Sliced | None, limit: int, target: float
 ) -> tuple[Sliced | None, int]:
-    """The fastest program of paths or the one that is there, and the least bytes that any was told to take."""
+    """The fastest program of paths or the one there is, and the least bytes that any was told to take."""
     closest = 1 << 100
     for made in found[:PROGRAMS]:
         if best is not None and made.taken.seconds > best.demand.seconds:
