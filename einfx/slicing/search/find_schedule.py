@@ -153,7 +153,7 @@ def find_schedule(
     needed = _bearable(problem, slowest, max(limit, needed), longest, free)
     raise MemoryLimitError(
         f"{text}{needed} bytes ({size_text(needed)}), as far as was found; {size_text(reached.bytes)} would "
-        f"be enough too, but it would take about {seconds / 3600:,.1f} hours then",
+        f"be enough too, but it would take about {seconds / 3600:.3g} hours then",
         needed,
     )
 

@@ -45,7 +45,7 @@ SEARCH_SECONDS = 5e-6
 """About what a change takes: no search is done that takes longer than the best schedule found so far."""
 
 MOST_NESTED = 128
-"""Where the least memory is looked for, so many loops at most are in one another."""
+"""So many loops at most are in one another, as programs are gone through by calls in calls."""
 
 TRIES = 4
 """How often the account is given less."""
@@ -297,7 +297,7 @@ def _programs(problem: Problem, made: Spared, room: float) -> Iterator[Loops]:
     known = set()
     for part in STAGES:
         stages = tuple(_stages(made, part * room))
-        if stages and stages not in known:
+        if stages and stages not in known and len(stages) + len(cuts) <= MOST_NESTED:
             known.add(stages)
             yield Loops((*stages, *cuts), again)
 

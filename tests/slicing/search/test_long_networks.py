@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from einfx.equation import Equation
+from einfx.errors import MemoryLimitError
 from einfx.options import REAL
 from einfx.paths import find_paths
 from einfx.slicing.running.memory import arena, demand
@@ -110,6 +111,13 @@ def test_gradients_of_very_long_chains_are_those_without_a_limit() -> None:
     # These depend on one another along the whole chain.
     assert all(x.isfinite().all() and x.count_nonzero() for x in results[0])
     torch.testing.assert_close(results[1], results[0], rtol=1e-10, atol=0.0)
+
+
+def test_a_limit_that_is_far_too_small_for_a_very_long_chain_is_refused() -> None:
+    equation, shapes, _ = _overlap(180, 4)
+    steps = ((0, 1), *((358 + number, number) for number in range(2, 360)))
+    with pytest.raises(MemoryLimitError, match="is too little"):
+        find_schedule(equation, shapes, [steps], 8, torch.float64, "cpu", wanted=[True] * 360, free=True)
 
 
 def test_the_account_of_a_tree_is_near_to_what_its_program_takes() -> None:
