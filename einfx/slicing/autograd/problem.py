@@ -55,11 +55,23 @@ class Problem(NamedTuple):
         Raises:
             MemoryLimitError: these don't stay within the limit.
         """
-        backward = self.sliced(operands, wanted)
+        try:
+            backward = self.sliced(operands, wanted)
+        except MemoryLimitError as error:
+            self._require_value(operands, error.needed_bytes)
+            raise
         if self.options.semiring.selective and not self._is_planned:
             # What was selected is told by equal numbers, which another order of products would not give.
             return self._replace(optimize=backward.tree)
         return self
+
+    def _require_value(self, operands: Sequence[Tensor], most: int | None) -> None:
+        """Raise the error of the contraction alone, where that needs more than the bytes its gradients need."""
+        try:
+            self.sliced(operands)
+        except MemoryLimitError as error:
+            if error.needed_bytes is not None and most is not None and error.needed_bytes > most:
+                raise error from None
 
     def batched(self, mapped: Sequence[bool]) -> Problem:
         """The same for every element of a batch, which operands that are mapped have in front."""

@@ -6,7 +6,7 @@ of the schedule first; everything else is computed apart and then copied or adde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
@@ -33,6 +33,9 @@ Sizes = tuple[int, ...]
 ADDED_LOGS_SECONDS = 1.8e-9
 """For each element, for torch.logaddexp."""
 
+LONG_SUM = 16
+"""Sums of so many terms are made apart where BLAS would add them one by one to what is there."""
+
 SMALL_SECONDS = 20e-6
 """Products of elements which take no longer are made as products of matrices."""
 
@@ -52,7 +55,8 @@ class Into:
             others what torch allocates.
         seconds: predicted time.
         budget_bytes: the part of the workspace that a kernel over a semiring may take beside its result.
-        turned: whether the product of matrices is made in ``scratch``, as BLAS can't write it where it goes.
+        turned: whether the product of matrices is made in ``scratch``, as BLAS can't write it where it goes,
+            or would round it there.
     """
 
     equation: Equation
@@ -228,8 +232,11 @@ def _chosen(
         # Either factor may come first: it is the target that says which.
         copied = _copied(way, equation, operands, target)
         if copied is not None:
-            workspace = item_bytes(dtype) * copied
-            return Into(equation, options, accumulate, way, True, False, workspace, kernel.cost.seconds)
+            apart = accumulate and _is_vector(way, equation.sizes(shapes))
+            workspace = item_bytes(dtype) * copied + written * apart
+            return Into(
+                equation, options, accumulate, way, True, False, workspace, kernel.cost.seconds, turned=apart
+            )
     if len(operands) == 2 and not equation.summed:
         return Into(equation, options, accumulate, kernel, False, True, 0, kernel.cost.seconds)
     turning = 0 if accumulate else _turning_bytes(target, dtype)
@@ -244,6 +251,18 @@ def _chosen(
         workspace += item_bytes(dtype) * prod(rest) if own else 0
     seconds = kernel.cost.seconds + finish
     return Into(equation, options, accumulate, kernel, False, False, workspace, seconds)
+
+
+def _is_vector(kernel: Kernel, sizes: Mapping[int, int]) -> bool:
+    """Whether a product of matrices is a vector, or several, whose sums are long.
+
+    BLAS adds their terms to what is there one by one, each rounded to the size of that: over many blocks as
+    many terms as there are in all. Sums of a block by themselves are as exact as without blocks.
+    """
+    rows, columns, terms = (
+        prod([sizes[x] for x in labels]) for labels in (kernel.rows, kernel.columns, kernel.summed)
+    )
+    return 1 in (rows, columns) and terms >= LONG_SUM
 
 
 def _rather_matrices(kernel: Kernel, equation: Equation) -> Kernel:

@@ -135,3 +135,20 @@ def test_products_that_blas_cannot_write_there_take_nothing_from_torch(accumulat
     assert _allocated(partial(how.run, (a, b), target, scratch)) < 1024
     torch.testing.assert_close(target, expected)
     assert used == memory.numel()
+
+
+@pytest.mark.parametrize("text", ["ab,ab->", "a,ab->b", "ab,b->a", "cab,cab->c"])
+def test_sums_of_many_blocks_are_rounded_as_sums_of_one(text: str) -> None:
+    equation = Equation.parse(text)
+    shapes = [
+        tuple({"a": 30, "b": 40, "c": 3}[x] for x in labels) for labels in text.split("->")[0].split(",")
+    ]
+    operands = [torch.rand(shape, generator=torch.Generator().manual_seed(0)) for shape in shapes]
+    one = torch.einsum(text, *[x.double() for x in operands])
+    places = [Place(tuple(x.shape), x.stride()) for x in operands]
+    total = torch.zeros(one.shape)
+    how = into(equation, places, Place(tuple(total.shape), total.stride()), True, total.dtype, "cpu")
+    for _ in range(3000):
+        how.run(operands, total, torch.empty)
+    # Each of 3000 additions may be off by half a unit in the last place.
+    torch.testing.assert_close(total.double(), 3000 * one, rtol=3000 * 2.0**-25, atol=0.0)
