@@ -66,7 +66,7 @@ class Problem(NamedTuple):
         return self
 
     def _require_value(self, operands: Sequence[Tensor], most: int | None) -> None:
-        """Raise the error of the contraction alone, where that needs more than the bytes its gradients need."""
+        """Raise the error of the contraction alone, where that needs more bytes than its gradients do."""
         try:
             self.sliced(operands)
         except MemoryLimitError as error:
