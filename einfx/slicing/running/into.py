@@ -188,12 +188,12 @@ def _into(
         )
         tiles = tiles_of(target.shape, target.strides, sources) if tile else None
         tile = 0 if tiles is None else tiles.elements
-    elif (
-        how.kernel is None
-        or not how.workspace_bytes
-        or not any(is_large(x.shape) for x in (*operands, target))
-    ):
-        tile = 0
+    else:
+        # Where nothing else is copied, only the result is.
+        alone = how.turned and how.workspace_bytes <= item_bytes(dtype) * prod(target.shape)
+        copied = (target,) if alone else (*operands, target)
+        if how.kernel is None or not how.workspace_bytes or not any(is_large(x.shape) for x in copied):
+            tile = 0
     return replace(how, workspace_bytes=how.workspace_bytes + item_bytes(dtype) * tile) if tile else how
 
 
@@ -227,7 +227,7 @@ def _chosen(
         return Into(equation, options, accumulate, None, False, False, workspace, seconds, budget)
     strides = [place.strides for place in operands]
     kernel = choose_kernel(equation, shapes, dtype, device, strides=strides)
-    product = _rather_matrices(kernel, equation)
+    product = _rather_matrices(kernel, equation, equation.sizes(shapes))
     for way in (product, replace(product, swapped=not product.swapped)):
         # Either factor may come first: it is the target that says which.
         copied = _copied(way, equation, operands, target)
@@ -265,11 +265,12 @@ def _is_vector(kernel: Kernel, sizes: Mapping[int, int]) -> bool:
     return 1 in (rows, columns) and terms >= LONG_SUM
 
 
-def _rather_matrices(kernel: Kernel, equation: Equation) -> Kernel:
+def _rather_matrices(kernel: Kernel, equation: Equation, sizes: Mapping[int, int]) -> Kernel:
     """A product of matrices in place of products of elements that are made apart and then summed.
 
     Where small operands have to be copied for it the product of matrices may be slower by a microsecond,
-    which the line costs several times over; products of elements take far more memory than copies.
+    which the line costs several times over; products of elements take far more memory than copies. So do
+    long sums of products of vectors with one another.
     """
     if kernel.name != "multiply_sum" or any(kernel.presummed) or any(kernel.narrowed):
         return kernel
@@ -278,9 +279,12 @@ def _rather_matrices(kernel: Kernel, equation: Equation) -> Kernel:
     batch = tuple([x for x in equation.output if x in both])
     rows = tuple([x for x in equation.output if x in first and x not in both])
     columns = tuple([x for x in equation.output if x in second and x not in both])
-    if not (rows and columns) or kernel.cost.seconds > SMALL_SECONDS:
-        return kernel
     summed = tuple([x for x in first if x in both and x not in equation.output])
+    if rows and columns:
+        if kernel.cost.seconds > SMALL_SECONDS:
+            return kernel
+    elif not batch or prod([sizes[x] for x in summed]) < LONG_SUM:
+        return kernel
     name = "bmm" if batch else "mm"
     return replace(kernel, name=name, batch=batch, rows=rows, columns=columns, summed=summed, order=())
 
