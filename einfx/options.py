@@ -208,16 +208,14 @@ def read_keywords(
     if isinstance(grad_of_neg_inf, float) and math.isnan(grad_of_neg_inf):
         grad_of_neg_inf = math.nan
     words = semiring, tuple(linear_operands), zero_annihilates, grad_of_neg_inf, block_size, memory_limit
-    if isinstance(block_size, bool) or isinstance(memory_limit, bool) or isinstance(grad_of_neg_inf, bool):
-        # The cache would take them for 0 and 1.
-        return _read_keywords.__wrapped__(*words)
     try:
         return _read_keywords(*words)
     except TypeError:  # what can't be hashed
         return _read_keywords.__wrapped__(*words)
 
 
-@lru_cache(maxsize=1024)
+# Typed, as True and 1.0 are equal to 1, but are no number of bytes.
+@lru_cache(maxsize=1024, typed=True)
 def _read_keywords(
     semiring: str | Semiring,
     linear_operands: tuple[int, ...],

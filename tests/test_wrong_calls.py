@@ -249,3 +249,14 @@ def test_errors_of_operands_are_those_that_callers_of_torch_catch() -> None:
         _product(A.double(), B)
     with pytest.raises(OperandError):
         _product(A.to(torch.uint16), B.to(torch.uint16))
+
+
+@pytest.mark.parametrize("wrong", [{"memory_limit": 1e6}, {"memory_limit": True}, {"block_size": 1.0}])
+def test_a_wrong_number_is_refused_after_a_right_one_that_equals_it(wrong: dict[str, Any]) -> None:
+    ((name, value),) = wrong.items()
+    try:
+        _product(semiring="log", **{name: int(value)})
+    except einfx.errors.MemoryLimitError:
+        pass
+    with pytest.raises(einfx.errors.UsageError, match=f"{name}={value}"):
+        _product(semiring="log", **wrong)
