@@ -18,7 +18,7 @@ from torch import fx
 from ..contract import einsum as einfx_einsum
 from ..equation import Equation
 from ..errors import EinfxError
-from ..options import REAL, Options
+from ..options import KEYWORDS, REAL, Options
 from ..pattern import IndexPattern
 from .values import (
     VALUE,
@@ -178,15 +178,7 @@ def _takes_patterns(operands: Sequence[fx.Node], options: Options) -> bool:
     return not patterns or (patterns < len(operands) and options == REAL)
 
 
-_OPTIONS = (
-    "optimize",
-    "semiring",
-    "linear_operands",
-    "zero_annihilates",
-    "grad_of_neg_inf",
-    "block_size",
-    "memory_limit",
-)
+_OPTIONS = ("optimize", *KEYWORDS)
 
 
 def _call_of_einsum(node: fx.Node) -> tuple[list[Any], dict[str, Any]]:
