@@ -12,7 +12,8 @@ import networkx
 import opt_einsum
 
 import einfx
-from einfx import cost, equation, planning
+from einfx import equation, planning
+from einfx.costs import cost
 
 __all__ = ["Network", "PathQuality", "hyper", "multiplications", "regular", "run", "section"]
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 
-from .cost import Kernel, choose_kernel
+from .costs.cost import Kernel, choose_kernel
 from .equation import Equation
 from .layout import contiguous_strides
 from .plans import Plan, Step

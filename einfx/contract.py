@@ -17,7 +17,7 @@ from .errors import EquationError, OperandError, UsageError
 from .given_plans import Words, given_plan
 from .operands import is_array
 from .options import KEYWORDS, REAL, Options, means_nothing_else, read_keywords
-from .paths import hashable
+from .paths.choices import hashable
 from .pattern import IndexPattern
 from .pattern_functions import taker_of
 from .progress import Choice

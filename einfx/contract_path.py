@@ -15,7 +15,7 @@ from .errors import MemoryLimitError, OperandError
 from .given_plans import read_plan
 from .operands import as_tensor, is_array, shape_of
 from .options import read_device, read_dtype, read_keywords
-from .paths import refuse_unusable
+from .paths.choices import refuse_unusable
 from .pattern import IndexPattern
 from .pattern_functions import taker_of
 from .planning import plan

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from .costs.semiring_cost import choose_step
 from .equation import Equation
 from .errors import MemoryLimitError, OperandError
 from .kernels.steps import contract_step
@@ -31,7 +32,6 @@ from .operands import check_operand
 from .options import REAL
 from .planning import Plan, plan
 from .program import call, compile_program, emit_plan, run_pairwise
-from .semiring_cost import choose_step
 
 __all__ = ["as_written", "call_name", "contract", "read_equation", "remember"]
 

@@ -32,16 +32,16 @@ from .dispatch import as_written, call_name, contract, read_equation
 from .errors import FileError, MemoryLimitError, OperandError, UsageError
 from .kernels.batching import has_tangents
 from .machine import accumulation_dtype
-from .movers import PIECE_BYTES
 from .operands import as_tensor, is_array, is_resident, mapped
 from .options import Options, read_device
 from .pattern import IndexPattern
-from .pieces import pieces
 from .plans import size_text
 from .progress import Choice, check_choice
 from .semiring_dispatch import contract_over, promoted, sees_numbers
 from .slicing import is_sliceable
 from .slicing.autograd.streamed import Elsewhere, contract_elsewhere
+from .streaming.movers import PIECE_BYTES
+from .streaming.pieces import pieces
 
 __all__ = ["contract_anywhere", "converted", "is_elsewhere", "needs_conversion"]
 

@@ -26,7 +26,7 @@ from .dispatch import read_equation, remember
 from .equation import Equation
 from .errors import MemoryLimitError, PlanError
 from .options import Options, read_keywords
-from .paths import refuse_unusable
+from .paths.choices import refuse_unusable
 from .plans import Plan, refuse_others, size_text
 from .slicing import SlicedPlan, is_sliceable, plan_of_slices
 

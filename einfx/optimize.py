@@ -24,7 +24,7 @@ from .passes import DEFAULT
 from .passes.choose_paths import ChoosePaths
 from .passes.fold_constants import FoldConstants, folded_constants
 from .passes.limit_memory import LimitMemory
-from .paths import refuse_unusable
+from .paths.choices import refuse_unusable
 from .report import Report, contraction_rows
 from .rewrite import Pass, PassResult, Pipeline, copied_graph, readable_code, readable_source
 from .sized_programs import Program, SizedPrograms

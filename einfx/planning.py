@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from .arranging import arranged
-from .cost import choose_kernel
+from .costs.cost import choose_kernel
 from .equation import Equation
 from .layout import contiguous_strides
 from .machine import item_bytes
 from .options import REAL, Options
-from .paths import WORTH_A_LOOK, find_paths, hashable, paths_from
+from .paths.choices import WORTH_A_LOOK, find_paths, hashable, paths_from
 from .plans import Plan, Shapes, Step
 from .semiring_planning import fastest_plan
 

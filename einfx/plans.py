@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
-from .cost import Kernel, choose_kernel
+from .costs.cost import Kernel, choose_kernel
+from .costs.semiring_cost import SemiringKernel, choose_step
 from .equation import Equation
 from .errors import PlanError
 from .operands import check_operand
 from .options import REAL, Options
-from .semiring_cost import SemiringKernel, choose_step
 
 __all__ = ["Plan", "Shapes", "Step", "deriving", "linear_path", "refuse_others", "size_text"]
 

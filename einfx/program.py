@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .cost import choose_kernel
+from .costs.cost import choose_kernel
 from .kernels.real import Emit, emit_kernel
 from .planning import Plan
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import torch
 
+from .costs.semiring_cost import choose_step
 from .equation import Equation
 from .errors import MemoryLimitError
 from .machine import item_bytes
 from .options import Options
 from .plans import Plan, Shapes, Step, size_text
-from .semiring_cost import choose_step
 
 __all__ = ["DEFAULT_BUDGET_BYTES", "LEAST_WORKSPACE_BYTES", "fastest_plan", "result_bytes"]
 

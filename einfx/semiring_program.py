@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .costs.semiring_cost import choose_step
 from .equation import Equation
 from .errors import UsageError
 from .kernels.scriptable import SCRIPTABLE, contract_semiring
@@ -20,7 +21,6 @@ from .machine import accumulation_dtype
 from .modes import is_captured
 from .options import Options
 from .plans import Plan, Step
-from .semiring_cost import choose_step
 from .semiring_planning import DEFAULT_BUDGET_BYTES, LEAST_WORKSPACE_BYTES
 
 __all__ = ["SemiringProgram"]

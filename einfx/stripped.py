@@ -22,7 +22,7 @@ from .kernels.batching import has_tangents
 from .layout import hint
 from .modes import is_captured
 from .options import Options, read_keywords
-from .paths import hashable
+from .paths.choices import hashable
 from .pattern import IndexPattern
 from .planning import plan
 from .plans import size_text

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
-from ..cost import choose_kernel
+from ..costs.cost import choose_kernel
 from ..equation import Equation, label_text
 from ..graphs.estimate import LOWERED, Lowered, contraction_flops
 from ..graphs.nodes import VALUE, VISIBLE_STRIDES, Contraction, Value, as_contraction, inherit, value_of

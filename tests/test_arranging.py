@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from einfx.arranging import arranged
-from einfx.cost import choose_kernel
+from einfx.costs.cost import choose_kernel
 from einfx.equation import Equation
 from einfx.plans import Plan, Step
 from tests.test_planning import network

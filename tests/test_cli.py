@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import einfx
-import einfx.step_kernel
+import einfx.costs.step_kernel
 from einfx import cli
 
 ROOT = Path(__file__).parents[1]
@@ -276,7 +276,7 @@ def test_info_names_versions_kernels_and_threads(capsys: pytest.CaptureFixture[s
 
 
 def test_info_lists_the_kernels_that_cost_describes() -> None:
-    table = (einfx.step_kernel.__doc__ or "").split("=\n")[2]
+    table = (einfx.costs.step_kernel.__doc__ or "").split("=\n")[2]
     names = re.findall(
         r"\w+", " ".join(re.split(r"\s{2,}", line, maxsplit=1)[0] for line in table.splitlines())
     )

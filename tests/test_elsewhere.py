@@ -23,9 +23,9 @@ from torch import Tensor, fx
 import einfx
 from einfx.elsewhere import contract_anywhere
 from einfx.errors import FileError, OperandError, UsageError
-from einfx.movers import POPULATE_READ, _advise
 from einfx.operands import is_resident, mapped
 from einfx.slicing.running.run import run
+from einfx.streaming.movers import POPULATE_READ, _advise
 from tests.threads import transferring_threads
 
 FILE = (1100, 600)  # 2.5 MiB of float32
@@ -328,14 +328,14 @@ if how == "through a stream":
     # A pretended GPU, whose memory is that of the host: all copies are done at once.
     from contextlib import nullcontext
     from unittest.mock import MagicMock
-    import einfx.movers
-    class Mover(einfx.movers._Cuda):
+    import einfx.streaming.movers
+    class Mover(einfx.streaming.movers._Cuda):
         def __init__(self):
             super().__init__(torch.device("cpu", 0))
         def _is_load(self, target, source):
             return True
-    einfx.movers._Host = Mover
-    einfx.movers._pinned = lambda size: torch.empty(size, dtype=torch.uint8)
+    einfx.streaming.movers._Host = Mover
+    einfx.streaming.movers._pinned = lambda size: torch.empty(size, dtype=torch.uint8)
     for name in "Stream", "Event", "current_stream":
         setattr(torch.cuda, name, MagicMock())
     torch.cuda.stream = lambda stream: nullcontext()

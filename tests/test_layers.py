@@ -22,22 +22,11 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("algebra",),
     ("equation", "kernel_slices", "padding", "pattern", "pattern_functions", "recognition", "semiring"),
     ("options",),
-    (
-        "annealing",
-        "candidates",
-        "cost",
-        "matrix_candidates",
-        "network",
-        "paths",
-        "search",
-        "semiring_cost",
-        "situation",
-        "step_kernel",
-    ),
+    ("costs", "paths"),
     ("plans",),
     ("arranging", "planning", "semiring_planning"),
     ("kernels",),
-    ("movers", "pieces", "program", "semiring_program", "streaming"),
+    ("program", "semiring_program", "streaming"),
     ("slicing",),
     (
         "compiled",
@@ -142,10 +131,10 @@ def test_every_room_is_named_once() -> None:
 
 def test_relative_imports_resolve_from_modules_and_from_packages() -> None:
     source = (
-        "from . import cost\ndef late():\n    from .equation import Equation\n    import einfx.planning\n"
+        "from . import program\ndef late():\n    from .equation import Equation\n    import einfx.planning\n"
     )
     assert list(imports("einfx.contract", source)) == [
-        (1, "einfx.cost"),
+        (1, "einfx.program"),
         (3, "einfx.equation"),
         (4, "einfx.planning"),
     ]

@@ -18,11 +18,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from einfx.cost import choose_kernel
+from einfx.costs.cost import choose_kernel
 from einfx.equation import Equation
 from einfx.errors import EinfxError, OperandError, PlanError
+from einfx.paths.trees import Tree, greedy_tree
 from einfx.planning import Plan, plan
-from einfx.search import Tree, greedy_tree
 
 CHAIN = Equation.parse("ij,jk,kl,lm->im")
 CHAIN_SHAPES = ((10, 200), (200, 3), (3, 200), (200, 50))

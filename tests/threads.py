@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 
-import einfx.streaming
+import einfx.streaming.transfers
 
 __all__ = ["transferring_threads"]
 
@@ -16,7 +16,7 @@ def transferring_threads() -> list[int]:
         identifier
         for identifier, frame in sys._current_frames().items()
         if any(
-            inner.f_code.co_filename == einfx.streaming.__file__ and inner.f_code.co_name == "work"
+            inner.f_code.co_filename == einfx.streaming.transfers.__file__ and inner.f_code.co_name == "work"
             for inner, _ in traceback.walk_stack(frame)
         )
     ]

@@ -24,7 +24,7 @@ import einfx
 from einfx.equation import Equation
 from einfx.errors import MemoryLimitError
 from einfx.graph_memory.contraction_bytes import needed_bytes
-from einfx.paths import linear_to_ssa
+from einfx.paths.choices import linear_to_ssa
 from einfx.plans import size_text
 from einfx.slicing.running.memory import demand
 from einfx.slicing.schedules.schedule import Contract, Loop, Schedule, Statement

@@ -18,7 +18,7 @@ from ..dispatch import read_equation, remember
 from ..errors import OperandError, UsageError
 from ..operands import check_operand
 from ..options import REAL, Options
-from ..paths import hashable
+from ..paths.choices import hashable
 from ..pattern import IndexPattern
 from ..pattern_functions import taking_patterns
 from .limited import limited_program, wants_gradients

@@ -16,7 +16,7 @@ from ..errors import EquationError, OperandError, UsageError
 from ..expression import contract_expression
 from ..operands import as_tensor, is_array, shape_of
 from ..options import Options
-from ..paths import hashable
+from ..paths.choices import hashable
 from ..pattern import IndexPattern
 from ..pattern_functions import taking_patterns
 from .planning import plan_network

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cost import choose_kernel
+from ..costs.cost import choose_kernel
 from ..equation import Equation
 from .real import emit_kernel
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..cost import Kernel, choose_kernel
+from ..costs.cost import Kernel, choose_kernel
 from ..equation import Equation
 from . import helpers
 

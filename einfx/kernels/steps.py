@@ -1,4 +1,4 @@
-"""One step over a semiring: any number of operands, by the kernel that :mod:`einfx.semiring_cost` chooses.
+"""One step over a semiring: any number of operands, by the kernel of :mod:`einfx.costs.semiring_cost`.
 
 What depends on shapes alone is decided once (:func:`prepare`); running a step then makes views of its
 operands and calls the kernel.
@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..costs.semiring_cost import SELECTING, SemiringKernel, choose_step
 from ..equation import Equation
 from ..layout import hint
 from ..options import Options
-from ..semiring_cost import SELECTING, SemiringKernel, choose_step
 from . import blocked, boolean, log, tropical
 from .batching import tracked
 from .selected_product import selected_product

@@ -17,7 +17,7 @@ import torch
 
 from ...errors import MemoryLimitError
 from ...machine import accumulation_dtype, item_bytes, machine_for
-from ...paths import hashable
+from ...paths.choices import hashable
 from ...pattern import IndexPattern
 from ...plans import size_text
 from ..symbolic.network import Network

@@ -13,7 +13,7 @@ from math import prod
 
 import torch
 
-from ...cost import StepCost
+from ...costs.cost import StepCost
 from ...equation import Equation
 from ...layout import contiguous_strides
 from ...pattern import IndexPattern

@@ -12,7 +12,7 @@ from math import prod
 
 import torch
 
-from ...cost import StepCost, choose_kernel
+from ...costs.cost import StepCost, choose_kernel
 from ...equation import Equation
 from ...kernels import windows_native
 from ...machine import Machine, item_bytes, machine_for

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from ...cost import StepCost
+from ...costs.cost import StepCost
 from ...equation import Equation
 from ..symbolic.views import View
 from .operations import (

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from ...cost import StepCost
+from ...costs.cost import StepCost
 from ...equation import Equation
 from ...layout import contiguous_strides
 from ...machine import machine_for

@@ -10,7 +10,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ...cost import StepCost
+from ...costs.cost import StepCost
 from ...machine import item_bytes
 from ..symbolic.network import Network
 from ..symbolic.rules import unbroadcast

@@ -6,7 +6,7 @@ from math import prod
 
 import torch
 
-from ...cost import StepCost
+from ...costs.cost import StepCost
 from ...layout import contiguous_strides
 from ...machine import item_bytes
 from ..symbolic.views import View

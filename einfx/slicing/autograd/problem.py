@@ -14,7 +14,7 @@ from ...equation import Equation
 from ...errors import MemoryLimitError, UsageError
 from ...machine import accumulation_dtype
 from ...options import Options
-from ...paths import hashable
+from ...paths.choices import hashable
 from ...plans import size_text
 from ..plans.contraction import sliced_plan
 from ..running.run import run

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...equation import Equation
 from ...errors import MemoryLimitError
 from ...options import Options
-from ...paths import hashable
+from ...paths.choices import hashable
 from ...plans import size_text
 from ...progress import Choice
 from ..plans.contraction import sliced_plan

@@ -13,7 +13,7 @@ from ...equation import Equation
 from ...errors import MemoryLimitError
 from ...exponents import largest
 from ...options import Options
-from ...paths import hashable
+from ...paths.choices import hashable
 from ...plans import size_text
 from ..plans.contraction import sliced_plan
 from ..running.stripped import near_one, run_stripped, scale

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...equation import Equation
 from ...kernels.batching import tracked
 from ...options import Options
-from ...paths import find_paths, paths_from
+from ...paths.choices import find_paths, paths_from
 from ..running.into import is_real
 from ..running.local_gradients import sums_in_blocks
 from ..schedules.loads import HERE, Remote

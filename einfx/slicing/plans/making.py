@@ -15,7 +15,7 @@ from ...errors import PlanError
 from ...layout import contiguous_strides
 from ...machine import accumulation_dtype
 from ...options import Options
-from ...paths import hashable, paths_from
+from ...paths.choices import hashable, paths_from
 from ...planning import plan
 from ...plans import Plan, deriving
 from ..schedules.flops import count_flops

@@ -7,10 +7,10 @@ from math import prod
 
 import torch
 
+from ...costs.semiring_cost import SemiringKernel
 from ...kernels.log_sums import whole_bytes
 from ...machine import accumulation_dtype, item_bytes
 from ...options import Options
-from ...semiring_cost import SemiringKernel
 
 __all__ = ["kernel_budget"]
 
@@ -35,7 +35,7 @@ def kernel_budget(
 
     Example:
         >>> from einfx.equation import Equation
-        >>> from einfx.semiring_cost import choose_step
+        >>> from einfx.costs.semiring_cost import choose_step
         >>> shapes, options = ((64, 64), (64, 64)), Options.read("log")
         >>> step = choose_step(Equation.parse("ij,jk->ik"), shapes, torch.float32, "cpu", options)
         >>> kernel_budget(step, {0: 64, 1: 64, 2: 64}, options, torch.float32, gradients=False)

@@ -14,14 +14,14 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ...cost import Kernel, choose_kernel
+from ...costs.cost import Kernel, choose_kernel
+from ...costs.semiring_cost import SemiringKernel, choose_step
 from ...equation import Equation
 from ...kernels.real import emit_kernel
 from ...kernels.steps import contract_step
 from ...machine import item_bytes, machine_for
 from ...options import REAL, Options
 from ...program import call
-from ...semiring_cost import SemiringKernel, choose_step
 from .budget import kernel_budget
 from .matrix_views import Place, Scratch, as_row, grouped, matrix, merged, readable, writable
 from .tiles import in_tiles, is_large, tile_elements, tiles_of

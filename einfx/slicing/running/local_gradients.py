@@ -18,6 +18,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ...costs.semiring_cost import choose_step, products_gradient_seconds, shares_gradient_seconds
 from ...equation import Equation
 from ...kernels.blocked_log import log_gradients
 from ...kernels.blocked_loops import Limits, Subscripts
@@ -27,7 +28,6 @@ from ...kernels.log_shares import add_shares, shares_of
 from ...kernels.steps import contract_step
 from ...machine import item_bytes, machine_for
 from ...options import Options
-from ...semiring_cost import choose_step, products_gradient_seconds, shares_gradient_seconds
 from ..schedules.schedule import Adjoint, Schedule
 from .budget import kernel_budget
 from .into import Place

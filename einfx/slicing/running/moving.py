@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ...streaming import Addition, Transfer, Transfers
+from ...streaming.transfers import Addition, Transfer, Transfers
 from ..schedules.loads import buffered, dense_strides
 from ..schedules.schedule import Adjoint, Load, Loop, Schedule, Statement, Store
 

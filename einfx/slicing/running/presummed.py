@@ -16,12 +16,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ...costs.semiring_cost import shares_gradient_seconds
 from ...equation import Equation
 from ...kernels.log_shares import add_shares, shares_of
 from ...layout import contiguous_strides
 from ...machine import item_bytes, machine_for
 from ...options import Options
-from ...semiring_cost import shares_gradient_seconds
 from .into import Into, Place, into
 from .work import Work
 

@@ -14,7 +14,7 @@ from ...equation import Equation
 from ...mapped_memory import block, make_resident
 from ...options import REAL, Options
 from ...progress import Choice, Progress
-from ...streaming import Transfers
+from ...streaming.transfers import Transfers
 from ..schedules.loads import loaded_options
 from ..schedules.schedule import Adjoint, Allocate, Contract, Free, Load, Loop, Schedule, Statement, Store
 from .gradients import pass_on

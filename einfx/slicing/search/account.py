@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from ... import semiring_cost
+from ...costs import semiring_cost
 from ...machine import item_bytes, machine_for
 from ...options import Options
 from ..running.into import is_real

@@ -1,7 +1,8 @@
 """Paths that trade multiplications for memory, by simulated annealing.
 
-Like :func:`einfx.annealing.anneal`, but a step whose operands and result together take more than a limit
-costs more, in proportion to how much more it takes: so many blocks would have to be computed of everything.
+Like :func:`einfx.paths.annealing.anneal`, but a step whose operands and result together take more than a
+limit costs more, in proportion to how much more it takes: so many blocks of everything would have to be
+computed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import random
 from collections.abc import Sequence
 from math import exp, log
 
-from ...annealing import Sizes
+from ...paths.annealing import Sizes
 from ..schedules.tree import ContractionTree
 
 __all__ = ["rotated"]

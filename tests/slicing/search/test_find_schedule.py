@@ -13,7 +13,7 @@ import torch
 from einfx.equation import Equation
 from einfx.errors import MemoryLimitError
 from einfx.options import REAL, Options
-from einfx.paths import find_paths
+from einfx.paths.choices import find_paths
 from einfx.slicing.running.memory import arena, demand
 from einfx.slicing.running.run import run
 from einfx.slicing.schedules.adjoint import adjoint

@@ -11,7 +11,7 @@ from torch import Tensor
 from einfx.equation import Equation
 from einfx.errors import MemoryLimitError
 from einfx.options import REAL
-from einfx.paths import find_paths
+from einfx.paths.choices import find_paths
 from einfx.slicing.running.memory import arena, demand
 from einfx.slicing.running.run import run
 from einfx.slicing.schedules.tree import ContractionTree, Cut, schedule

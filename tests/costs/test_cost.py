@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from einfx.candidates import MAX_UNROLLED
-from einfx.cost import Kernel, choose_kernel, step_cost
+from einfx.costs.candidates import MAX_UNROLLED
+from einfx.costs.cost import Kernel, choose_kernel, step_cost
 from einfx.equation import Equation
 from einfx.kernels.real import emit_kernel, lower
 from einfx.layout import Layout, Loops, contiguous_strides, iteration_order

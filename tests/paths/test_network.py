@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from einfx.equation import Equation
-from einfx.network import MAX_ARRANGED, Network
 from einfx.options import Options
-from einfx.paths import fewest_multiplications, find_paths
+from einfx.paths.choices import fewest_multiplications, find_paths
+from einfx.paths.network import MAX_ARRANGED, Network
 from einfx.semiring import semirings
 from tests.test_planning import network
 

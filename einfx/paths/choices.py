@@ -15,10 +15,10 @@ from typing import Any
 import opt_einsum
 import torch
 
-from .equation import Equation, label_text
-from .errors import PlanError
+from ..equation import Equation, label_text
+from ..errors import PlanError
+from ..options import REAL, Options
 from .network import MAX_ENUMERATED, WORTH_A_LOOK, Network
-from .options import REAL, Options
 
 __all__ = [
     "WORTH_A_LOOK",
@@ -122,7 +122,8 @@ def _ask(equation: Equation, shapes: Shapes, members: Sequence[int], strategy: A
     finder = _finder(strategy) if isinstance(strategy, str) else strategy
     state = random.getstate()  # opt_einsum's random strategies seed the global generator
     try:
-        linear = finder(list(sets), output, {names[x]: n for x, n in sizes.items()})
+        # Its exhaustive strategies find nothing where a size is 0.
+        linear = finder(list(sets), output, {names[x]: max(n, 1) for x, n in sizes.items()})
     finally:
         random.setstate(state)
     return linear_to_ssa(linear, len(members))
@@ -155,7 +156,8 @@ def _cotengra() -> Any:
             "optimize='cotengra' takes the package cotengra: pip install 'einfx[planner]', or leave "
             "optimize='auto', which searches as well"
         ) from error
-    return cotengra.AutoOptimizer(minimize="flops", cache=False)
+    # Its workers would be forked from a process with torch's threads, which can hang, and outlive it.
+    return cotengra.AutoOptimizer(minimize="flops", cache=False, parallel=False)
 
 
 def linear_to_ssa(path: Sequence[Sequence[int]], count: int) -> Path:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from .equation import Equation
-from .layout import Layout, contiguous_strides, copied_row
-from .machine import Machine, item_bytes
+from ..equation import Equation
+from ..layout import Layout, contiguous_strides, copied_row
+from ..machine import Machine, item_bytes
 from .step_kernel import Labels, StepCost
 
 __all__ = ["REDUCED_PRECISION", "Roles", "Situation"]

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from einfx.annealing import Sizes, anneal, rotations_for
-from einfx.search import greedy_tree
+from einfx.paths.annealing import Sizes, anneal, rotations_for
+from einfx.paths.trees import greedy_tree
 
 Path = list[tuple[int, int]]
 
@@ -139,7 +139,7 @@ class TestCorrectness:
 
     def test_it_does_not_depend_on_the_hash_seed(self) -> None:
         code = (
-            "import sys; sys.path.insert(0, '.'); from tests.test_annealing import annealed, network\n"
+            "import sys; sys.path.insert(0, '.'); from tests.paths.test_annealing import annealed, network\n"
             "print([annealed(*network(n, 3)) for n in (9, 18, 30)])"
         )
         texts = {
@@ -165,7 +165,7 @@ class TestSizes:
         assert Sizes(sizes, unit=2.0)[mask] == pytest.approx(exact / 4)
 
     def test_what_is_remembered_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("einfx.annealing.MOST_REMEMBERED", 10)
+        monkeypatch.setattr("einfx.paths.annealing.MOST_REMEMBERED", 10)
         sizes = Sizes([2] * 10)
         assert [sizes[mask] for mask in range(1000)] == [2.0 ** mask.bit_count() for mask in range(1000)]
         assert len(sizes) <= 11

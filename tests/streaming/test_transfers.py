@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from einfx import movers
 from einfx.equation import Equation
 from einfx.errors import FileError
 from einfx.options import Options
-from einfx.pieces import is_stretch, pieces
 from einfx.slicing.autograd.streamed import Elsewhere, contract_elsewhere
 from einfx.slicing.running.run import run
 from einfx.slicing.schedules.loads import dense_strides
+from einfx.streaming import movers
+from einfx.streaming.pieces import is_stretch, pieces
 
 CPU = torch.device("cpu")
 Transfers = run.__globals__["Transfers"]

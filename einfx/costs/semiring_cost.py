@@ -22,12 +22,12 @@ from typing import NamedTuple
 
 import torch
 
-from .algebra import Semiring
+from ..algebra import Semiring
+from ..equation import Equation
+from ..layout import Loops
+from ..machine import Machine, accumulation_dtype, item_bytes, machine_for
+from ..options import Options
 from .cost import StepCost
-from .equation import Equation
-from .layout import Loops
-from .machine import Machine, accumulation_dtype, item_bytes, machine_for
-from .options import Options
 
 __all__ = [
     "SemiringKernel",

@@ -19,7 +19,7 @@ import math
 import random
 from collections.abc import Sequence
 
-from .search import bits_of
+from .trees import bits_of
 
 __all__ = ["Sizes", "anneal", "rotations_for"]
 

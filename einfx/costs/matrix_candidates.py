@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from itertools import product
 from typing import NamedTuple
 
-from .layout import Layout, are_matrices
+from ..layout import Layout, are_matrices
 from .situation import REDUCED_PRECISION, Roles, Situation
 from .step_kernel import Kernel, Labels, StepCost
 

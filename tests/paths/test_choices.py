@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import einfx
 from einfx.equation import Equation
 from einfx.errors import PlanError
-from einfx.paths import fewest_multiplications, linear_to_ssa
+from einfx.paths.choices import fewest_multiplications, linear_to_ssa
 
 CHAIN = "ab,bc,cd,de->ae"
 SHAPES = [(4, 5), (5, 6), (6, 3), (3, 2)]
@@ -101,6 +101,7 @@ def test_paths_are_valid_and_of_few_multiplications_whatever_the_equation(
 
 @settings(deadline=None, max_examples=40)
 @given(contractions(), st.sampled_from(("auto", "multiplications", "greedy", "dp")))
+@example((Equation.parse(",a,ba->"), [(), (1,), (0, 1)]), "dp")
 def test_contractions_along_them_are_those_of_torch(
     case: tuple[Equation, list[tuple[int, ...]]], optimize: str
 ) -> None:

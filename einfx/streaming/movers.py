@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .errors import FileError
+from ..errors import FileError
 from .pieces import is_stretch, pieces
 
 __all__ = ["PIECE_BYTES", "Addition", "Mover", "mover_for"]

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from . import semiring_cost
+from ..costs import semiring_cost
+from ..costs.cost import REDUCED_PRECISION
+from ..equation import Equation
+from ..layout import Loops
+from ..machine import Machine, item_bytes, machine_for
+from ..options import REAL, Options
 from .annealing import Sizes, anneal, rotations_for
-from .cost import REDUCED_PRECISION
-from .equation import Equation
-from .layout import Loops
-from .machine import Machine, item_bytes, machine_for
-from .options import REAL, Options
-from .search import Tree, greedy_tree, improve
+from .trees import Tree, greedy_tree, improve
 
 __all__ = ["MAX_ENUMERATED", "WORTH_A_LOOK", "Network"]
 

@@ -12,10 +12,10 @@ from functools import lru_cache
 
 import torch
 
+from ..equation import Equation
+from ..layout import Layout
+from ..machine import Machine, machine_for
 from .candidates import fallback, fastest
-from .equation import Equation
-from .layout import Layout
-from .machine import Machine, machine_for
 from .situation import REDUCED_PRECISION, Situation
 from .step_kernel import Kernel, Labels, StepCost
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from .layout import Layout, Loops, contiguous_strides, iteration_order
+from ..layout import Layout, Loops, contiguous_strides, iteration_order
 from .matrix_candidates import fastest_broadcast, fastest_product
 from .situation import REDUCED_PRECISION, Roles, Situation
 from .step_kernel import Kernel, Labels, StepCost

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from einfx import candidates, matrix_candidates
-from einfx.candidates import fastest
+from einfx.costs import candidates, matrix_candidates
+from einfx.costs.candidates import fastest
+from einfx.costs.situation import Situation
+from einfx.costs.step_kernel import Kernel
 from einfx.equation import Equation
 from einfx.layout import Layout
 from einfx.machine import machine_for
-from einfx.situation import Situation
-from einfx.step_kernel import Kernel
 
 Strides = tuple[int, ...]
 
