@@ -13,6 +13,7 @@ import torch
 
 from .costs.cost import choose_kernel
 from .kernels.real import Emit, emit_kernel
+from .kernels.written import Written
 from .planning import Plan
 
 __all__ = ["call", "compile_program", "emit_plan", "run_pairwise"]
@@ -83,36 +84,10 @@ def compile_program(
         >>> program(torch.ones(2, 3), torch.ones(3, 4)).shape
         torch.Size([2, 4])
     """
-    names: dict[Any, str] = {}
-    calls: list[tuple[str, tuple[Any, ...]]] = []
-
-    def emit(function: Any, *args: Any) -> _Name:
-        calls.append((names.setdefault(function, f"f{len(names)}"), args))
-        return _Name(f"v{len(calls) - 1}")
-
-    parameters = [_Name(f"a{i}") for i in range(len(plan.shapes))]
-    result = emit_plan(emit, plan, parameters, guarded=guarded, strides=strides)
-    lines, needed = [f"    return {result}"], {result, *parameters}
-    for number, (name, args) in reversed([*enumerate(calls)]):
-        # What nobody needs from here on gives its memory to the next call.
-        last = [x for x in args if isinstance(x, _Name) and x not in needed]
-        freed = f"; del {', '.join(dict.fromkeys(last))}" if last else ""
-        lines.append(f"    v{number} = {name}({', '.join(map(_source, args))}){freed}")
-        needed.update(last)
-    source = "\n".join([f"def program({', '.join(parameters)}):", *reversed(lines)])
-    scope: dict[str, Any] = {name: function for function, name in names.items()}
-    exec(compile(source, "<einfx program>", "exec"), scope)
-    return scope["program"]  # type: ignore[no-any-return]
+    written = Written(len(plan.shapes))
+    return written.function(emit_plan(written.emit, plan, written.operands, guarded=guarded, strides=strides))
 
 
 def call(function: Callable[..., Any], *args: Any) -> Any:
     """The ``emit`` that runs what it is given."""
     return function(*args)
-
-
-class _Name(str):
-    """A variable of the function that is being written."""
-
-
-def _source(value: Any) -> str:
-    return str(value) if isinstance(value, _Name) else repr(value)

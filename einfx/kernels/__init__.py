@@ -5,7 +5,8 @@ names the files belong together:
 
 =================================  =======================================================================
 ``real``, ``helpers``, ``results``  real numbers: what is emitted, what emitted code calls, what that returns
-``product_sum``                     sums of large products for autograd
+``product_sum``                     sums of large products, and large products, for autograd
+``written``                        functions written from what is emitted
 ``steps``                          a step over a semiring, handed to one of the kernels below
 ``log``                            matrix products over log; the public function is ``log.matmul``
 ``tropical``                       over max_plus and relatives; ``tropical.matmul``

@@ -21,6 +21,7 @@ __all__ = [
     "matmul",
     "matvec",
     "mm",
+    "multiply",
     "multiply_sum",
     "squeezed_einsum",
     "tensordot",
@@ -189,6 +190,24 @@ def squeezed_einsum(
     return torch.functional.einsum(squeezed_equation, [a, b])
 
 
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    """A broadcast product, whose gradients are contractions; autograd alone would make products of its size.
+
+    Example:
+        >>> multiply(torch.ones(2, 1), torch.ones(3)).shape
+        torch.Size([2, 3])
+    """
+    if has_torch_function_variadic(a, b):
+        return handle_torch_function(multiply, (a, b), a, b)
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return torch.mul(a, b)
+    if torch.compiler.is_compiling() or not a.is_cpu or _rounds_products(a) or not _is_recorded(a, b):
+        return torch.mul(a, b)
+    from .product_sum import product_sum  # which lowers gradients to these helpers
+
+    return product_sum(_product, a, b, [])
+
+
 def multiply_sum(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
     """The sum over ``dims`` (counted from the right) of a broadcast product.
 
@@ -251,13 +270,21 @@ def _rounds_products(a: Tensor) -> bool:
 
 def _recorded_multiply_sum(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
     """:func:`_blocked_multiply_sum`, with gradients of its own where autograd alone records it."""
-    plain = torch._C._functorch.maybe_current_level() is None and torch._C._get_tracing_state() is None
-    recorded = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
-    if not (plain and recorded and a.dtype == b.dtype):
+    if not _is_recorded(a, b):
         return _blocked_multiply_sum(a, b, dims)
     from .product_sum import product_sum  # which lowers gradients to these helpers
 
     return product_sum(_blocked_multiply_sum, a, b, dims)
+
+
+def _is_recorded(a: Tensor, b: Tensor) -> bool:
+    """Whether autograd alone records what is done with two tensors of one dtype."""
+    plain = torch._C._functorch.maybe_current_level() is None and torch._C._get_tracing_state() is None
+    return plain and torch.is_grad_enabled() and (a.requires_grad or b.requires_grad) and a.dtype == b.dtype
+
+
+def _product(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
+    return torch.mul(a, b)
 
 
 def _may_accumulate() -> bool:

@@ -1,4 +1,4 @@
-"""The sum of a large product, whose gradients are contractions too.
+"""The sum of a large product, or the product itself, whose gradients are contractions too.
 
 Left to itself, autograd makes gradients as large as the product, whatever its operands, and puts those of
 blocks together again.
@@ -7,6 +7,7 @@ blocks together again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,8 +16,11 @@ from torch import Tensor
 from ..costs.cost import choose_kernel
 from ..equation import Equation
 from .real import emit_kernel
+from .written import Written
 
 __all__ = ["product_sum"]
+
+Form = tuple[tuple[int, ...], tuple[int, ...]]  # the shape of a tensor and its strides
 
 
 def product_sum(
@@ -28,7 +32,7 @@ def product_sum(
         compute: what computes it.
         a: one operand.
         b: the other one, aligned from the right.
-        dims: which dimensions are summed.
+        dims: which dimensions are summed; none where the product itself is wanted.
 
     Example:
         >>> a, b = torch.ones(3, 1, requires_grad=True), torch.ones(2, 3, 4)
@@ -71,29 +75,42 @@ class _ProductSum(torch.autograd.Function):
 
 def _gradient(operand: Tensor, other: Tensor, gradient: Tensor, dims: Sequence[int]) -> Tensor:
     """The gradient of one operand: the incoming one times the other operand, summed where it broadcasts."""
-    rank = max(operand.dim(), other.dim())
-    sizes = [
-        max(x, y) if min(x, y) else 0
-        for x, y in zip(*(_padded(x, rank) for x in (operand, other)), strict=True)
-    ]
+    form = [(tuple(x.shape), x.stride()) for x in (operand, other, gradient)]
+    compute = _written(*form, tuple(dims), operand.dtype, operand.device)
+    return compute(gradient, other.conj() if other.is_complex() else other)
+
+
+@lru_cache(maxsize=4096)
+def _written(
+    operand: Form,
+    other: Form,
+    gradient: Form,
+    dims: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function of the incoming gradient and the other operand that computes it, for their forms."""
+    rank = max(len(operand[0]), len(other[0]))
+    given, beside = _padded(operand[0], rank), _padded(other[0], rank)
+    sizes = [max(x, y) if min(x, y) else 0 for x, y in zip(given, beside, strict=True)]
     kept = tuple(i for i in range(rank) if i - rank not in dims)
-    mine, theirs = ([i for i, n in enumerate(_padded(x, rank)) if n == sizes[i]] for x in (operand, other))
-    values = [gradient, other.conj() if other.is_complex() else other]
-    values[1] = values[1].reshape([n for i, n in enumerate(_padded(other, rank)) if i in theirs])
+    mine, theirs = ([i for i, n in enumerate(own) if n == sizes[i]] for own in (given, beside))
     output = tuple(i for i in mine if i in kept or i in theirs)
     equation = Equation((kept, tuple(theirs)), output)
-    shapes = [tuple(x.shape) for x in values]
-    kernel = choose_kernel(
-        equation, shapes, operand.dtype, operand.device, strides=[x.stride() for x in values]
-    )
-    found = emit_kernel(
-        lambda function, *args: function(*args), kernel, equation, values, shapes, guarded=False
-    )
+    factor = torch.empty_strided(*other, dtype=torch.bool, device="meta").reshape([beside[i] for i in theirs])
+    shapes, strides = (gradient[0], tuple(factor.shape)), (gradient[1], factor.stride())
+    kernel = choose_kernel(equation, shapes, dtype, device, strides=strides)
+    written = Written(2)
+    first, second = written.operands
+    second = written.emit(torch.reshape, second, shapes[1])
+    found = emit_kernel(written.emit, kernel, equation, (first, second), shapes, guarded=False)
     # Along what is summed in this operand alone its gradient is the same.
-    missing = rank - operand.dim()
-    shape = [sizes[i] if i in output else 1 for i in range(missing, rank)]
-    return found.reshape(shape).expand(operand.shape)  # type: ignore[no-any-return]
+    missing = rank - len(operand[0])
+    found = written.emit(
+        torch.reshape, found, tuple(sizes[i] if i in output else 1 for i in range(missing, rank))
+    )
+    return written.function(written.emit(Tensor.expand, found, operand[0]))
 
 
-def _padded(tensor: Tensor, rank: int) -> list[int]:
-    return [1] * (rank - tensor.dim()) + list(tensor.shape)
+def _padded(shape: Sequence[int], rank: int) -> list[int]:
+    return [1] * (rank - len(shape)) + [*shape]

@@ -6,6 +6,7 @@ or adds its nodes to a graph. Values are opaque: sizes come from the ``shapes`` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ __all__ = ["Emit", "emit_kernel", "lower"]
 
 Emit = Callable[..., Any]
 """``emit(function, *args)`` gives the value of ``function(*args)``, or what stands for it."""
+
+LARGE_PRODUCT = 1 << 19
+"""Elements of an outer product from which on its gradients are worth a function of their own."""
 
 Labels = tuple[int, ...]
 Shape = tuple[int, ...]
@@ -303,7 +307,11 @@ def _elementwise(
     a, b = operands
     left, right = a.aligned(kernel.order), b.aligned(kernel.order)
     kept = tuple(x for x in kernel.order if x not in kernel.summed)
-    value = _product(emit, kernel, left, right)
+    elements, given = math.prod([sizes[x] for x in kernel.order]), [math.prod(x.shape) for x in operands]
+    if kept == kernel.order and max(given) < elements >= LARGE_PRODUCT:
+        value = emit(helpers.multiply, left, right)
+    else:
+        value = _product(emit, kernel, left, right)
     return _restore(emit, value, kept, kept, unit, equation, sizes)
 
 

@@ -125,6 +125,7 @@ def _unsqueeze(a: Dense, dim: int) -> Dense:
 
 _RULES: dict[Any, Callable[..., Dense]] = {
     torch.mul: _multiply,
+    helpers.multiply: _multiply,
     torch.sum: _sum,
     torch.permute: lambda a, dims: Dense(tuple(a.shape[i] for i in dims), tuple(a.strides[i] for i in dims)),
     torch.unsqueeze: _unsqueeze,

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from einfx.kernels.helpers import multiply_sum
+import einfx
+from einfx.kernels.helpers import multiply, multiply_sum
 
 SIZES = (3, 20, 320, 130)
 
@@ -104,3 +105,45 @@ def test_operands_of_two_dtypes_have_gradients_of_their_own_dtypes() -> None:
     assert [x.dtype for x in found] == [torch.float32, torch.float64]
     for ours, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize(
+    "shapes", [((40, 1), (30,)), ((1, 7, 5), (6, 1, 5)), ((3, 1), (2, 1, 4)), ((0, 1), (3,))]
+)
+def test_a_product_itself_has_gradients_of_every_order(
+    shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype
+) -> None:
+    a, b = (torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes)
+    found, expected = multiply(a, b), a * b
+    direction = torch.randn_like(expected)
+    mine = torch.autograd.grad(found, (a, b), direction, create_graph=True)
+    theirs = torch.autograd.grad(expected, (a, b), direction, create_graph=True)
+    torch.testing.assert_close(mine, theirs)
+    torch.testing.assert_close(
+        torch.autograd.grad([(x.abs() ** 2).sum() for x in mine], (a, b)),
+        torch.autograd.grad([(x.abs() ** 2).sum() for x in theirs], (a, b)),
+    )
+
+
+@pytest.mark.parametrize("equation", ["bi,bj->bij", "bi,bj->jbi", "i,bj->bij", "ij,k->kij"])
+def test_gradients_of_large_outer_products_are_contractions(equation: str) -> None:
+    left, right = equation.split("->")[0].split(",")
+    sizes = {"b": 90, "i": 80, "j": 82, "k": 85}
+    operands = [torch.randn([sizes[x] for x in own], dtype=torch.float64) for own in (left, right)]
+    operands = [x.requires_grad_() for x in operands]
+    found, expected = (call(equation, *operands) for call in (einfx.einsum, torch.einsum))
+    torch.testing.assert_close(found, expected)
+    direction = torch.randn_like(expected)
+    names = []
+
+    def visit(function: torch.autograd.graph.Node | None) -> None:
+        if function is not None:
+            names.append(function.name())
+            for inner, _ in function.next_functions:
+                visit(inner)
+
+    visit(found.grad_fn)
+    assert not [x for x in names if x.startswith("Mul")], names
+    mine, theirs = (torch.autograd.grad(x, operands, direction) for x in (found, expected))
+    torch.testing.assert_close(mine, theirs)
