@@ -47,8 +47,13 @@ TROPICAL = Extension(
 
 LOG = Extension(
     "einfx.kernels._log",
-    sources=["einfx/kernels/_log.c"],
-    depends=["einfx/kernels/_native.h", "einfx/kernels/_log.c"],
+    sources=["einfx/kernels/_log.c", "einfx/kernels/_log_strided.c"],
+    depends=[
+        "einfx/kernels/_native.h",
+        "einfx/kernels/_log_math.h",
+        "einfx/kernels/_log.c",
+        "einfx/kernels/_log_strided.c",
+    ],
     # Without these two, which change no number, its loops would not become vectors.
     extra_compile_args=["-O3", "-g0", "-std=gnu11", "-fno-trapping-math", "-fno-math-errno"],
     libraries=["m"],
