@@ -25,8 +25,9 @@ class OptionalBuild(build_ext):
         """Carry on without the extension."""
         self.warn(
             f"einfx is built without its C extensions ({error}). Everything works; products over max_plus, "
-            "min_plus, max_times and max_min are several times slower, unfolding is up to five times, and "
-            "products over log somewhat. `python -m einfx info` tells."
+            "min_plus, max_times and max_min are several times slower, unfolding is up to five times, "
+            "products over log somewhat, and planning contractions of many operands several times. "
+            "`python -m einfx info` tells."
         )
 
 
@@ -68,4 +69,13 @@ WINDOWS = Extension(
     optional=True,
 )
 
-setup(ext_modules=[TROPICAL, LOG, WINDOWS], cmdclass={"build_ext": OptionalBuild})
+WALKS = Extension(
+    "einfx.paths._walks",
+    sources=["einfx/paths/_walks.c"],
+    # Powers and sums are rounded as Python rounds them, so that searches find the same with it and without.
+    extra_compile_args=["-O3", "-g0", "-std=gnu11", "-fno-builtin-pow", "-ffp-contract=off"],
+    libraries=["m"],
+    optional=True,
+)
+
+setup(ext_modules=[TROPICAL, LOG, WINDOWS, WALKS], cmdclass={"build_ext": OptionalBuild})

@@ -1,11 +1,12 @@
 """Looking for contraction paths.
 
-================  ==========================================================================================
-file              holds
-================  ==========================================================================================
-``annealing.py``  trees of many operands, made better by random rotations
-``trees.py``      trees of many operands: greedy ones, and parts of them solved exactly
-``network.py``    the operands as bit masks over their labels, and the best trees over few of them
-``choices.py``    paths worth a closer look, and those that a caller's choice stands for
-================  ==========================================================================================
+===================  =======================================================================================
+file                 holds
+===================  =======================================================================================
+``annealing.py``     trees of many operands, made better by random rotations
+``walks_native.py``  the same in C (``_walks.c``)
+``trees.py``         trees of many operands: greedy ones, and parts of them solved exactly
+``network.py``       the operands as bit masks over their labels, and the best trees over few of them
+``choices.py``       paths worth a closer look, and those that a caller's choice stands for
+===================  =======================================================================================
 """

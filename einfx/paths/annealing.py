@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .trees import bits_of
+from .walks_native import BLOCK, Rules, Walked, walk
 
-__all__ = ["Sizes", "anneal", "rotations_for"]
+__all__ = ["Sizes", "added", "anneal", "rotations_for"]
 
 Path = list[tuple[int, int]]
 
@@ -45,8 +46,6 @@ MANY_ROTATIONS = 640_000
 A lattice of 12 times 40 tensors is planned in the time of repeated greedy searches then, for a fifteenth of
 their multiplications."""
 
-_BLOCK = 64
-
 
 class Sizes(dict[int, float]):
     """The number of elements of a tensor by the mask of its labels, as a multiple of a unit.
@@ -67,24 +66,37 @@ class Sizes(dict[int, float]):
         super().__init__()
         logarithms = [math.log2(size) if size else 0.0 for size in sizes]
         self.unit = unit
-        self._bytes: list[list[float]] = []
+        # For each eight labels the logarithms of the products of any of their sizes.
+        self.sums: list[list[float]] = []
         for start in range(0, len(logarithms), 8):
             sums = [0.0]
             for logarithm in logarithms[start : start + 8]:
                 sums += [x + logarithm for x in sums]
-            self._bytes.append(sums)
+            self.sums.append(sums)
 
     def __missing__(self, mask: int) -> float:
         if len(self) > MOST_REMEMBERED:
             self.clear()
-        logarithm = sum(map(list.__getitem__, self._bytes, mask.to_bytes(len(self._bytes), "little")))
-        size: float = 2.0 ** min(logarithm - self.unit, 900.0)
+        size: float = 2.0 ** min(self.logarithm(mask) - self.unit, 900.0)
         self[mask] = size
         return size
 
     def logarithm(self, mask: int) -> float:
         """To base 2, of the number of elements."""
-        return sum(map(list.__getitem__, self._bytes, mask.to_bytes(len(self._bytes), "little")))
+        return added(map(list.__getitem__, self.sums, mask.to_bytes(len(self.sums), "little")))
+
+
+def added(numbers: Iterable[float]) -> float:
+    """The sum, rounded after each number as in C; some versions of Python's own sum aren't.
+
+    Example:
+        >>> added([1e16, 1.0, -1e16])
+        0.0
+    """
+    total = 0.0
+    for number in numbers:
+        total += number
+    return total
 
 
 def rotations_for(masks: Sequence[int]) -> int:
@@ -178,11 +190,16 @@ class _Walk:
             self.parents[a] = self.parents[b] = number
             self.children[number] = a + b
 
+    @classmethod
+    def of(cls, tree: Walked) -> _Walk:
+        """A tree that was found."""
+        made = cls.__new__(cls)
+        made.masks, made.parents, made.children = tree
+        return made
+
     def copy(self) -> _Walk:
         """The tree as it is now."""
-        made = _Walk.__new__(_Walk)
-        made.masks, made.parents, made.children = [*self.masks], [*self.parents], [*self.children]
-        return made
+        return _Walk.of(Walked([*self.masks], [*self.parents], [*self.children]))
 
     def costs(self, size: Sizes, written: float) -> list[float]:
         """Of each node: the multiplications that make it, and what writing it counts for."""
@@ -195,7 +212,7 @@ class _Walk:
 
     def cost(self, size: Sizes, written: float) -> float:
         """Of the whole tree."""
-        return sum(self.costs(size, written))
+        return added(self.costs(size, written))
 
     def anneal(
         self,
@@ -209,13 +226,17 @@ class _Walk:
         hot, cold = cooling
         masks, parents, children = self.masks, self.parents, self.children
         costs = self.costs(size, written)
-        best, found = sum(costs), self.copy()
+        blocks = max(1, rotations // BLOCK)
+        exponents = [-hot * (cold / hot) ** (block / blocks) for block in range(blocks)]
+        rules = Rules(size.sums, size.unit, written, exponents)
+        walked = walk(Walked(masks, parents, children), costs, rules, generator)
+        if walked is not None:
+            return _Walk.of(walked)
+        best, found = added(costs), self.copy()
         root = len(masks) - 1
         number = generator.random
-        blocks = max(1, rotations // _BLOCK)
-        for block in range(blocks):
-            exponent = -hot * (cold / hot) ** (block / blocks)
-            for _ in range(_BLOCK):
+        for exponent in exponents:
+            for _ in range(BLOCK):
                 a = int(number() * root)
                 x = parents[a]
                 if x == root:
@@ -235,7 +256,7 @@ class _Walk:
                     costs[x], costs[p], masks[x] = first, second, kept
                     children[x], children[p] = a + c, x + b
                     parents[c], parents[b] = x, p
-            cost = sum(costs)
+            cost = added(costs)
             if cost < best * (1 - 1e-9):
                 best, found = cost, self.copy()
         return found

@@ -11,7 +11,8 @@ import random
 from collections.abc import Sequence
 from math import exp, log
 
-from ...paths.annealing import Sizes
+from ...paths.annealing import Sizes, added
+from ...paths.walks_native import BLOCK, Rules, Walked, walk
 from ..schedules.tree import ContractionTree
 
 __all__ = ["rotated"]
@@ -24,8 +25,6 @@ WRITTEN = 4.0
 
 EXCESS = 2.0
 """What counts for a step that takes twice the limit, as a part of what all steps cost."""
-
-_BLOCK = 64
 
 
 def rotated(
@@ -72,14 +71,19 @@ def rotated(
             found[value] = cost(masks[a], masks[b], masks[value], beside)
         return found
 
-    unit = EXCESS * sum(all_costs())
+    unit = EXCESS * added(all_costs())
     costs = all_costs()
-    best, kept_parents = sum(costs), [*parents]
-    number = random.Random(seed).random
-    turns = max(1, rotations // _BLOCK)
-    for turn in range(turns):
-        exponent = -WARMEST * exp(log(COLDEST / WARMEST) * turn / turns)
-        for _ in range(_BLOCK):
+    turns = max(1, rotations // BLOCK)
+    exponents = [-WARMEST * exp(log(COLDEST / WARMEST) * turn / turns) for turn in range(turns)]
+    generator = random.Random(seed)
+    rules = Rules(size.sums, size.unit, WRITTEN, exponents, limit, unit)
+    walked = walk(Walked(masks, parents, children), costs, rules, generator)
+    if walked is not None:
+        return _tree(tree, walked.parents)
+    best, kept_parents = added(costs), [*parents]
+    number = generator.random
+    for exponent in exponents:
+        for _ in range(BLOCK):
             a = int(number() * root)
             x = parents[a]
             if x == root:
@@ -97,7 +101,7 @@ def rotated(
                 costs[x], costs[p], masks[x] = first, second, kept
                 children[x], children[p] = a + c, x + b
                 parents[c], parents[b] = x, p
-        total = sum(costs)
+        total = added(costs)
         if total < best * (1 - 1e-9):
             best, kept_parents = total, [*parents]
     return _tree(tree, kept_parents)
