@@ -199,13 +199,11 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
     """
     if has_torch_function_variadic(a, b):
         return handle_torch_function(multiply, (a, b), a, b)
-    if torch.jit.is_scripting():  # type: ignore[attr-defined]
-        return torch.mul(a, b)
-    if torch.compiler.is_compiling() or not a.is_cpu or _rounds_products(a) or not _is_recorded(a, b):
-        return torch.mul(a, b)
-    from .product_sum import product_sum  # which lowers gradients to these helpers
-
-    return product_sum(_product, a, b, [])
+    if not torch.compiler.is_compiling() and a.is_cpu and not _rounds_products(a):
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return torch.mul(a, b)
+        return _recorded_multiply(a, b)
+    return torch.mul(a, b)
 
 
 def multiply_sum(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
@@ -275,6 +273,15 @@ def _recorded_multiply_sum(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
     from .product_sum import product_sum  # which lowers gradients to these helpers
 
     return product_sum(_blocked_multiply_sum, a, b, dims)
+
+
+def _recorded_multiply(a: Tensor, b: Tensor) -> Tensor:
+    """The product, with gradients of its own where autograd alone records it."""
+    if not _is_recorded(a, b):
+        return torch.mul(a, b)
+    from .product_sum import product_sum  # which lowers gradients to these helpers
+
+    return product_sum(_product, a, b, [])
 
 
 def _is_recorded(a: Tensor, b: Tensor) -> bool:

@@ -307,19 +307,21 @@ def _elementwise(
     a, b = operands
     left, right = a.aligned(kernel.order), b.aligned(kernel.order)
     kept = tuple(x for x in kernel.order if x not in kernel.summed)
-    elements, given = math.prod([sizes[x] for x in kernel.order]), [math.prod(x.shape) for x in operands]
-    if kept == kernel.order and max(given) < elements >= LARGE_PRODUCT:
-        value = emit(helpers.multiply, left, right)
-    else:
-        value = _product(emit, kernel, left, right)
+    value = _product(emit, kernel, left, right, _is_large(kernel, operands, sizes))
     return _restore(emit, value, kept, kept, unit, equation, sizes)
 
 
-def _product(emit: Emit, kernel: Kernel, left: Any, right: Any) -> Any:
+def _is_large(kernel: Kernel, operands: list[_Operand], sizes: dict[int, int]) -> bool:
+    """Whether it is a large product of smaller operands, of which neither has all its labels."""
+    elements = math.prod([sizes[x] for x in kernel.order])
+    return max([math.prod(x.shape) for x in operands]) < elements >= LARGE_PRODUCT
+
+
+def _product(emit: Emit, kernel: Kernel, left: Any, right: Any, large: bool) -> Any:
     count = len(kernel.order)
     dims = [kernel.order.index(x) - count for x in kernel.summed]
     if not dims:
-        return emit(torch.mul, left, right)
+        return emit(helpers.multiply if large else torch.mul, left, right)
     if kernel.name == "unrolled":
         return emit(helpers.unrolled_multiply_sum, left, right, dims[0])
     return emit(helpers.multiply_sum, left, right, tuple(dims))
@@ -334,7 +336,8 @@ def _guarded(
     a, b = operands
     if kernel.order or kernel.name == "multiply":
         left, right = a.aligned(kernel.order), b.aligned(kernel.order)
-        return _product(emit, kernel, left, right), tuple(x for x in kernel.order if x not in kernel.summed)
+        value = _product(emit, kernel, left, right, _is_large(kernel, operands, sizes))
+        return value, tuple(x for x in kernel.order if x not in kernel.summed)
     batch, rows, columns, summed = kernel.batch, kernel.rows, kernel.columns, kernel.summed
     if kernel.swapped:
         a, b, rows, columns = b, a, columns, rows

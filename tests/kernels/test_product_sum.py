@@ -147,3 +147,20 @@ def test_gradients_of_large_outer_products_are_contractions(equation: str) -> No
     assert not [x for x in names if x.startswith("Mul")], names
     mine, theirs = (torch.autograd.grad(x, operands, direction) for x in (found, expected))
     torch.testing.assert_close(mine, theirs)
+
+
+def test_optimised_models_have_them_too_and_script() -> None:
+    class Outer(torch.nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return torch.einsum("bi,bj->bij", x, y)
+
+    operands = tuple(torch.randn(90, n, dtype=torch.float64, requires_grad=True) for n in (80, 82))
+    optimised = einfx.optimize(Outer(), operands)
+    expected = torch.einsum("bi,bj->bij", *operands)
+    direction = torch.randn_like(expected)
+    theirs = torch.autograd.grad(expected, operands, direction)
+    assert "helpers_multiply(" in optimised.code
+    for model in (optimised, torch.jit.script(einfx.jitable(optimised))):
+        found = model(*operands)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(torch.autograd.grad(found, operands, direction), theirs)
