@@ -28,6 +28,7 @@ from einfx import compat
 from einfx.demo.run import Comparison, ModelError, compare, describe, first_line, run_demo
 from einfx.errors import EinfxError, UsageError
 from einfx.kernels import log_native, tropical_native, windows_native
+from einfx.paths import walks_native
 
 __all__ = ["main"]
 
@@ -304,7 +305,7 @@ def _info(options: argparse.Namespace) -> int:
         (
             "extension",
             f"log {log_native.describe()}; max_plus and relatives {tropical_native.describe()}; "
-            f"windows {windows_native.describe()}",
+            f"windows {windows_native.describe()}; paths {walks_native.describe()}",
         ),
     ]
     for name, value in rows:
