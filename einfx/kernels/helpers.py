@@ -245,6 +245,8 @@ def unrolled_multiply_sum(a: Tensor, b: Tensor, dim: int) -> Tensor:
     count = a.shape[dim]
     if count != b.shape[dim] or count == 0 or count > 32:
         return torch.mul(a, b).sum(dim)
+    if count == 1:
+        return torch.mul(a.squeeze(dim), b.squeeze(dim))
     parts = a.unbind(dim)
     others = b.unbind(dim)
     result = torch.mul(parts[0], others[0])

@@ -21,7 +21,7 @@ __all__ = ["Emit", "emit_kernel", "lower"]
 Emit = Callable[..., Any]
 """``emit(function, *args)`` gives the value of ``function(*args)``, or what stands for it."""
 
-LARGE_PRODUCT = 1 << 19
+LARGE_PRODUCT = 1 << 18
 """Elements of an outer product from which on its gradients are worth a function of their own."""
 
 Labels = tuple[int, ...]
