@@ -91,11 +91,16 @@ def optimized_within(
 
 
 def _ways(passes: Sequence[Pass], limit: int) -> Iterator[tuple[Pass, ...]]:
-    """As wanted; then with less and less kept for several uses that can be computed again."""
+    """As wanted; then with less and less kept for several uses that can be computed again.
+
+    At last with every contraction as the program has it: what is one contraction keeps all its operands.
+    """
     yield _computing_again(passes, limit)
-    apart = [step for step in passes if not isinstance(step, ShareContractions)]
+    apart = tuple(step for step in passes if not isinstance(step, ShareContractions))
     yield _computing_again(apart, limit // 4)
     yield _computing_again(apart, limit // 64)
+    if any(isinstance(step, FuseEinsums) for step in passes):
+        yield tuple(step for step in apart if not isinstance(step, FuseEinsums))
 
 
 def _computing_again(passes: Sequence[Pass], least: int) -> tuple[Pass, ...]:

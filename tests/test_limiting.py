@@ -275,6 +275,22 @@ def test_values_that_are_too_large_to_keep_are_computed_again_for_each_use() -> 
     assert allocated_bytes(limited, a, b) <= 200 * 200 * 4 + SLACK
 
 
+def test_contractions_that_are_better_apart_than_as_one_stay_apart() -> None:
+    weight = tensor((64, 64))
+
+    def program(x: Tensor) -> Tensor:
+        left, right = (x @ weight).relu(), E("bi,ij->bj", (x @ weight.T).tanh(), weight)
+        return E("bi,ij->bj", left + right, E("bi,bj->ij", left, right))
+
+    x = tensor((128, 64), seed=1)
+    with torch.no_grad():
+        whole = allocated_bytes(program, x)
+        for limit in (_needed(program, (x,)), whole - 1, whole, whole + 1):
+            limited = einfx.optimize(program, (x,), memory_limit=limit)
+            assert_same(limited(x), program(x))
+            assert allocated_bytes(limited, x) <= limit + SLACK
+
+
 def test_graphs_that_compute_with_sizes_may_take_more_when_smaller() -> None:
     assert takes_less_when_smaller(torch.fx.symbolic_trace(_triangles).graph)
     growing = torch.fx.symbolic_trace(lambda x: torch.zeros(100 // x.size(0)))
