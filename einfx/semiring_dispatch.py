@@ -109,10 +109,11 @@ def _captured_as_a_whole(
 
 
 def _is_followed(operands: Sequence[Tensor], options: Options) -> bool:
-    """Whether contractions within a limit have what a transform asks of them: over real numbers all of it."""
+    """Whether contractions within a limit have what a transform asks of them."""
     if is_captured() or torch._C._get_tracing_state() is not None:
         return False
-    return is_linear(options) or not (torch._C._are_functorch_transforms_active() or has_tangents(operands))
+    has_all = is_linear(options) or options.semiring.name == "log"
+    return has_all or not (torch._C._are_functorch_transforms_active() or has_tangents(operands))
 
 
 def sees_numbers(operands: Sequence[Tensor]) -> bool:

@@ -22,6 +22,7 @@ from ..schedules.derivatives import is_linear
 from ..schedules.loads import HERE, Remote
 from ..schedules.tree import ContractionTree
 from ..search.find_schedule import Sliced
+from .log_directions import log_second, log_tangent
 
 __all__ = ["Problem"]
 
@@ -35,11 +36,13 @@ class Problem(NamedTuple):
         equation: no label twice in an operand.
         optimize: as in :func:`einfx.planning.plan`, or a tree.
         options: over which semiring, and within which limit.
+        beside: the bytes of the limit that others take meanwhile.
     """
 
     equation: Equation
     optimize: Any
     options: Options
+    beside: int = 0
 
     @classmethod
     def of(cls, equation: Equation, optimize: Any, options: Options) -> Problem:
@@ -73,6 +76,14 @@ class Problem(NamedTuple):
             if error.needed_bytes is not None and most is not None and error.needed_bytes > most:
                 raise error from None
 
+    def leaving(self, size: int) -> Problem:
+        """The same within a limit of which others take so many bytes more."""
+        return self._replace(beside=self.beside + size)
+
+    def result_bytes(self, saved: Sequence[Tensor]) -> int:
+        """What the contraction takes when it is there; the operands come first of what is given."""
+        return self._size(saved[: len(self.equation.inputs)]) * saved[0].element_size()
+
     def batched(self, mapped: Sequence[bool]) -> Problem:
         """The same for every element of a batch, which operands that are mapped have in front."""
         equation = self.equation
@@ -101,8 +112,11 @@ class Problem(NamedTuple):
         if result and accumulation_dtype(gradient.dtype) != gradient.dtype:
             # Rounded, it no longer tells what was selected, or which share each term had.
             result = self._run(self.sliced(operands, wide=True), operands)
-        sliced, gradient = self._with_gradient(operands, [], gradient, wanted)
-        return self._run(sliced, [*operands, gradient, *result])
+        # The sweep reads a result that is dense; one that is the same for all of a batch isn't.
+        sparse = sum(x.numel() * x.element_size() for x in result if not x.is_contiguous())
+        within = self.leaving(sparse)
+        sliced, gradient = within._with_gradient(operands, [], gradient, wanted)
+        return within._run(sliced, [*operands, gradient, *[x.contiguous() for x in result]])
 
     def tangent(self, moving: Flags, direction: Sequence[Tensor], saved: Sequence[Tensor]) -> Tensor:
         """The derivative in a direction.
@@ -113,10 +127,14 @@ class Problem(NamedTuple):
             saved: as in :meth:`gradients`.
 
         Raises:
-            UsageError: over another semiring than the real numbers.
+            UsageError: over a semiring that has none within a limit.
         """
-        self._require_linear()
         operands = saved[: len(moving)]
+        if not is_linear(self.options):
+            self._require_directions()
+            wide, here, along, result = self._widened(operands, direction, saved[-1])
+            made = log_tangent(wide, moving, along, here, result)
+            return made.to(operands[0].dtype)
         sliced = self.sliced(operands, (), moving, direction)
         (made,) = self._run(sliced, [*operands, *direction])
         return made
@@ -130,10 +148,33 @@ class Problem(NamedTuple):
         saved: Sequence[Tensor],
     ) -> tuple[Tensor, ...]:
         """The gradients of the derivative in a direction; arguments as of the other two."""
-        self._require_linear()
         operands = saved[: len(moving)]
+        if not is_linear(self.options):
+            self._require_directions()
+            wide, here, along, result = self._widened(operands, direction, saved[-1])
+            found = log_second(wide, wanted, moving, gradient, along, here, result)
+            return tuple(x.to(gradient.dtype) for x in found)
         sliced, gradient = self._with_gradient(operands, direction, gradient, wanted, moving)
         return self._run(sliced, [*operands, *direction, gradient])
+
+    def run_derivative(
+        self, operands: Sequence[Tensor], wanted: Flags, moving: Flags, given: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """What the schedule of a derivative computes from operands and all that it takes beside these."""
+        return self._run(self.sliced(operands, wanted, moving, given[: sum(moving)]), [*operands, *given])
+
+    def _widened(
+        self, operands: Sequence[Tensor], direction: Sequence[Tensor], result: Tensor
+    ) -> tuple[Problem, Sequence[Tensor], Sequence[Tensor], Tensor]:
+        """The same, operands, a direction and the result in the dtype that sums are taken in."""
+        dtype = accumulation_dtype(operands[0].dtype)
+        if dtype == operands[0].dtype:
+            return self, operands, direction, result
+        copied = sum(x.numel() for x in (*operands, *direction)) + self._size(operands)
+        wide = self.leaving(dtype.itemsize * copied)
+        here = [x.to(dtype) for x in operands]
+        # Rounded, the result no longer tells which share each term had.
+        return wide, here, [x.to(dtype) for x in direction], wide.value(here)
 
     def sliced(
         self,
@@ -159,13 +200,13 @@ class Problem(NamedTuple):
         first, limit = operands[0], self.options.memory_limit
         assert limit is not None
         dtype = accumulation_dtype(first.dtype)
-        remote, reserved = HERE, 0
+        remote, reserved = HERE, self.beside
         if dtype != first.dtype:
             made = [x.numel() for x, want in zip(operands, wanted, strict=False) if want]
             given, result = len(operands) + sum(moving) + any(wanted), self._size(operands)
             # Operands are converted block by block; results are gathered, and converted when they're done.
             remote = Remote((True,) * given, (not wide,) * (len(made) or 1), whole=True)
-            reserved = 0 if wide else first.element_size() * (sum(made) if made else result)
+            reserved += 0 if wide else first.element_size() * (sum(made) if made else result)
             if made and not is_linear(self.options):
                 reserved += dtype.itemsize * result
         try:
@@ -199,8 +240,8 @@ class Problem(NamedTuple):
         """Whether ``optimize`` is a plan of blocks, made before, for just these operands."""
         return hasattr(self.optimize, "sliced")
 
-    def _require_linear(self) -> None:
-        if not is_linear(self.options):
+    def _require_directions(self) -> None:
+        if self.options.semiring.name != "log":
             raise UsageError(
                 f"einsum {str(self.equation)!r} over {self.options.semiring.name!r} with a memory_limit: "
                 "there are gradients within the limit, but no second or forward-mode derivatives; leave out "
@@ -220,13 +261,13 @@ class Problem(NamedTuple):
             step == 0 and size > 1 for step, size in zip(gradient.stride(), gradient.shape, strict=True)
         ]
         copied = gradient.numel() * gradient.element_size()
-        limit = self.options.memory_limit
+        limit = (self.options.memory_limit or 0) - self.beside
         if gradient.is_contiguous() or self._is_planned:
             return self.sliced(operands, wanted, moving, direction), gradient.contiguous()
         linear = is_linear(self.options)
         if not (linear and any(repeated)):
             sliced = self.sliced(operands, wanted, moving, direction)
-            if limit is not None and sliced.bytes + copied <= limit:
+            if sliced.bytes + copied <= limit:
                 return sliced, gradient.contiguous()
         sliced = self.sliced(operands, wanted, moving, [*direction, gradient])
         for dim in reversed(range(gradient.dim())):
@@ -242,7 +283,8 @@ class Problem(NamedTuple):
         first = operands[0]
         options, dtype = self.options.unlimited(), accumulation_dtype(first.dtype)
         # Results of other dtypes are converted afterwards, within the same limit.
-        limit = self.options.memory_limit or 0 if dtype == first.dtype else 0
+        limit = (self.options.memory_limit or 0) - self.beside if dtype == first.dtype else 0
+        within = max(limit, 0)
         return run(
-            sliced.schedule, operands, sliced.demand, options, dtype=dtype, stored=first.dtype, limit=limit
+            sliced.schedule, operands, sliced.demand, options, dtype=dtype, stored=first.dtype, limit=within
         )

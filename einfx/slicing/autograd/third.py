@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from ...equation import Equation
+from ...errors import UsageError
 from ...planning import plan
 from ...semiring_program import SemiringProgram
+from ..schedules.derivatives import is_linear
 from .one_gradient import one_gradient
 from .problem import Problem
 
@@ -35,6 +37,7 @@ def tangent_by_contractions(
         tensors: the direction, and the operands.
         contract: contracts within the limit, as a function that can be differentiated.
     """
+    _require_linear(problem)
     count = sum(moving)
     given, operands = iter(tensors[:count]), tensors[count:]
     parts = []
@@ -65,6 +68,7 @@ def second_by_contractions(
     Returns:
         A gradient for each operand of which it's wanted.
     """
+    _require_linear(problem)
     gradient, *rest = tensors
     count = sum(moving)
     given, operands = iter(rest[:count]), rest[count:]
@@ -84,6 +88,15 @@ def second_by_contractions(
                 total = total + one_gradient(problem.equation, changed, gradient, position, within)
         found.append(total)
     return tuple(found)
+
+
+def _require_linear(problem: Problem) -> None:
+    if not is_linear(problem.options):
+        raise UsageError(
+            f"einsum {str(problem.equation)!r} over {problem.options.semiring.name!r} with a memory_limit: "
+            "there are first and second derivatives within the limit, but no third ones; leave out "
+            "memory_limit for these, or give block_size instead"
+        )
 
 
 def recorded_gradients(

@@ -17,7 +17,7 @@ Each is one sweep of a schedule of its own, see :mod:`.derivatives`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -86,7 +86,9 @@ class _Value(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Tensor | None:
-        return _tangent(ctx.problem, tangents, ctx.saved_tensors)
+        # Who asks for it holds the contraction too.
+        saved, problem = ctx.saved_tensors, ctx.problem
+        return _tangent(problem.leaving(problem.result_bytes(saved)), tangents, saved)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], problem: Problem, *operands: Tensor) -> tuple[Tensor, int]:
@@ -115,7 +117,8 @@ class _Gradients(torch.autograd.Function):
         direction = [next(rest) if want else None for want in ctx.wanted]
         needs = ctx.needs_input_grad[2 : 3 + count]
         of_gradient = _tangent(ctx.problem, direction, saved) if needs[0] else None
-        made = iter(_second(ctx.problem, tuple(needs[1:]), gradient, direction, saved))
+        beside = ctx.problem.leaving(_bytes([of_gradient]))
+        made = iter(_second(beside, tuple(needs[1:]), gradient, direction, saved))
         of_operands = [next(made, None) if needed else None for needed in needs[1:]]
         return None, None, of_gradient, *of_operands, *(None for _ in saved[count:])
 
@@ -124,13 +127,13 @@ class _Gradients(torch.autograd.Function):
         gradient, *saved = ctx.saved_tensors
         change, direction = tangents[0], tangents[1 : 1 + len(ctx.wanted)]
         total: list[Tensor | None] = [None] * sum(ctx.wanted)
-        parts = []
+        # Who asks for it holds the gradients too.
+        problem = ctx.problem.leaving(_bytes(x for x, want in zip(saved, ctx.wanted, strict=False) if want))
         if any(x is not None for x in direction):
-            parts.append(_second(ctx.problem, ctx.wanted, gradient, direction, saved))
+            total = [*_second(problem, ctx.wanted, gradient, direction, saved)]
         if change is not None:
-            parts.append(_gradients(ctx.problem, ctx.wanted, change, saved))
-        for part in parts:
-            total = [y if x is None else x + y for x, y in zip(total, part, strict=True)]
+            part = _gradients(problem.leaving(_bytes(total)), ctx.wanted, change, saved)
+            total = [y if x is None else _added(x, y) for x, y in zip(total or part, part, strict=True)]
         return tuple(total)
 
     @staticmethod
@@ -165,7 +168,8 @@ class _Tangent(torch.autograd.Function):
         asked = any(needs[:count])
         of_direction = iter(_gradients(ctx.problem, ctx.moving, gradient, saved) if asked else ())
         wanted = tuple(needs[count : count + operands])
-        made = iter(_second(ctx.problem, wanted, gradient, direction, saved))
+        beside = ctx.problem.leaving(_bytes(given) if asked else 0)
+        made = iter(_second(beside, wanted, gradient, direction, saved))
         return (
             None,
             None,
@@ -258,11 +262,21 @@ def _gradients(
         made = _taken_apart(_Gradients, problem, wanted, gradient, *saved)
         return made
     if tracked(gradient, *saved):
-        if not is_linear(problem.options):
+        if not is_linear(problem.options) and problem.options.semiring.name != "log":
             return recorded_gradients(problem, wanted, gradient, saved)
         made = apply(_Gradients, problem, wanted, gradient, *saved)
         return made
     return problem.gradients(wanted, gradient, saved)
+
+
+def _bytes(tensors: Iterable[Tensor | None]) -> int:
+    """What tensors take."""
+    return sum(x.numel() * x.element_size() for x in tensors if x is not None)
+
+
+def _added(x: Tensor, y: Tensor) -> Tensor:
+    """The sum of two, in memory of the first where nobody follows that."""
+    return x + y if tracked(x, y) else x.add_(y)
 
 
 def _is_batched(*tensors: Tensor) -> bool:

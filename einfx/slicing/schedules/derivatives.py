@@ -43,7 +43,8 @@ def derivative(
         forward: the schedule of the contraction.
         options: over which semiring; where there's a direction, over real numbers.
         wanted: for each operand whether its gradient is computed; empty for none.
-        moving: for each operand whether it has a part in the direction; empty for none.
+        moving: for each operand whether it has a part in the direction; empty for none. Over logarithms
+            gradients of the given tangents come too, after all others, where those of operands do.
         strides: of the operands of the contraction, in elements, then of the tangents of those that are
             moving, then of the gradient of what is differentiated; those at the end that are missing are
             contiguous, all of them where None.
@@ -69,9 +70,11 @@ def derivative(
     incoming = dense if strides is None or len(strides) <= made.count else tuple(strides[made.count])
     # Over real numbers a gradient that was expanded is contracted as what it was expanded from.
     expanded = [linear and step == 0 and size > 1 for step, size in zip(incoming, shape, strict=True)]
+    # Over logarithms what is given for a tangent holds the operand itself, as no weight is.
+    also = [not linear and wanted[i] and i not in options.linear_operands for i, x in enumerate(moving) if x]
     back = adjoint(
         made,
-        [*wanted, *(False for change in moving if change)],
+        [*wanted, *also],
         not linear,
         constant=[label for label, same in zip(made.labels[root], expanded, strict=True) if same],
         consumed=options.semiring.selective,
