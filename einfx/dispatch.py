@@ -26,8 +26,9 @@ from torch import Tensor
 from .costs.semiring_cost import choose_step
 from .equation import Equation
 from .errors import MemoryLimitError, OperandError
+from .kernels.batching import tracked
 from .kernels.steps import contract_step
-from .layout import hint
+from .layout import contiguous_strides, hint
 from .operands import check_operand
 from .options import REAL
 from .planning import Plan, plan
@@ -151,14 +152,31 @@ def _uncached(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Tensor:
         return fallback(*tensors)  # type: ignore[no-any-return]
     if torch.compiler.is_compiling() or _is_symbolic(tensors):
         return emit_plan(call, chosen, tensors, guarded=True)  # type: ignore[no-any-return]
-    strides = [x.stride() for x in tensors]
+    strides = [_distinct_strides(x) if tracked(x) else x.stride() for x in tensors]
     return emit_plan(call, chosen, tensors, guarded=False, strides=strides)  # type: ignore[no-any-return]
 
 
 def _compile(token: Any, tensors: Sequence[Tensor], optimize: Any) -> Any:
     chosen = _plan(token, tensors, optimize)
     fallback = _whole_or_pairwise(chosen, tensors, optimize)
-    return fallback or compile_program(chosen, [x.stride() for x in tensors])
+    if fallback is not None:
+        return fallback
+    strides, distinct = [x.stride() for x in tensors], [_distinct_strides(x) for x in tensors]
+    program = compile_program(chosen, strides)
+    if strides == distinct:
+        return program
+    derived = compile_program(chosen, distinct)
+    return lambda *operands: (derived if tracked(*operands) else program)(*operands)
+
+
+def _distinct_strides(tensor: Tensor) -> tuple[int, ...]:
+    """Strides as a hint that an expanded tensor's elements differ, as their derivatives do.
+
+    A kernel that takes one of those that are repeated gives it the gradients of them all.
+    """
+    strides = tensor.stride()
+    repeated = any(step == 0 and size > 1 for step, size in zip(strides, tensor.shape, strict=True))
+    return contiguous_strides(tensor.shape) if repeated else strides
 
 
 def _whole_or_pairwise(chosen: Plan, tensors: Sequence[Tensor], optimize: Any) -> Any:

@@ -118,8 +118,8 @@ def _chosen(
     labels: tuple[int, ...], tensor: Tensor, places: Tensor, output: tuple[int, ...], summed: tuple[int, ...]
 ) -> Tensor:
     """The elements at ``places``, with the dimensions of the output, of size 1 where the tensor lacks one."""
-    if not is_captured():
-        # An expanded dimension has one element; to make many of it would take memory.
+    if not is_captured() and not tracked(tensor):
+        # An expanded dimension has one element; to make many of it would take memory. Each has a gradient.
         for dim in reversed(range(len(labels))):
             if tensor.stride(dim) == 0:
                 tensor = tensor.select(dim, 0)

@@ -1,0 +1,27 @@
+"""Calls of einsum that once gave wrong numbers, or errors in somebody else's words."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from einfx import einsum
+
+
+@pytest.mark.parametrize("semiring", ["real", "log", "max_plus", "min_plus", "max_times", "max_min"])
+@pytest.mark.parametrize("text", ["ab,ab->b", "ab,cb->ac", "ab,ab,cb->c", "ab,ab->", "ab,ab,cb->", "ab->a"])
+def test_each_element_of_an_expanded_operand_has_a_gradient_of_its_own(text: str, semiring: str) -> None:
+    row = torch.rand(1, 3, dtype=torch.float64)
+    others = [torch.rand(2, 3, dtype=torch.float64) for _ in range(text.count(","))]
+    expected = None
+    for made in (row.repeat(2, 1), row.expand(2, 3)):
+        operand = made.detach().requires_grad_()
+        for _ in range(3):  # run, compile, run compiled
+            found = einsum(text, *others, operand, semiring=semiring)
+            (gradient,) = torch.autograd.grad(found.sum(), operand)
+            expected = gradient if expected is None else expected
+            torch.testing.assert_close(gradient, expected)
+        torch.testing.assert_close(
+            torch.func.grad(lambda x: einsum(text, *others, x, semiring=semiring).sum())(operand.detach()),
+            expected,
+        )
