@@ -62,7 +62,7 @@ class _Rates(NamedTuple):
 
 _RATES = {
     "real": _Rates(0.3e-9, 0.0, 0.0, 3, 28),
-    "log": _Rates(1.1e-9, 0.5e-9, 1.0e-9, 32, 66),
+    "log": _Rates(1.1e-9, 0.5e-9, 1.0e-9, 80, 66),
     "boolean": _Rates(1.5e-9, 0.2e-9, 0.2e-9, 20, 28),
     **dict.fromkeys(SELECTING, _Rates(0.35e-9, 0.1e-9, 0.0, 50, 28)),
 }
@@ -70,6 +70,10 @@ _OTHER = _Rates(6e-9, 0.5e-9, 0.0, 8, 40)
 
 _FEW_ROWS, _FEW_COLUMNS, _FEW = 32, 16, 2.5e-9
 """Rows and columns of fewer elements are shifted slowly over logarithms: for each element beside the rest."""
+
+_STRIDED_CALLS, _PER_TERM, _PER_ELEMENT = 25, 0.4e-9, 0.2e-9
+"""Over logarithms, where the C code for tensors that lie in any way takes them: calls of torch that take as
+long as one of it with what leads there, and seconds for each term and each of its elements."""
 
 _CALLS_OF_AN_OPERAND = 24
 """Calls of torch that the blocked kernel takes for each further operand."""
@@ -186,10 +190,19 @@ def _blocked(
     item = item_bytes(accumulation_dtype(dtype))
     share = (1 + 0.2 * (len(operands) - 1)) * (1 + (item == 8) + 2 * dtype.is_complex)
     calls = rates.blocked_calls + _CALLS_OF_AN_OPERAND * (len(operands) - 1)
+    each = rates.per_term * share
+    if _by_strides(options, dtype, machine):
+        calls, each = _STRIDED_CALLS, _PER_TERM + _PER_ELEMENT * len(operands)
     seconds = calls * machine.op_seconds + machine.stream(item * (read + written))
-    seconds += rates.per_term * terms * share / _workers(machine, terms)
+    seconds += each * terms / _workers(machine, terms)
     cost = StepCost(terms * len(operands), item * (read + written), seconds, item * min(terms, 1 << 18))
     return SemiringKernel("blocked", ((),) * len(operands), (), (), (), (), cost)
+
+
+def _by_strides(options: Options, dtype: torch.dtype, machine: Machine) -> bool:
+    """Whether the C code for tensors that lie in any way computes sums, where it is built."""
+    plain = not options.linear_operands and not options.semiring.zero_annihilates
+    return plain and options.semiring.name == "log" and dtype == torch.float32 and not machine.gpu
 
 
 def _workers(machine: Machine, elements: float) -> float:
@@ -224,6 +237,12 @@ def _matmul(
     columns = tuple(x for x in b if x not in a)
     summed = tuple(x for x in a if x in b and x not in equation.output)
     n_batch, n_rows, n_columns, n_summed = (_count(sizes, x) for x in (batch, rows, columns, summed))
+    if not summed:
+        # Nothing is left to sum after what each operand has for itself.
+        product = _multiply(equation, (a, b), sizes, dtype, machine).cost
+        sums = sum(_count(sizes, x) for x, own in zip((a, b), presummed, strict=True) if own)
+        total = total + product._replace(workspace_bytes=item * sums)
+        return SemiringKernel("matmul", presummed, batch, rows, columns, summed, total)
     seconds = _matmul_seconds(options, n_batch, n_rows, n_columns, n_summed, dtype, machine)
     read, written = n_batch * n_summed * (n_rows + n_columns), n_batch * n_rows * n_columns
     seconds += machine.copy(read, dtype) * (len(rows) + len(columns) + len(summed) > 3)
@@ -289,8 +308,10 @@ def pair_seconds(
         return 4 * machine.op_seconds + machine.elementwise(read, result, _LONG, dtype)
     rates = _RATES.get(options.semiring.name, _OTHER)
     terms = math.prod(counts)
-    blocked = (rates.blocked_calls + _CALLS_OF_AN_OPERAND) * machine.op_seconds
-    blocked += 1.2 * rates.per_term * terms / _workers(machine, terms)
+    calls, each = rates.blocked_calls + _CALLS_OF_AN_OPERAND, 1.2 * rates.per_term
+    if _by_strides(options, dtype, machine):
+        calls, each = _STRIDED_CALLS, _PER_TERM + 2 * _PER_ELEMENT
+    blocked = calls * machine.op_seconds + each * terms / _workers(machine, terms)
     if not _has_matmul(options.semiring, dtype):
         return blocked
     return min(blocked, _matmul_seconds(options, *counts, dtype, machine))
@@ -328,7 +349,7 @@ def products_gradient_seconds(
     """
     batch, rows, columns, depth = counts
     first, second, result = batch * rows * depth, batch * depth * columns, batch * rows * columns
-    seconds = (70 + 12 * sum(needs)) * machine.op_seconds
+    seconds = (150 + 20 * sum(needs)) * machine.op_seconds
     scale = item_bytes(dtype) / 4
     each = 1.0e-9 * (first + second) + 1.0e-9 * result + _shifting_seconds(batch, rows, columns, depth)
     each += 0.6e-9 * sum(n for n, need in zip((first, second), needs, strict=True) if need)

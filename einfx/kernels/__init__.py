@@ -20,7 +20,9 @@ names the files belong together:
 Behind ``log.py``: ``log_options`` (what is asked for), ``log_autograd`` (modes of autograd), ``log_sums`` and
 ``log_posteriors`` (values and derivatives), ``log_operands`` and ``log_scaling`` (exponentials that can be
 multiplied), ``log_rescue``, ``log_unsafe`` and ``log_terms`` (what underflows), ``log_native`` (``_log.c``).
-Behind ``blocked.py``: ``blocked_loops`` (going through blocks), and a file for each kind of sum.
+Behind ``blocked.py``: ``blocked_loops`` (going through blocks), and a file for each kind of sum;
+``log_strided`` (``_log_strided.c``) and ``log_shares``: sums over logarithms and their gradients, written
+where they go.
 """
 
 from __future__ import annotations

@@ -100,9 +100,8 @@ INLINE struct sum begin(const struct terms *p, const float *out)
 
 INLINE void end(struct sum s, float *out)
 {
-    if (s.odd != 0.0f) *out = s.odd;
-    else if (s.total > 0.0) *out = s.total < 1e30 ? logarithm((float)s.total, 0) + s.top : (float)log(s.total) + s.top;
-    else *out = -INFINITY;
+    const float y = logarithm((float)s.total, 0) + s.top;
+    *out = s.odd != 0.0f ? s.odd : s.total > 0.0 ? y : -INFINITY;
 }
 
 /* Add a stretch of terms, with LANES of room behind it. */
@@ -197,7 +196,8 @@ INLINE void sum_columns(struct terms *p, int64_t task)
         for (int64_t from = 0; from < n; from += strip) {
             const int64_t width = least(strip, n - from);
             float *out = p->out[0] + (at[operands] - p->inputs[operands]) + from * out_step;
-            for (int64_t l = 0; l < width; l++) {
+            for (int64_t l = 0; l < width; l++) totals[l] = 0, tops[l] = -INFINITY, odd[l] = 0;
+            for (int64_t l = 0; p->accumulate && l < width; l++) {
                 const struct sum s = begin(p, out + l * out_step);
                 totals[l] = s.total, tops[l] = s.top, odd[l] = s.odd;
             }
@@ -238,9 +238,11 @@ INLINE void sum_columns(struct terms *p, int64_t task)
                 for (int64_t l = 0; l < width; l++) totals[l] += parts[l];
             }
             for (int64_t l = 0; l < width; l++) {
-                const struct sum s = {totals[l], tops[l], odd[l]};
-                end(s, out + l * out_step);
+                const float y = logarithm((float)totals[l], 0) + tops[l], sum = totals[l] > 0 ? y : -INFINITY;
+                parts[l] = odd[l] != 0.0f ? odd[l] : sum;
             }
+            if (out_step == 1) memcpy(out, parts, sizeof(float) * (size_t)width);
+            else for (int64_t l = 0; l < width; l++) out[l * out_step] = parts[l];
         }
         forward(p, index, 0, last, at, own);
     }

@@ -18,6 +18,7 @@ from ..accumulators import LOG as LOG_SUMS
 from ..accumulators import State, merged_logs
 from ..machine import accumulation_dtype
 from ..modes import is_captured
+from . import log_strided
 from .batching import apply, tracked
 from .blocked_loops import Block, Kernel, walk
 from .blocked_sums import LOG, MINUS_LOG, WEIGHT, Spec, exponents, jvp, to_front, vjp
@@ -67,10 +68,44 @@ def log_gradients(spec: Spec, saved: Sequence[Tensor], grad: Tensor, needs: Sequ
         A gradient or None for each operand.
     """
     *operands, total = saved
+    if not torch.is_grad_enabled() and _by_strides(spec, saved, grad):
+        return _gradients_by_strides(spec, operands, total, grad, needs)
     if math.isnan(float(spec.empty)) and _may_be_empty(total):
         # Shares in +inf are 0, where 0 times the nan of an empty sum would be nan.
         total = total.masked_fill((total == -math.inf) & (grad == 0), math.inf)
     return vjp(_shares(spec), (*operands, total), grad, needs, skip=1)
+
+
+def _by_strides(spec: Spec, *tensors: Any) -> bool:
+    """Whether the C code for tensors that lie in any way computes this."""
+    flat = [x for part in tensors for x in (part if isinstance(part, (list, tuple)) else [part])]
+    inputs, output = spec.subscripts.inputs, spec.subscripts.output
+    return (
+        spec.kinds.count(LOG) == len(spec.kinds)
+        and not spec.annihilate
+        and not is_captured()
+        and all(map(log_strided.reads, flat))
+        and log_strided.suits(inputs, output, [x.shape for x in flat[: len(inputs)]], spec.dtype, "cpu")
+    )
+
+
+def _gradients_by_strides(
+    spec: Spec, operands: Sequence[Tensor], total: Tensor, grad: Tensor, needs: Sequence[bool]
+) -> list[Tensor | None]:
+    """The gradients of all operands at once; those of operands with the same labels are the same."""
+    inputs, output = spec.subscripts.inputs, spec.subscripts.output
+    known: dict[tuple[int, ...], Tensor] = {}
+    targets: list[Tensor | None] = []
+    for labels, x, need in zip(inputs, operands, needs, strict=False):
+        targets.append(
+            torch.zeros_like(x, memory_format=torch.contiguous_format)
+            if need and labels not in known
+            else None
+        )
+        if targets[-1] is not None:
+            known[labels] = targets[-1]
+    log_strided.add_shares(inputs, output, operands, total, grad, targets, float(spec.empty))
+    return [known[labels] if need else None for labels, need in zip(inputs, needs, strict=False)]
 
 
 def _may_be_empty(total: Tensor) -> bool:
@@ -108,6 +143,11 @@ class _LogContraction(torch.autograd.Function):
 
 def compute(spec: Spec, tensors: Sequence[Tensor]) -> Tensor:
     """Logarithms of sums of plain tensors."""
+    if _by_strides(spec, tensors):
+        output, sizes = spec.subscripts.output, spec.subscripts.sizes(tensors)
+        result = tensors[0].new_empty([sizes[label] for label in output])
+        log_strided.add_sums(spec.subscripts.inputs, output, tensors, result, accumulate=False)
+        return result
     dtype = accumulation_dtype(spec.dtype)
     kinds = spec.kinds
 

@@ -3,7 +3,7 @@
 With ``out = log(sum of exp(a + b))``, the gradient of ``a`` is the sum of ``exp(a + b - out)`` times that of
 ``out``, over the labels that ``a`` lacks; likewise that of ``b``. The terms are made once for all operands,
 so many at a time as stay in the cache, and their sums are added to gradients where these are kept. ``out``
-may be the sum of more terms than those of these operands.
+may be the sum of more terms than those of these operands. Where there is C code for it, that does the same.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..layout import Layout, Loops, contiguous_strides, iteration_order
+from . import log_strided
 
 __all__ = ["BLOCK_TERMS", "Shares", "add_shares", "shares_of"]
 
@@ -209,8 +210,12 @@ def add_shares(
     """
     if gradient.numel() == 0 or any(x.numel() == 0 for x in operands):
         return
+    shapes = tuple([tuple(x.shape) for x in operands])
+    if log_strided.suits(
+        inputs, output, shapes, gradient.dtype, gradient.device.type
+    ) and log_strided.add_shares(tuple(inputs), output, operands, total, gradient, targets, empty):
+        return
     tensors = [*operands, total, gradient, *(x for x in targets if x is not None)]
     needs = tuple([x is not None for x in targets])
-    shapes = tuple([tuple(x.shape) for x in operands])
     strides = tuple([x.stride() for x in tensors])
     shares_of(tuple(inputs), output, needs, shapes, strides).add(tensors, scratch, empty)

@@ -28,11 +28,10 @@ MOST_OPERANDS = 8
 MOST_DIMS = 24
 
 ROW_COST, STRIDED_COST, FAR_COST, SCALAR_COST, SUM_COST = 16.0, 6.0, 20.0, 10.0, 800.0
-"""Costs, relative to one element of a long row of one tensor: of a row, of an element that lies apart from the
-last, in a large tensor too, of a term where rows are shorter than vectors, of a sum that is finished by itself.
-"""
+"""Costs, relative to one element of a long row of one tensor: of a row, of an element that lies apart from
+the last, in a large tensor too, of a term where rows are shorter than vectors, of finishing a sum alone."""
 
-LARGE_ELEMENTS = 1 << 17
+LARGE_ELEMENTS = 1 << 19
 """More than these don't stay in a cache."""
 
 VECTOR = 16
@@ -67,21 +66,40 @@ def built() -> bool:
     return _library() is not None
 
 
-def suits(inputs: Sequence[Labels], dtype: torch.dtype, device: str) -> bool:
-    """Whether it computes contractions of such operands, each of which has every label once.
+def suits(
+    inputs: Sequence[Labels],
+    output: Labels,
+    shapes: Sequence[Sequence[int]],
+    dtype: torch.dtype,
+    device: str,
+) -> bool:
+    """Whether it computes contractions of such operands: nothing repeats itself, and nothing is empty.
+
+    Args:
+        inputs: the labels of the operands.
+        output: those of the result.
+        shapes: of the operands.
+        dtype: of everything.
+        device: where it is.
 
     Example:
-        >>> suits(((0, 1), (1,)), torch.float64, "cpu")
+        >>> suits(((0, 1), (1,)), (0,), ((3, 4), (4,)), torch.float64, "cpu")
         False
     """
-    return (
-        dtype == torch.float32
-        and device == "cpu"
-        and len(inputs) <= MOST_OPERANDS
-        and len({x for own in inputs for x in own}) <= MOST_DIMS - 3
-        and all(len({*own}) == len(own) for own in inputs)
-        and built()
-    )
+    if dtype != torch.float32 or device != "cpu" or len(inputs) > MOST_OPERANDS or not built():
+        return False
+    return _fits(tuple(inputs), tuple(output), tuple(map(tuple, shapes)))
+
+
+@lru_cache(maxsize=16384)
+def _fits(inputs: tuple[Labels, ...], output: Labels, shapes: tuple[Sizes, ...]) -> bool:
+    sizes: dict[int, int] = {}
+    for own, shape in zip(inputs, shapes, strict=True):
+        for label, size in zip(own, shape, strict=True):
+            if sizes.setdefault(label, size) != size or size == 0:
+                return False
+    once = all(len({*own}) == len(own) for own in (*inputs, output))
+    return once and {*output} <= {*sizes} and len(sizes) <= MOST_DIMS - 3
 
 
 @dataclass(frozen=True)
@@ -328,7 +346,7 @@ def _ordered(
 ) -> list[int]:
     """Labels as the largest tensor that has them lies, one of them last whatever it is.
 
-    Before that come those along which a large tensor lies side by side: they use what is in a line of the cache.
+    Before that come those along which a large tensor lies side by side, for the sake of lines of the cache.
     """
     largest = sorted(steps, key=lambda own: _elements(own, sizes), reverse=True)
     large = [own for own in steps if _elements(own, sizes) > LARGE_ELEMENTS]

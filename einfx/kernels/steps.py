@@ -170,6 +170,8 @@ class PreparedStep:
                 self._presummed(x, position, budget_bytes) if kernel.presummed[position] else x
                 for position, x in enumerate((a, b))
             )
+        if not kernel.summed:
+            return self._after_sums(a, b)
         first = len(kernel.batch)
         second = first + len(kernel.rows)
         shape, depth = (*a.shape[:second], *b.shape[first + len(kernel.summed) :]), a.shape[second:]
@@ -191,6 +193,18 @@ class PreparedStep:
         places = _unravelled(self._ordered(place.reshape(shape)), depth)
         by_number = sorted(range(len(depth)), key=lambda i: kernel.summed[i])
         return self._ordered(values.reshape(shape)), torch.stack([places[i] for i in by_number], -1)
+
+    def _after_sums(self, a: Tensor, b: Tensor) -> Tensor:
+        """The product of operands that share no label but those of the result: (B, I) by (B, J)."""
+        a, b = (
+            x.log() if position in self.options.linear_operands else x for position, x in enumerate((a, b))
+        )
+        first = len(self.kernel.batch)
+        for _ in self.kernel.columns:
+            a = a.unsqueeze(-1)
+        for _ in self.kernel.rows:
+            b = b.unsqueeze(first)
+        return self._ordered(selected_product(self.options.semiring, a, b))
 
     def _least_bytes(
         self, first: tuple[int, int, int], second: tuple[int, int, int], argmax: bool, like: Tensor

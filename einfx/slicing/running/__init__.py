@@ -9,6 +9,7 @@ file                    holds
 ``into.py``             one contraction written into a part of a buffer
 ``gradients.py``        what a line of gradients does: they are passed on from a contraction to its operands
 ``local_gradients.py``  the same over semirings, block by block
+``shares_work.py``      what that takes over logarithms, term by term
 ``presummed.py``        the same over logarithms, where operands are summed by themselves first
 ``budget.py``           what a kernel over a semiring may take for one block
 ``narrow.py``           what reading narrow blocks costs, in whole lines of the cache

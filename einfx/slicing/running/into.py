@@ -17,12 +17,13 @@ from torch import Tensor
 from ...costs.cost import Kernel, choose_kernel
 from ...costs.semiring_cost import SemiringKernel, choose_step
 from ...equation import Equation
+from ...kernels import log_strided
 from ...kernels.real import emit_kernel
 from ...kernels.steps import contract_step
 from ...machine import item_bytes, machine_for
 from ...options import REAL, Options
 from ...program import call
-from .budget import kernel_budget
+from .budget import direct_seconds, kernel_budget
 from .matrix_views import Place, Scratch, as_row, grouped, matrix, merged, readable, writable
 from .tiles import in_tiles, is_large, tile_elements, tiles_of
 
@@ -57,6 +58,7 @@ class Into:
         budget_bytes: the part of the workspace that a kernel over a semiring may take beside its result.
         turned: whether the product of matrices is made in ``scratch``, as BLAS can't write it where it goes,
             or would round it there.
+        strided: whether it is over logarithms, and they are written where they go.
     """
 
     equation: Equation
@@ -69,6 +71,7 @@ class Into:
     seconds: float
     budget_bytes: int = 0
     turned: bool = False
+    strided: bool = False
 
     def run(self, operands: Sequence[Tensor], target: Tensor, scratch: Scratch) -> None:
         """Contract.
@@ -84,6 +87,10 @@ class Into:
         if self.elementwise:
             self._multiply_elements(operands, target, scratch)
             return
+        if self.strided and not self.elementwise:
+            inputs, output = self.equation.inputs, self.equation.output
+            if log_strided.add_sums(inputs, output, operands, target, accumulate=self.accumulate):
+                return
         if self.kernel is None:
             result = contract_step(
                 self.equation, operands, self.options.unlimited(), budget_bytes=self.budget_bytes
@@ -101,6 +108,8 @@ class Into:
         factors = [_aligned(x, own, output) for x, own in zip(operands, labels, strict=True)]
         if len(factors) == 1:
             in_tiles(Tensor.add_ if self.accumulate else Tensor.copy_, target, factors, scratch)
+        elif self.strided:
+            in_tiles(_added, target, factors, scratch)
         else:
             in_tiles(Tensor.addcmul_ if self.accumulate else _multiplied, target, factors, scratch)
 
@@ -219,6 +228,11 @@ def _chosen(
         step = choose_step(equation, shapes, dtype, device, options)
         sizes = equation.sizes(shapes)
         budget = kernel_budget(step, sizes, options, dtype, gradients=False)
+        direct = direct_seconds(step, equation, (*operands, target), dtype, device, options)
+        if direct is not None:
+            at_once = step.name == "multiply" and len(operands) == 2 and not accumulate
+            seconds = step.cost.seconds if at_once else direct
+            return Into(equation, options, accumulate, None, False, at_once, 0, seconds, budget, strided=True)
         workspace = budget + (1 + accumulate) * written
         workspace += item_bytes(dtype) * _arranged(step, equation, operands)
         seconds = step.cost.seconds + finish
@@ -304,6 +318,10 @@ def is_real(options: Options, dtype: torch.dtype) -> bool:
 
 def _multiplied(target: Tensor, first: Tensor, second: Tensor) -> None:
     torch.mul(first, second, out=target)
+
+
+def _added(target: Tensor, first: Tensor, second: Tensor) -> None:
+    torch.add(first, second, out=target)
 
 
 def _aligned(tensor: Tensor, labels: Sequence[int], output: Sequence[int]) -> Tensor:

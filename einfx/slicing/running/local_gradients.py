@@ -18,13 +18,13 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ...costs.semiring_cost import choose_step, products_gradient_seconds, shares_gradient_seconds
+from ...costs.semiring_cost import choose_step, products_gradient_seconds
 from ...equation import Equation
 from ...kernels.blocked_log import log_gradients
 from ...kernels.blocked_loops import Limits, Subscripts
 from ...kernels.blocked_sums import LOG, WEIGHT, Spec
 from ...kernels.log_passing import Matrices, add_products
-from ...kernels.log_shares import add_shares, shares_of
+from ...kernels.log_shares import add_shares
 from ...kernels.steps import contract_step
 from ...machine import item_bytes, machine_for
 from ...options import Options
@@ -33,6 +33,7 @@ from .budget import kernel_budget
 from .into import Place
 from .matrix_views import merged
 from .presummed import Presummed, alone
+from .shares_work import shares_work
 from .work import Work, line_options
 
 __all__ = ["LocalGradients", "sums_in_blocks"]
@@ -237,13 +238,7 @@ def _local(
     recorded = budget + item * (3 * result + 2 * sum(mine))
     if plain and semiring.name == "log" and dtype in (torch.float32, torch.float64):
         strides = tuple([place.strides for place in places])
-        how = shares_of(equation.inputs, equation.output, needs, shapes, strides)
-        made, sums_made = how.buffers
-        seconds = shares_gradient_seconds(
-            how.blocks, prod(how.shape), how.inner, len(strides), dtype, machine
-        )
-        # Beside the terms, which of them belong to sums that are -inf.
-        shares = Work(item * (made + sums_made), 3 * made, seconds)
+        shares = shares_work(equation.inputs, equation.output, needs, shapes, strides, dtype, device)
         if matrices is None:
             if count < 2 or not any(alone(equation)):
                 return chosen("shares", shares)

@@ -16,13 +16,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ...costs.semiring_cost import shares_gradient_seconds
 from ...equation import Equation
-from ...kernels.log_shares import add_shares, shares_of
+from ...kernels.log_shares import add_shares
 from ...layout import contiguous_strides
-from ...machine import item_bytes, machine_for
+from ...machine import item_bytes
 from ...options import Options
 from .into import Into, Place, into
+from .shares_work import shares_work
 from .work import Work
 
 __all__ = ["Presummed", "alone"]
@@ -31,7 +31,7 @@ Labels = tuple[int, ...]
 Scratch = Callable[[Sequence[int]], Tensor]
 Choice = Callable[[Equation, tuple[Place, ...]], "Remaining"]
 
-SUMMING_SECONDS = 250e-6
+SUMMING_SECONDS = 60e-6
 """What an operand's own sum takes beside its arithmetic: with small blocks, more than all terms do."""
 
 
@@ -248,8 +248,4 @@ def _passing(
     """What passing the gradient of an operand's own sum on to its terms takes."""
     places = operand, summed, summed, target
     strides = tuple([place.strides for place in places])
-    how = shares_of(summing.inputs, summing.output, (True,), (operand.shape,), strides)
-    machine, terms = machine_for(device), prod(how.shape)
-    seconds = shares_gradient_seconds(how.blocks, terms, how.inner, len(places), dtype, machine)
-    made, sums_made = how.buffers
-    return Work(item_bytes(dtype) * (made + sums_made), 3 * made, seconds)
+    return shares_work(summing.inputs, summing.output, (True,), (operand.shape,), strides, dtype, device)
