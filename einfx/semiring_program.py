@@ -125,7 +125,8 @@ class SemiringProgram:
             values[number] = _placed(plan.options, step.equation, taken, self._budget(step))
         last = values[len(operands) + len(plan.steps) - 1]
         shape = last.tensor.shape
-        places = [last.places[x] for x in plan.equation.summed]
+        first = torch.zeros((), dtype=torch.int64, device=last.tensor.device).expand(shape)
+        places = [last.places.get(x, first) for x in plan.equation.summed]
         none = torch.empty((*shape, 0), dtype=torch.int64, device=last.tensor.device)
         return last.tensor.to(plan.dtype).contiguous(), torch.stack(places, -1) if places else none
 
@@ -151,7 +152,10 @@ class _Placed(NamedTuple):
     tensor: Tensor
     labels: Labels
     places: dict[int, Tensor]
-    """For each label that was summed for it where the selected term has it, of the value's shape."""
+    """For each label that was summed for it where the selected term has it, of the value's shape.
+
+    Without those that are of size 1 in it: they may be longer in another value, whose places count.
+    """
 
 
 def _placed(options: Options, equation: Equation, taken: Sequence[_Placed], budget_bytes: int) -> _Placed:
@@ -172,7 +176,8 @@ def _placed(options: Options, equation: Equation, taken: Sequence[_Placed], budg
     for labels, value in zip(equation.inputs, taken, strict=True):
         name.update(zip(labels, value.labels, strict=True))
     output = tuple(name[x] for x in equation.output)
-    places = {name[x]: indices[..., i] for i, x in enumerate(equation.summed)}
+    sizes = equation.sizes(shapes)
+    places = {name[x]: indices[..., i] for i, x in enumerate(equation.summed) if sizes[x] != 1}
     for value in taken:
         if value.places:
             where = tuple(

@@ -25,3 +25,14 @@ def test_each_element_of_an_expanded_operand_has_a_gradient_of_its_own(text: str
             torch.func.grad(lambda x: einsum(text, *others, x, semiring=semiring).sum())(operand.detach()),
             expected,
         )
+
+
+@pytest.mark.parametrize("semiring", ["boolean", "max_plus", "min_plus", "max_times", "max_min"])
+def test_the_argmax_of_a_broadcast_label_is_where_another_operand_has_it(semiring: str) -> None:
+    x = torch.tensor([[False, False, True], [False, True, False]])
+    y = torch.ones(1, 2, dtype=torch.bool)
+    if semiring != "boolean":
+        x, y = (~x if semiring == "min_plus" else x).double(), y.double()
+    for text, operands in (("ba,ab->b", (x, y)), ("ab,ba->b", (y, x))):
+        indices = einsum(text, *operands, semiring=semiring, return_argmax=True)[1]
+        assert indices.tolist() == [[2], [1]]
