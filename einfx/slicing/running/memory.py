@@ -34,6 +34,9 @@ ALIGNMENT = 64
 MOST_REARRANGED, MOST_ARRANGED = 600, 4000
 """Up to so many buffers are put in several orders into an arena; beyond the second number as they come."""
 
+MOST_CHANGED, MOST_PLACED = 60, 4000
+"""Orders that leave gaps are changed so often, or as often as so many buffers get a place meanwhile."""
+
 LINE_SECONDS = 6e-6
 """What running a line costs apart from its arithmetic."""
 
@@ -281,8 +284,9 @@ def arena(intervals: Sequence[Interval]) -> Arena:
     """Give every buffer a place that no other uses at the same time, as low as it can be.
 
     Those that are given one first leave no gaps: large ones, or those that are large for long, or those that
-    are there for long. Whichever needs least is taken. Very many get theirs in the order in which they come,
-    as each then only has to be compared with those that are there.
+    are there for long. Where each of these orders leaves gaps they are changed, step by step. Whichever needs
+    least is taken. Very many get theirs in the order in which they come, as each then only has to be compared
+    with those that are there.
 
     Example:
         >>> arena([Interval(0, 0, 3, 640), Interval(1, 1, 2, 64), Interval(2, 4, 5, 100)])
@@ -293,12 +297,19 @@ def arena(intervals: Sequence[Interval]) -> Arena:
         return Arena(*_placed_in_turn(intervals), workspaces)
     least = _most_at_once(intervals)
     best: tuple[int, dict[int, int]] | None = None
-    for order in _ORDERS if len(intervals) <= MOST_REARRANGED else _ORDERS[:1]:
-        found = _placed(sorted(intervals, key=order))
-        if best is None or found[0] < best[0]:
-            best = found
-        if best[0] <= least:
-            break
+    orders = [sorted(intervals, key=x) for x in _ORDERS[: None if len(intervals) <= MOST_REARRANGED else 1]]
+    for changes in (0, min(MOST_CHANGED, MOST_PLACED // max(len(intervals), 1))):
+        for order in orders:
+            for _ in range(max(changes, 1)):
+                found = _placed(order)
+                if best is None or found[0] < best[0]:
+                    best = found
+                if best[0] <= least:
+                    return Arena(*best, workspaces)
+                # What ends highest gets its place first then: all is free below it.
+                ends = [found[1][x.value] + _aligned(x.bytes) for x in order]
+                highest = ends.index(max(ends))
+                order = [order[highest], *order[:highest], *order[highest + 1 :]]
     assert best is not None
     return Arena(*best, workspaces)
 

@@ -28,6 +28,10 @@ _EDGE = 128
 """Rates are those of a product of square matrices of so many rows."""
 
 
+Known = dict[tuple[object, ...], dict[tuple[int, int], tuple[tuple[int, ...], bool]]]
+"""For steps by the labels of operands and results, and which are operands of the whole: what is copied."""
+
+
 class Rates(NamedTuple):
     """Seconds of a step: in any case, for a multiplication, and for an element that is written."""
 
@@ -71,6 +75,7 @@ class Account:
     Args:
         tree: the path; every step joins two values.
         rates: what its steps take.
+        known: of other paths with the same operands; more becomes known.
 
     Example:
         >>> from einfx.equation import Equation
@@ -80,41 +85,37 @@ class Account:
         [7040.0, 880.0]
     """
 
-    def __init__(self, tree: ContractionTree, rates: Rates) -> None:
+    def __init__(self, tree: ContractionTree, rates: Rates, known: Known | None = None) -> None:
         self.tree, self.rates = tree, rates
-        self.unions = [tuple({x for child in step for x in tree.labels[child]}) for step in tree.path]
-        self.last = {
-            label: value
-            for value, step in tree.children.items()
-            for child in step
-            for label in tree.labels[child]
-        }
-        self.masks = [sum(1 << x for x in union) for union in self.unions]
+        self.known: Known = {} if known is None else known
+        count, labels = tree.count, tree.labels
+        self.unions: list[tuple[int, ...]] = []
+        self.last: dict[int, int] = {}
+        # Of each step the labels as bits, and what it is known to take beside operands and result.
+        self._steps: list[tuple[int, dict[tuple[int, int], tuple[tuple[int, ...], bool]]]] = []
+        for place, (first, second) in enumerate(tree.path):
+            one, other, value = labels[first], labels[second], count + place
+            union = tuple({*one, *other})
+            self.unions.append(union)
+            self.last.update(dict.fromkeys(one, value))
+            self.last.update(dict.fromkeys(other, value))
+            key = one, other, labels[value], first < count, second < count
+            self._steps.append((tree.masks[first] | tree.masks[second], self.known.setdefault(key, {})))
         self.sizes: list[float] = []
         self._order: list[tuple[int, int]] = []
-        self._known: list[dict[tuple[int, int], tuple[tuple[int, ...], bool]]] = [{} for _ in tree.path]
 
-    def _beside(self, place: int, unit: int, part: int) -> tuple[tuple[int, ...], bool]:
+    def _copies(self, place: int, unit: int, part: int) -> tuple[tuple[int, ...], bool]:
         """What a step takes beside its operands and its result.
 
         Args:
             place: of the step in the path.
-            unit: the labels in blocks of one element, as bits.
-            part: the labels in longer blocks.
+            unit: its labels in blocks of one element, as bits.
+            part: its labels in longer blocks.
 
         Returns:
-            Those of its operands that are copied to be matrices; and whether the result is made apart and
-            then copied, as no product of matrices can write it where it lies.
+            Which of its operands are copied to be matrices; and whether the result is made apart and then
+            copied, as no product of matrices can write it where it lies.
         """
-        every = self.masks[place]
-        key = unit & every, part & every
-        known = self._known[place]
-        found = known.get(key)
-        if found is None:
-            found = known[key] = self._copies(place, *key)
-        return found
-
-    def _copies(self, place: int, unit: int, part: int) -> tuple[tuple[int, ...], bool]:
         tree = self.tree
         step, result = tree.path[place], tree.labels[tree.count + place]
         own = [[x for x in tree.labels[value] if not unit >> x & 1] for value in step]
@@ -130,7 +131,7 @@ class Account:
         if _runs(groups) > len({*groups}) or (0 in groups and groups[0] != 0):
             return (), True
         copies, orders = [], []
-        for value, labels in zip(step, own, strict=True):
+        for which, (value, labels) in enumerate(zip(step, own, strict=True)):
             orders.append([x for x in labels if x in both and x not in kept])
             groups = [0 if x in batch else 1 + (x in kept) for x in labels]
             copied = _runs(groups) > len({*groups}) or (
@@ -139,9 +140,9 @@ class Account:
             if not copied and value < tree.count:
                 copied = self._parted(value, labels, groups, unit, part)
             if copied:
-                copies.append(value)
+                copies.append(which)
         if not copies and orders[0] != orders[1]:
-            copies.append(step[0] if step[0] >= tree.count else step[1])
+            copies.append(0 if step[0] >= tree.count else 1)
         return tuple(copies), False
 
     def _parted(self, value: int, labels: Sequence[int], groups: Sequence[int], unit: int, part: int) -> bool:
@@ -210,9 +211,14 @@ class Account:
             first, second = order[place]
             one, other = sizes[first] if first >= count else 0.0, sizes[second] if second >= count else 0.0
             total = held_then[value] + sizes[value] + one + other
-            copied, made_apart = self._beside(place, unit, part)
+            every, known = self._steps[place]
+            key = unit & every, part & every
+            copies = known.get(key)
+            if copies is None:
+                copies = known[key] = self._copies(place, *key)
+            copied, made_apart = copies
             for x in copied:
-                total += sizes[x]
+                total += sizes[tree.path[place][x]]
             if made_apart and sizes[value] > apart:
                 apart, separate = sizes[value], value
             before = held_then[value] + (sizes[value] if value in added else 0.0)

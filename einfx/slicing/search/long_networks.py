@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from math import inf
 
 from ...machine import item_bytes
 from ..schedules.tree import ContractionTree, Cut
@@ -20,15 +21,16 @@ from .account import Account, Rates
 from .fitting import Branch, State
 from .moves import Loops
 from .problem import Problem, Sliced
-from .sparing import Spared, arranged, spared, sweep
+from .sparing import Spared, arranged, loosened, spared, sweep
 
 __all__ = ["least", "within_limit"]
 
 ROTATIONS, SEEDS = 300, 3
 """How far paths are searched, for each operand, and how many random searches there are at most."""
 
-MOST_SEEDS, MOST = 12, 640
-"""Without gradients there are more searches: at most so many, of so many operands together."""
+MOST_SEEDS, MOST, STARTS = 24, 1280, 3
+"""Without gradients there are more searches: at most so many, of so many operands together; the third number
+start from the path, the others change a few blocks of the best one found, and the path a little."""
 
 PROGRAMS, SLOWER = 4, 3.0
 """Of the paths that these find, the first so many become programs; a search is given up when a path takes so
@@ -41,7 +43,7 @@ MORE, MORE_AIMS, WORTH = 6, (1.0, 0.9, 0.75, 0.5), 8.0
 """Where a contraction takes long all the same, up to so many times as many searches are done, which aim at
 other parts: until its schedule takes less than so many times what these searches take by the next figure."""
 
-SEARCH_SECONDS = 5e-6
+SEARCH_SECONDS = 2.5e-6
 """About what a change takes: no search is done that takes longer than the best schedule found so far."""
 
 MOST_NESTED = 128
@@ -102,19 +104,22 @@ def _of_several(
 ) -> Sliced | None:
     """The fastest of several paths, of which those that the account takes for fast become programs."""
     best: Sliced | None = None
-    start, target, done = tree, limit / item_bytes(problem.dtype), 0
+    target, done = limit / item_bytes(problem.dtype), 0
     effort = SEARCH_SECONDS * ROTATIONS * tree.count
     for _ in range(TRIES):
         aims: Sequence[float] = AIMS
+        found: list[Spared] = []
         while True:
-            found = _searched(problem, start, target, longest, range(done, done + seeds), aims)
+            before = best
+            found = _searched(problem, tree, target, longest, range(done, done + seeds), aims, found)
             best, closest = _fastest(problem, found, best, limit, target)
             done += seeds
             if best is None or seeds == 1 or done >= MORE * seeds:
                 break
-            if best.demand.seconds < WORTH * done * effort:
+            gained = before.demand.seconds - best.demand.seconds if before is not None else inf
+            if best.demand.seconds < WORTH * done * effort or gained < seeds * effort:
                 break
-            aims, start = MORE_AIMS, best.tree
+            aims = MORE_AIMS
         if best is not None or not found:
             break
         target *= min(0.95 * limit / closest, 0.95)
@@ -128,22 +133,32 @@ def _searched(
     longest: float,
     seeds: range,
     aims: Sequence[float],
+    known: Sequence[Spared],
 ) -> list[Spared]:
-    """Paths by searches with several seeds, those that the account takes for fast first."""
-    rates, bound = _rates(problem), longest
-    found: list[Spared] = []
-    for seed in seeds:
-        # The first searches start from the path itself, the others from the best that was found by then.
-        start = tree
-        if found and 2 * (seed - seeds.start) >= len(seeds):
-            start = min(found, key=lambda made: made.taken.seconds).account.tree
+    """Paths by searches with several seeds, and those known before, the ones that seem fast first."""
+    rates = _rates(problem)
+    found = [*known]
+    best = min(found, key=_seconds, default=None)
+    for number, seed in enumerate(seeds):
         aim = aims[seed // 3 % len(aims)] * target
-        made = spared(start, rates, aim, bound if seed > 2 else longest, ROTATIONS, seed, True)
+        # The first searches start from the path itself, the others change the best that was found by then.
+        if best is None or (number < STARTS and not known):
+            made = spared(tree, rates, aim, longest, ROTATIONS, seed, True)
+        else:
+            bound, blocks = SLOWER * best.taken.seconds, loosened(best, seed)
+            made = spared(best.account.tree, rates, aim, bound, ROTATIONS // 3, seed, True, blocks)
         if made is not None:
             made = arranged(made, aim)
-            bound = min(bound, SLOWER * made.taken.seconds)
             found.append(made)
-    return sorted(found, key=lambda made: made.taken.seconds)
+            best = made if best is None else min(best, made, key=_seconds)
+    found.sort(key=_seconds)
+    # Small changes come to the same paths again and again.
+    distinct = {(made.account.tree.path, made.blocks, tuple(made.places.items())): made for made in found}
+    return [*distinct.values()]
+
+
+def _seconds(made: Spared) -> float:
+    return made.taken.seconds
 
 
 def _fastest(

@@ -19,7 +19,7 @@ from ..schedules.tree import ContractionTree
 from .account import Account, Estimate, Rates
 from .rotating import rotated
 
-__all__ = ["Spared", "arranged", "spared", "sweep"]
+__all__ = ["Spared", "arranged", "loosened", "spared", "sweep"]
 
 ROUNDS = 100
 """How many labels are cut or cut more finely at most."""
@@ -35,6 +35,9 @@ SHARE = 0.8
 
 NOISE = 0.7
 """How much less what a cut is worth may be by chance."""
+
+MOST_LOOSENED = 4
+"""So many labels at most are made whole again, for others to be cut instead."""
 
 STAY = 1e-3
 """A path is only left for one that takes less time by so much."""
@@ -105,6 +108,7 @@ def spared(
     rotations: int,
     seed: int = 0,
     free: bool = False,
+    blocks: Sequence[int] = (),
 ) -> Spared | None:
     """A path that stays within a limit, and its blocks; None where none was found.
 
@@ -118,8 +122,9 @@ def spared(
         seed: of the random numbers, of that search and of which labels are cut; the first three take those
             that seem best, in one of three ways.
         free: whether loops may go further out than they need to, for :func:`arranged` to decide on.
+        blocks: for each label the length of its blocks to start from; whole where empty.
     """
-    account, blocks = Account(tree, rates), [*tree.sizes]
+    account, blocks = Account(tree, rates), [*(blocks or tree.sizes)]
     taken, cuts = account.take(blocks, limit, None, free), 0
     noise = random.Random(seed).random if seed > 2 else None
     # Labels of which single elements are left at once, or blocks that get shorter step by step.
@@ -148,6 +153,20 @@ def spared(
         account, taken = searched(account, taken)
     found = Spared(account, tuple(blocks), taken, account.last)
     return found if movable else _lengthened(found, limit, free)
+
+
+def loosened(found: Spared, seed: int) -> tuple[int, ...]:
+    """The lengths of blocks with a few labels whole again, at random.
+
+    Args:
+        found: a path with its blocks.
+        seed: of the random numbers.
+    """
+    sizes = found.account.tree.sizes
+    cut = [label for label, block in enumerate(found.blocks) if block < sizes[label]]
+    pick = random.Random(seed)
+    whole = pick.sample(cut, min(len(cut), pick.randint(1, MOST_LOOSENED)))
+    return tuple([sizes[x] if x in whole else block for x, block in enumerate(found.blocks)])
 
 
 def arranged(found: Spared, limit: float) -> Spared:
@@ -219,7 +238,9 @@ def _searched(
     """A better path for labels as long as their blocks are, if there is one."""
     best = account, taken
     found = rotated(account.tree, blocks, SHARE * limit, rotations * account.tree.count, seed)
-    other = Account(found, account.rates)
+    if found.path == account.tree.path:
+        return best
+    other = Account(found, account.rates, account.known)
     less = other.take(blocks, limit, None, free)
     if _distance(less) < _distance(taken) - STAY:
         best = other, less
