@@ -77,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> _Parser:
     parser = _Parser(prog="einfx", description="An optimizing compiler for einsum programs in PyTorch.")
+    parser.add_argument("--version", action="version", version=f"einfx {einfx.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="optimise the models that ship with einfx and compare")

@@ -11,6 +11,7 @@ import mmap
 import sys
 from bisect import bisect_right
 from collections.abc import Sequence
+from math import prod
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ __all__ = ["as_tensor", "check_operand", "is_array", "is_resident", "mapped", "s
 
 SMALL_BYTES = 1 << 20
 """Operands below this are taken for ordinary ones, unless they say that they are files."""
+
+MOST_ELEMENTS = 1 << 59
+"""A tensor of more, of 16 bytes each, isn't to be had, and torch can't count them."""
 
 MAPS = Path("/proc/self/maps")
 
@@ -90,6 +94,11 @@ def shape_of(function: str, given: Any) -> tuple[int, ...]:
         shape = (None,)
     if not all(isinstance(size, Integral) and int(size) >= 0 for size in shape):
         raise OperandError(f"{function} takes shapes such as (10, 20), or tensors, not {given!r}")
+    # Sizes of 0 aside, since torch multiplies strides without them.
+    if prod(max(int(size), 1) for size in shape) > MOST_ELEMENTS:
+        raise OperandError(
+            f"{function}: a tensor of the shape {shape} has more elements than can be addressed (2**59)"
+        )
     return tuple([int(size) for size in shape])
 
 
@@ -116,7 +125,7 @@ def as_tensor(array: Any, name: str) -> Tensor:
         A tensor, which isn't to be written: the memory may be that of a file that can't be.
 
     Raises:
-        OperandError: torch has no tensors of such a dtype, byte order or strides.
+        OperandError: torch has no tensors of such a dtype, byte order or strides, or elements are masked.
 
     Example:
         >>> import numpy as np
@@ -127,6 +136,11 @@ def as_tensor(array: Any, name: str) -> Tensor:
                 [1., 4.],
                 [2., 5.]], dtype=torch.float64)
     """
+    if isinstance(array, sys.modules["numpy"].ma.MaskedArray):
+        raise OperandError(
+            f"{name} is a masked array, and tensors have no mask; give what its masked elements are: "
+            "array.filled(0)"
+        )
     if not array.dtype.isnative:
         raise OperandError(
             f"{name} is an array of {array.dtype}, whose bytes are in the other order; convert it by "

@@ -266,6 +266,18 @@ def test_run_refuses_what_it_cannot_start(
     assert named in complaint(capsys, "run", *arguments)
 
 
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"einfx {einfx.__version__}\n"
+
+
+def test_sizes_that_nothing_has_are_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "ij,jk", "--shapes", "99999999999999999x100000,100000x2"]) == 2
+    assert "more elements than can be addressed" in capsys.readouterr().err
+
+
 def test_info_names_versions_kernels_and_threads(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["info"]) == 0
     rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())

@@ -94,7 +94,7 @@ def test_other_limits_are_refused(limit: Any) -> None:
 
 
 def test_a_limit_that_is_too_small_says_what_would_do() -> None:
-    with pytest.raises(MemoryLimitError, match=r"memory_limit=1024 .* needs \d+ bytes"):
+    with pytest.raises(MemoryLimitError, match=r"cuda_mem_limit=1024 .* needs \d+ bytes"):
         einsum("i,j->ij", torch.ones(30), torch.ones(30), cuda_device="cpu", cuda_mem_limit=1024)
 
 

@@ -93,7 +93,8 @@ class EinsumPlanner:
                 formula, *tensors, device=self.cuda_device, memory_limit=self.cuda_mem_limit, progress=False
             )
         except MemoryLimitError as error:
-            raise _NoSplitError(str(error), error.needed_bytes) from None
+            text = str(error).replace("memory_limit=", "cuda_mem_limit=")
+            raise _NoSplitError(text, error.needed_bytes) from None
         if self.cuda_device.type == "cuda" and not async_computation:
             torch.cuda.synchronize(self.cuda_device)
         return result.cpu()

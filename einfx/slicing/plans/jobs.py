@@ -9,6 +9,7 @@ its accumulator: for log a pair of the largest term and the sum of exponentials 
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ...accumulators import Accumulator, State
 from ...errors import OperandError, PlanError, UsageError
+from ...operands import check_operand
 from ...semiring import get
 from ..schedules.flops import count_flops
 from ..schedules.plain import kept_labels, plain
@@ -54,8 +56,18 @@ class Job:
 
         Args:
             operands: what the plan of the whole takes.
+
+        Raises:
+            OperandError: there are more or fewer, or something that isn't a tensor.
         """
         equation = self.plan.equation
+        if len(operands) != self.plan.schedule.count:
+            raise OperandError(
+                f"this job of {self.plan.text!r} takes what the plan of the whole takes, "
+                f"{self.plan.schedule.count} tensors, but {len(operands)} were given"
+            )
+        for position, operand in enumerate(operands):
+            check_operand(f"a job of {self.plan.text!r}", position, operand)
         extra = len(operands) - len(equation.inputs)
         labels = (*equation.inputs, *[equation.output] * extra)
         return tuple(_part(x, own, self.places) for x, own in zip(operands, labels, strict=True))
@@ -121,6 +133,9 @@ class Jobs(Sequence[Job]):
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
             return tuple(self[i] for i in range(*number.indices(len(self))))
+        if not hasattr(number, "__index__"):
+            raise UsageError(f"jobs[{number!r}]: it is the number of a job, from 0 to {len(self) - 1}")
+        number = operator.index(number)
         if not -len(self) <= number < len(self):
             raise IndexError(f"there are {len(self)} jobs, so none is number {number}")
         places, rest = [], number % len(self)
@@ -168,6 +183,15 @@ class Jobs(Sequence[Job]):
         """
         places = self[number].places
         results = result if self.plan.needs_grad else (result,)
+        if (
+            not isinstance(results, (tuple, list))
+            or len(results) != len(self._outputs)
+            or not all(isinstance(x, Tensor) for x in results)
+        ):
+            raise OperandError(
+                f"job {number} of {self.plan.text!r} gives {len(self._outputs)} tensor(s), not "
+                f"{_kind(result)}"
+            )
         for state, (labels, _), part in zip(states, self._outputs, results, strict=True):
             views = tuple(_part(x, labels, places) if x.dim() else x for x in state)
             if views[0].shape != part.shape:
@@ -198,6 +222,11 @@ class Jobs(Sequence[Job]):
         Raises:
             OperandError: there are more or fewer than jobs.
         """
+        if not isinstance(results, (Mapping, Sequence)):
+            raise OperandError(
+                f"merge takes what the {len(self)} jobs of {self.plan.text!r} returned, in a list or by "
+                f"their numbers, not {_kind(results)}"
+            )
         by_number = results if isinstance(results, Mapping) else dict(enumerate(results))
         if set(by_number) != set(range(len(self))):
             raise OperandError(
@@ -246,8 +275,8 @@ def jobs_of(plan: SlicedPlan, count: int | None) -> Jobs:
     best: tuple[Any, ...] | None = None
     for label in sorted(allowed):
         size = plan.sizes[label]
-        ranges = tuple((i * size // count, (i + 1) * size // count) for i in range(count))
-        ranges = tuple(pair for pair in ranges if pair[0] < pair[1])
+        parts = min(count, size)
+        ranges = tuple((i * size // parts, (i + 1) * size // parts) for i in range(parts))
         longest = max(ranges, key=lambda pair: pair[1] - pair[0])
         # Jobs run at the same time: what counts is the longest; results side by side are easier to join.
         work = _restricted(plan, ((label, *longest),)).flops
@@ -307,3 +336,7 @@ def _restricted(plan: SlicedPlan, places: Ranges) -> SlicedPlan:
         unlimited_flops=count_flops(whole_program, plan.options),
         **found_fields(Sliced(program, found, tree, cuts), kept, plan.options),
     )
+
+
+def _kind(value: Any) -> str:
+    return f"{len(value)} values" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"

@@ -201,6 +201,10 @@ class SlicedPlan:
         refuse_others(self.text, self.shapes, self.dtype, operands[:count])
         result_shape = self.equation.output_shape(self.shapes)
         for name, extra in zip(("the gradient of the result", "the result"), operands[count:], strict=False):
+            if not isinstance(extra, Tensor):
+                raise OperandError(
+                    f"this plan of {self.text!r} takes {name} as a torch.Tensor, not a {type(extra).__name__}"
+                )
             if tuple(extra.shape) != result_shape or extra.dtype != self.dtype:
                 raise OperandError(
                     f"this plan of {self.text!r} takes {name} as {self.dtype} of shape {result_shape}, "
@@ -243,7 +247,8 @@ class SlicedPlan:
                 "differentiate einfx.einsum(..., memory_limit=...) twice"
             )
         count = len(self.shapes)
-        wanted = (True,) * count if needs_grad is None else tuple(map(bool, needs_grad))
+        given = (True,) * count if needs_grad is None else needs_grad
+        wanted = tuple(map(bool, given)) if isinstance(given, (tuple, list)) else ()
         if len(wanted) != count or not any(wanted):
             raise PlanError(
                 f"needs_grad={needs_grad!r}: {self.text!r} has {count} operand(s); it is as many truth "
