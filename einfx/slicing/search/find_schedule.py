@@ -41,7 +41,11 @@ limit, are refused: whoever wants these nevertheless sets the first to ``math.in
 WORTH_MORE = 1.3
 """Where a path takes so many times the time that it takes without a limit, other kinds of loops are tried."""
 
-SLOWER, GUESSES, LONG_GUESSES = 2.0, 6, 4
+LESS, WORTH_LESS = (0.7, 0.5, 0.35, 0.2), 1e-4
+"""Within which parts of the limit loops are looked for too, where a contraction takes so many seconds for
+each line of its program."""
+
+SLOWER, GUESSES, LONG_GUESSES = 2.0, 6, 6
 """An error also says which limit takes at most so many times the time without one, guessed so often,
 of many operands the second number of times."""
 
@@ -111,7 +115,7 @@ def find_schedule(
     chosen += [x for x in sorted(branches, key=lambda x: x.plain.taken.bytes)[:2] if x not in chosen]
     best = smallest = None
     longest = max(LONGEST_SECONDS, LONGEST_TIMES * branches[0].plain.taken.seconds)
-    slowest = branches[0]
+    slowest = fastest = branches[0]
     for branch in chosen:
         if best is not None and branch.plain.taken.seconds >= best.demand.seconds:
             continue
@@ -131,13 +135,15 @@ def find_schedule(
             # A limit of nothing.
             smallest = found
         elif found is not None and (best is None or _is_faster(found, best)):
-            best = found
+            best, fastest = found, branch
     if best is None and any(remote.outputs) and not (remote.partial or remote.whole):
         # Where results don't fit one by one, parts of them are added up where they are kept.
         rest = {"options": options, "wanted": wanted, "moving": moving, "strides": strides, "free": free}
         parts = replace(remote, partial=True)
         return find_schedule(equation, shapes, paths, limit, dtype, device, **rest, remote=parts)  # type: ignore[arg-type]
     if best is not None and best.demand.seconds <= longest:
+        for branch in dict.fromkeys((branches[0], fastest)):
+            best = _with_less(problem, branch, best, longest, free)
         return problem.settled(best)
     reached = best if smallest is None or (best is not None and best.bytes < smallest.bytes) else smallest
     assert reached is not None
@@ -156,6 +162,29 @@ def find_schedule(
         f"be enough too, but it would take about {seconds / 3600:.3g} hours then",
         needed,
     )
+
+
+def _with_less(problem: Problem, branch: Branch, best: Sliced, longest: float, free: bool) -> Sliced:
+    """The same or a faster one that was found within less memory: loops may also save time.
+
+    A search stops where its limit is kept, and so may miss loops that it comes to within a smaller one.
+    """
+    if branch.long:
+        return best
+    limit = problem.limit
+    worth = WORTH_LESS * len(branch.skeleton(Loops()).events)
+    for part in LESS:
+        if best.demand.seconds < worth:
+            break
+        less = int(part * min(limit, branch.plain.taken.bytes))
+        found = _within(problem, branch, less, longest, free, seeds=1)
+        if found is None:
+            break
+        longer = branch.balanced(branch.state(Loops(found.cuts, found.repeated), limit), limit)
+        for one in (found, problem.sliced(branch.tree, longer.loops)):
+            if one.bytes <= limit and _is_faster(one, best):
+                best = one
+    return best
 
 
 def _is_faster(one: Sliced, other: Sliced) -> bool:
