@@ -9,9 +9,10 @@ of the operands as they are, and no operand is conjugated, which would be to cop
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import prod
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,12 +24,14 @@ from ...options import Options
 from ..schedules.schedule import Adjoint, Schedule
 from .into import Place, into, is_real
 from .local_gradients import LocalGradients
-from .tiles import in_tiles
+from .parts import Part, Step, Views
+from .products import beside, elements
 from .work import Work
 
-__all__ = ["Memory", "Work", "gradient_work", "pass_on", "shares"]
+__all__ = ["Memory", "Work", "gradient_steps", "gradient_work", "shares"]
 
 Labels = tuple[int, ...]
+T = TypeVar("T")
 
 
 class Memory(Protocol):
@@ -40,10 +43,8 @@ class Memory(Protocol):
 
     used: int
 
-    def write(
-        self, equation: Equation, operands: Sequence[Tensor], target: Tensor, accumulate: bool, used: int = 0
-    ) -> None:
-        """Contract into a tensor, with so many bytes of the workspace in use already."""
+    def known(self, key: Any, decide: Callable[[], T]) -> T:
+        """What is decided about a line, in this run or one before."""
 
     def scratch(self, shape: Sequence[int]) -> Tensor:
         """A piece of the workspace of the line that runs, behind what is in use."""
@@ -57,7 +58,7 @@ def gradient_work(
     device: str,
     options: Options,
 ) -> Work:
-    """What :func:`pass_on` takes.
+    """What the line takes.
 
     Args:
         line: which gradients of what.
@@ -89,39 +90,50 @@ def gradient_work(
     return total
 
 
-def pass_on(
-    line: Adjoint, schedule: Schedule, values: Mapping[int, Tensor], options: Options, memory: Memory
-) -> None:
-    """Add to gradients of operands what a contraction passes on of its own.
+def gradient_steps(
+    line: Adjoint,
+    schedule: Schedule,
+    parts: Mapping[int, Part],
+    dtype: torch.dtype,
+    options: Options,
+    views: Views,
+    memory: Memory,
+) -> list[Step]:
+    """What adds to gradients of operands what a contraction passes on of its own, in every round.
 
     Args:
         line: which gradients of what.
         schedule: that the line is part of.
-        values: the tensors, or the current blocks of these.
+        parts: of its values.
+        dtype: of its values.
         options: over which semiring.
+        views: of the parts.
         memory: what runs the line.
     """
-    if not is_real(options, values[line.gradient].dtype):
-        _pass_on_locally(line, schedule, values, options, memory)
-        return
-    incoming, kept, memory.used = values[line.gradient], 0, 0
-    if _conjugated(line, schedule, incoming.dtype):
-        kept = incoming.nbytes
-        copy = memory.scratch(incoming.shape)
-        incoming = torch.conj_physical(incoming, out=copy)
-    for share in shares(schedule, line):
-        operands = [incoming, *(values[x] for x in share.operands[1:])]
-        target = values[share.gradient]
-        if not share.is_constant(schedule):
-            memory.write(share.equation, operands, target, True, kept)
-            continue
-        own, memory.used = share.labels, kept
-        part = memory.scratch(share.shape(schedule, target.shape))
-        memory.write(share.equation, operands, part, False, kept + part.nbytes)
-        for dim, label in enumerate(schedule.labels[share.gradient]):
-            if label not in own:
-                part = part.unsqueeze(dim)
-        in_tiles(Tensor.add_, target, [part])
+    if not is_real(options, dtype):
+        return [_local_step(line, schedule, parts, dtype, options, views, memory)]
+    incoming, memory.used, now = parts[line.gradient], 0, views.now
+    steps: list[Step] = []
+    if _conjugated(line, schedule, dtype):
+        given, copy = views.slot(incoming), memory.scratch(incoming.shape)
+        steps.append(lambda: torch.conj_physical(now[given], out=copy))
+        incoming = Part.of(copy)
+    kept = memory.used
+    for share in memory.known(line, lambda: shares(schedule, line)):
+        operands = [incoming, *(parts[x] for x in share.operands[1:])]
+        target, memory.used = parts[share.gradient], kept
+        constant = share.is_constant(schedule)
+        written = Part.of(memory.scratch(share.shape(schedule, target.shape))) if constant else target
+        places = tuple([x.place for x in operands])
+        decide = partial(
+            into, share.equation, places, written.place, not constant, dtype, views.device, options
+        )
+        how = memory.known((line, share.gradient, places, written.place), decide)
+        steps += how.steps(operands, written, views, memory.scratch)
+        if constant:
+            spread = beside(written.place, share.labels, schedule.labels[share.gradient])
+            steps.append(elements(Tensor.add_, target, [written.seen(spread)], views, None))
+    return steps
 
 
 def _conjugated(line: Adjoint, schedule: Schedule, dtype: torch.dtype) -> bool:
@@ -169,17 +181,30 @@ def shares(schedule: Schedule, line: Adjoint) -> list[Share]:
     return made
 
 
-def _pass_on_locally(
-    line: Adjoint, schedule: Schedule, values: Mapping[int, Tensor], options: Options, memory: Memory
-) -> None:
+def _local_step(
+    line: Adjoint,
+    schedule: Schedule,
+    parts: Mapping[int, Part],
+    dtype: torch.dtype,
+    options: Options,
+    views: Views,
+    memory: Memory,
+) -> Step:
     """The same over a semiring."""
-    gradient = values[line.gradient]
     used = (*line.operands, line.target, line.gradient, *line.gradients)
-    places = {x: Place(values[x].shape, values[x].stride()) for x in used if x >= 0}
-    local = LocalGradients.of(line, schedule, places, gradient.dtype, gradient.device.type, options)
-    targets = [values[x] if x >= 0 else None for x in line.gradients]
+    places = {x: parts[x].place for x in used if x >= 0}
+    decide = partial(LocalGradients.of, line, schedule, places, dtype, views.device, options)
+    local = memory.known((line, *places.values()), decide)
     consumed = options.semiring.selective and line.gradient >= schedule.count
-    total = values[line.target] if line.target >= 0 else gradient
-    memory.used = 0
-    operands = [values[x] for x in line.operands]
-    local.add(operands, targets, total, gradient, memory.scratch, consumed=consumed)
+    now, operands = views.now, views.slots([parts[x] for x in line.operands])
+    targets = [views.slot(parts[x]) if x >= 0 else None for x in line.gradients]
+    gradient = views.slot(parts[line.gradient])
+    total = views.slot(parts[line.target]) if line.target >= 0 else gradient
+
+    def pass_on() -> None:
+        memory.used = 0
+        wanted = [None if x is None else now[x] for x in targets]
+        values = [now[x] for x in operands]
+        local.add(values, wanted, now[total], now[gradient], memory.scratch, consumed=consumed)
+
+    return pass_on

@@ -6,10 +6,11 @@ of the schedule first; everything else is computed apart and then copied or adde
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,9 @@ from ...machine import item_bytes, machine_for
 from ...options import REAL, Options
 from ...program import call
 from .budget import direct_seconds, kernel_budget
-from .matrix_views import Place, Scratch, as_row, grouped, matrix, merged, readable, writable
+from .matrix_views import Place, Scratch, matrix_order, merged, readable, writable
+from .parts import Part, Step, Views
+from .products import Product, added_up, beside, elements, multiplied
 from .tiles import in_tiles, is_large, tile_elements, tiles_of
 
 __all__ = ["Into", "Place", "Scratch", "into", "is_real"]
@@ -56,8 +59,9 @@ class Into:
             others what torch allocates.
         seconds: predicted time.
         budget_bytes: the part of the workspace that a kernel over a semiring may take beside its result.
-        turned: whether the product of matrices is made in ``scratch``, as BLAS can't write it where it goes,
+        apart: whether the product of matrices is made in ``scratch``, as BLAS can't write it where it goes,
             or would round it there.
+        places: where the operands and the target lie.
         strided: whether it is over logarithms, and they are written where they go.
     """
 
@@ -70,75 +74,73 @@ class Into:
     workspace_bytes: int
     seconds: float
     budget_bytes: int = 0
-    turned: bool = False
+    apart: bool = False
+    places: tuple[Place, ...] = ()
     strided: bool = False
 
+    @cached_property
+    def product(self) -> Product:
+        """The product of matrices."""
+        assert self.kernel is not None
+        *operands, target = self.places
+        return Product.of(self.kernel, self.equation, operands, target, self.accumulate, self.apart)
+
+    def steps(self, operands: Sequence[Part], target: Part, views: Views, scratch: Scratch) -> list[Step]:
+        """What contracts, in every round of the loops around.
+
+        Args:
+            operands: what to contract.
+            target: where to.
+            views: of these.
+            scratch: gives memory that stays as long as the steps do.
+        """
+        if self.matrices:
+            return self.product.steps(operands, target, views, scratch)
+        work: Callable[..., Any] = Tensor.add_ if self.accumulate else Tensor.copy_
+        equation = self.equation
+        if self.elementwise:
+            pairs = zip(operands, equation.inputs, strict=True)
+            factors = [x.seen(beside(x.place, own, equation.output)) for x, own in pairs]
+            if len(factors) == 2:
+                replace_by = added_up if self.strided else multiplied
+                work = Tensor.addcmul_ if self.accumulate else replace_by
+            return [elements(work, target, factors, views, None)]
+        now, written, read = views.now, views.slot(target), views.slots(operands)
+        if self.kernel is None:
+            return [lambda: self._contract([now[x] for x in read], now[written])]
+        kernel, shapes = self.kernel, [x.shape for x in operands]
+
+        def computed() -> None:
+            tensors = [now[x] for x in read]
+            result = emit_kernel(call, kernel, equation, tensors, shapes, guarded=False)
+            in_tiles(work, now[written], [result])
+
+        return [computed]
+
     def run(self, operands: Sequence[Tensor], target: Tensor, scratch: Scratch) -> None:
-        """Contract.
+        """Contract once.
 
         Args:
             operands: what to contract.
             target: where to.
             scratch: gives memory meanwhile.
         """
-        if self.matrices:
-            self._multiply(operands, target, scratch)
-            return
-        if self.elementwise:
-            self._multiply_elements(operands, target, scratch)
-            return
-        if self.strided and not self.elementwise:
+        memory = target.new_empty if scratch is torch.empty else scratch
+        parts = [Part.of(x) for x in operands]
+        for step in self.steps(parts, Part.of(target), Views(target.device.type), memory):
+            step()
+
+    def _contract(self, operands: Sequence[Tensor], target: Tensor) -> None:
+        """Over a semiring."""
+        if self.strided:
             inputs, output = self.equation.inputs, self.equation.output
             if log_strided.add_sums(inputs, output, operands, target, accumulate=self.accumulate):
                 return
-        if self.kernel is None:
-            result = contract_step(
-                self.equation, operands, self.options.unlimited(), budget_bytes=self.budget_bytes
-            )
-            if self.accumulate:
-                result = self.options.semiring.add(target, result)
-            target.copy_(result)
-            return
-        shapes = [tuple(x.shape) for x in operands]
-        result = emit_kernel(call, self.kernel, self.equation, operands, shapes, guarded=False)
-        in_tiles(Tensor.add_ if self.accumulate else Tensor.copy_, target, [result], scratch)
-
-    def _multiply_elements(self, operands: Sequence[Tensor], target: Tensor, scratch: Scratch) -> None:
-        labels, output = self.equation.inputs, self.equation.output
-        factors = [_aligned(x, own, output) for x, own in zip(operands, labels, strict=True)]
-        if len(factors) == 1:
-            in_tiles(Tensor.add_ if self.accumulate else Tensor.copy_, target, factors, scratch)
-        elif self.strided:
-            in_tiles(_added, target, factors, scratch)
-        else:
-            in_tiles(Tensor.addcmul_ if self.accumulate else _multiplied, target, factors, scratch)
-
-    def _multiply(self, operands: Sequence[Tensor], target: Tensor, scratch: Scratch) -> None:
-        kernel = self.kernel
-        assert kernel is not None
-        (first, second), (rows, columns) = operands, (kernel.rows, kernel.columns)
-        labels = list(self.equation.inputs)
-        if kernel.swapped:
-            first, second, rows, columns = second, first, columns, rows
-            labels.reverse()
-        left = matrix(first, labels[0], (kernel.batch, rows, kernel.summed), scratch)
-        right = matrix(second, labels[1], (kernel.batch, kernel.summed, columns), scratch)
-        output, written, beta = self.equation.output, target, int(self.accumulate)
-        if self.turned:
-            lengths = dict(zip(output, target.shape, strict=True))
-            output = tuple(_matrix_order(kernel, output))
-            written, beta = scratch([lengths[label] for label in output]), 0
-        out = grouped(written, output, (kernel.batch, rows, columns))
-        if kernel.batch and out.shape[2] == 1 and out.shape[1] > 1 and out.stride(1) == 1:
-            # BLAS multiplies a row by a matrix up to four times as fast as the matrix by a column.
-            left, right, out = as_row(right), left.mT, as_row(out)
-        if kernel.batch:
-            torch.baddbmm(out, left, right, beta=beta, out=out)
-        else:
-            torch.addmm(out[0], left[0], right[0], beta=beta, out=out[0])
-        if self.turned:
-            result = written.permute([output.index(label) for label in self.equation.output])
-            in_tiles(Tensor.add_ if self.accumulate else Tensor.copy_, target, [result], scratch)
+        options = self.options.unlimited()
+        result = contract_step(self.equation, operands, options, budget_bytes=self.budget_bytes)
+        if self.accumulate:
+            result = self.options.semiring.add(target, result)
+        target.copy_(result)
 
 
 def into(
@@ -188,18 +190,22 @@ def _into(
     threads: int,
 ) -> Into:
     how = _chosen(equation, operands, target, accumulate, dtype, device, options)
+    how = replace(how, places=(*operands, target))
     tile = tile_elements(threads) if device == "cpu" else 0
     if how.elementwise:
         inputs = zip(operands, equation.inputs, strict=True)
-        beside = [_beside(place.shape, place.strides, own, equation.output) for place, own in inputs]
+        factors = [beside(place, own, equation.output) for place, own in inputs]
         sources = tuple(
-            [tuple([0 if n == 1 else step for n, step in zip(*factor, strict=True)]) for factor in beside]
+            [
+                tuple([0 if n == 1 else step for n, step in zip(x.shape, x.strides, strict=True)])
+                for x in factors
+            ]
         )
         tiles = tiles_of(target.shape, target.strides, sources) if tile else None
         tile = 0 if tiles is None else tiles.elements
     else:
         # Where nothing else is copied, only the result is.
-        alone = how.turned and how.workspace_bytes <= item_bytes(dtype) * prod(target.shape)
+        alone = how.apart and how.workspace_bytes <= item_bytes(dtype) * prod(target.shape)
         copied = (target,) if alone else (*operands, target)
         if how.kernel is None or not how.workspace_bytes or not any(is_large(x.shape) for x in copied):
             tile = 0
@@ -249,15 +255,16 @@ def _chosen(
             apart = accumulate and _is_vector(way, equation.sizes(shapes))
             workspace = item_bytes(dtype) * copied + written * apart
             return Into(
-                equation, options, accumulate, way, True, False, workspace, kernel.cost.seconds, turned=apart
+                equation, options, accumulate, way, True, False, workspace, kernel.cost.seconds, apart=apart
             )
-    if len(operands) == 2 and not equation.summed:
+    sizes = equation.sizes(shapes)
+    if len(operands) == 2 and all(sizes[label] == 1 for label in equation.summed):
         return Into(equation, options, accumulate, kernel, False, True, 0, kernel.cost.seconds)
     turning = 0 if accumulate else _turning_bytes(target, dtype)
     copied = None if turning else _copied(kernel, equation, operands, _as_matrices(kernel, equation, target))
     if copied is not None:
         workspace, seconds = item_bytes(dtype) * copied + written, kernel.cost.seconds + finish
-        return Into(equation, options, accumulate, kernel, True, False, workspace, seconds, turned=True)
+        return Into(equation, options, accumulate, kernel, True, False, workspace, seconds, apart=True)
     workspace = kernel.cost.workspace_bytes + written + turning
     for place, labels, own in zip(operands, equation.inputs, kernel.presummed, strict=False):
         # Sums lie in memory as what was summed did, and may be copied to lie otherwise.
@@ -316,29 +323,6 @@ def is_real(options: Options, dtype: torch.dtype) -> bool:
     return usual and (dtype.is_floating_point or dtype.is_complex)
 
 
-def _multiplied(target: Tensor, first: Tensor, second: Tensor) -> None:
-    torch.mul(first, second, out=target)
-
-
-def _added(target: Tensor, first: Tensor, second: Tensor) -> None:
-    torch.add(first, second, out=target)
-
-
-def _aligned(tensor: Tensor, labels: Sequence[int], output: Sequence[int]) -> Tensor:
-    """A view with a dimension for each label of the output, of size 1 where the tensor lacks it."""
-    return tensor.as_strided(*_beside(tensor.shape, tensor.stride(), tuple(labels), tuple(output)))
-
-
-@lru_cache(maxsize=65536)
-def _beside(shape: Sizes, strides: Sizes, labels: Sizes, output: Sizes) -> tuple[Sizes, Sizes]:
-    """The shape and the strides of that; a loop asks for the same ones in every iteration."""
-    dims = [labels.index(label) if label in labels else None for label in output]
-    return (
-        tuple([1 if dim is None else shape[dim] for dim in dims]),
-        tuple([0 if dim is None else strides[dim] for dim in dims]),
-    )
-
-
 def _arranged(step: SemiringKernel, equation: Equation, operands: Sequence[Place]) -> int:
     """The elements of operands that are copied to be matrices for a semiring's own product of these."""
     if step.name != "matmul":
@@ -384,19 +368,11 @@ def _copied(kernel: Kernel, equation: Equation, operands: Sequence[Place], targe
     return elements
 
 
-def _matrix_order(kernel: Kernel, output: Sequence[int]) -> list[int]:
-    """The labels of a result as a product of matrices has them, those of size 1 that it lacks last."""
-    order = [label for group in (kernel.batch, kernel.rows, kernel.columns) for label in group]
-    if kernel.swapped:
-        order = [*kernel.batch, *kernel.columns, *kernel.rows]
-    return order + [label for label in output if label not in order]
-
-
 def _as_matrices(kernel: Kernel, equation: Equation, target: Place) -> Place:
     """Where a result lies that is written as a product of matrices gives it."""
     shape = dict(zip(equation.output, target.shape, strict=True))
     strides, step = {}, 1
-    for label in reversed(_matrix_order(kernel, equation.output)):
+    for label in reversed(matrix_order(kernel, equation.output)):
         strides[label] = step
         step *= shape[label]
     return Place(target.shape, tuple([strides[label] for label in equation.output]))

@@ -1,4 +1,4 @@
-"""Tensors as batches of matrices: which of them BLAS reads and writes as they lie, and copies of others."""
+"""Tensors as batches of matrices: which of them BLAS reads and writes as they lie, and as what."""
 
 from __future__ import annotations
 
@@ -11,9 +11,18 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .tiles import in_tiles
+from ...costs.step_kernel import Kernel
 
-__all__ = ["Place", "Scratch", "as_row", "grouped", "matrix", "merged", "readable", "writable"]
+__all__ = [
+    "Place",
+    "Scratch",
+    "grouped",
+    "lies_as_matrices",
+    "matrix_order",
+    "merged",
+    "readable",
+    "writable",
+]
 
 Sizes = tuple[int, ...]
 
@@ -43,13 +52,6 @@ def merged(place: Place, labels: Sequence[int], groups: Sequence[Sequence[int]])
     return Place(tuple(shape), tuple(strides))
 
 
-@lru_cache(maxsize=65536)
-def _lies_as_matrices(shape: Sizes, strides: Sizes, labels: Sizes, groups: tuple[Sizes, ...]) -> bool:
-    """Whether BLAS reads a tensor as a batch of matrices as it lies."""
-    made = merged(Place(tuple(shape), strides), labels, groups)
-    return made is not None and readable(made)
-
-
 def readable(place: Place) -> bool:
     """Whether BLAS reads a batch of matrices as it lies."""
     (_, rows, columns), (_, down, across) = place.shape, place.strides
@@ -66,36 +68,32 @@ def writable(place: Place) -> bool:
     return (across == 1 or columns == 1) and (down >= max(columns, 1) or rows == 1)
 
 
-def grouped(tensor: Tensor, labels: Sequence[int], groups: Sequence[Sizes]) -> Tensor:
-    """A view of a tensor with one dimension for each group of labels."""
-    return tensor.as_strided(*_view(tensor.shape, tensor.stride(), tuple(labels), tuple(groups)))
+def lies_as_matrices(place: Place, labels: Sequence[int], groups: Sequence[Sequence[int]]) -> bool:
+    """Whether BLAS reads a tensor as a batch of matrices as it lies."""
+    made = merged(place, labels, groups)
+    return made is not None and readable(made)
+
+
+def grouped(place: Place, labels: Sequence[int], groups: Sequence[Sequence[int]]) -> Place:
+    """A tensor, of which this is known to be a view, with one dimension for each group of labels."""
+    return _grouped(place, tuple(labels), tuple([tuple(group) for group in groups]))
 
 
 @lru_cache(maxsize=65536)
-def _view(shape: Sizes, strides: Sizes, labels: Sizes, groups: tuple[Sizes, ...]) -> tuple[Sizes, Sizes]:
-    """The shape and the strides of that; a loop asks for the same ones in every iteration."""
+def _grouped(place: Place, labels: Sizes, groups: tuple[Sizes, ...]) -> Place:
+    """As torch tells it, whose functions for matrices look at strides along dimensions of size 1 too."""
     order = [label for group in groups for label in group if label in labels]
     unit = [label for label in labels if label not in order]
     where = {label: dim for dim, label in enumerate(labels)}
-    lengths = [prod([shape[where[label]] for label in group if label in where]) for group in groups]
-    tensor = torch.empty_strided(shape, strides, device="meta")
+    lengths = [prod([place.shape[where[label]] for label in group if label in where]) for group in groups]
+    tensor = torch.empty_strided(place.shape, place.strides, device="meta")
     made = tensor.permute([where[label] for label in (*order, *unit)]).view(lengths)
-    return tuple(made.shape), made.stride()
+    return Place(tuple(made.shape), made.stride())
 
 
-def as_row(column: Tensor) -> Tensor:
-    """A batch of columns as one of rows."""
-    return column.squeeze(2).unsqueeze(1)
-
-
-def matrix(tensor: Tensor, labels: Sequence[int], groups: Sequence[Sizes], scratch: Scratch) -> Tensor:
-    """A tensor as a batch of matrices; copied where it doesn't lie as BLAS reads it."""
-    if _lies_as_matrices(tensor.shape, tensor.stride(), tuple(labels), tuple(groups)):
-        return grouped(tensor, labels, groups)
-    order = [label for group in groups for label in group]
-    unit = [label for label in labels if label not in order]
-    where = {label: dim for dim, label in enumerate(labels)}
-    arranged = tensor.permute([where[label] for label in (*order, *unit)])
-    copy = scratch(arranged.shape)
-    in_tiles(Tensor.copy_, copy, [arranged], scratch)
-    return copy.view([prod([tensor.shape[where[label]] for label in group]) for group in groups])
+def matrix_order(kernel: Kernel, output: Sequence[int]) -> list[int]:
+    """The labels of a result as a product of matrices has them, those of size 1 that it lacks last."""
+    order = [label for group in (kernel.batch, kernel.rows, kernel.columns) for label in group]
+    if kernel.swapped:
+        order = [*kernel.batch, *kernel.columns, *kernel.rows]
+    return order + [label for label in output if label not in order]

@@ -9,9 +9,10 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -81,6 +82,7 @@ class Demand:
         output_bytes: of the outputs together, without those that lie elsewhere.
         apart_bytes: the most that torch allocates meanwhile, for one line.
         moved_bytes: what is loaded and stored.
+        known: what earlier runs have decided about lines, which later ones need not decide again.
     """
 
     peak_bytes: int = 0
@@ -91,6 +93,12 @@ class Demand:
     output_bytes: int = 0
     apart_bytes: int = 0
     moved_bytes: float = 0.0
+    known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def arena(self) -> Arena:
+        """Where every buffer lies."""
+        return arena(self.intervals)
 
 
 def demand(

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from ...equation import Equation
+from ...layout import contiguous_strides
 from ...mapped_memory import block, make_resident
 from ...options import REAL, Options
 from ...progress import Choice, Progress
 from ...streaming.transfers import Transfers
-from ..schedules.loads import loaded_options
+from ..schedules.loads import dense_strides, loaded_options
 from ..schedules.schedule import Adjoint, Allocate, Contract, Free, Load, Loop, Schedule, Statement, Store
-from .gradients import pass_on
-from .into import Into, Place, into
-from .memory import ALIGNMENT, Demand, arena
+from .gradients import gradient_steps
+from .into import Into, into, is_real
+from .loops import Looping, line_count
+from .memory import ALIGNMENT, Demand
 from .moving import Moving
+from .parts import Part, Rounds, Source, Step, Views
 from .resident import LARGE_BYTES, Resident
 from .work import line_options
 
 __all__ = ["run"]
+
+T = TypeVar("T")
+
+MOST_KNOWN = 1 << 14
+"""About so many lines, in so many forms, it is kept how they are computed."""
 
 SHORT_SECONDS = 0.1
 """What is predicted to take less than this shows no progress by itself."""
@@ -76,7 +85,7 @@ def run(
     with torch.no_grad(), ExitStack() as stack:
         shown = stack.enter_context(Progress.of(progress, _slices(schedule), round(found.moved_bytes)))
         where, kind = device or first.device, dtype or first.dtype
-        running = _Running(schedule, operands, found, options, where, kind, limit)
+        running = Running(schedule, operands, found, options, where, kind, limit)
         running.progress, running.stored = shown, stored or running.dtype
         if schedule.loaded or schedule.stored:
             running.move(stack.enter_context(Transfers(running.device)))
@@ -88,7 +97,7 @@ def run(
         return made
 
 
-class _Running:
+class Running:
     progress: Progress
     stored: torch.dtype
     moving: Moving | None = None
@@ -105,15 +114,19 @@ class _Running:
         limit: int = 0,
     ) -> None:
         self.schedule, self.options = schedule, loaded_options(schedule, options)
-        self.where = where = arena(found.intervals)
+        self.where = where = found.arena
         self.taken = {interval.value: interval.bytes for interval in found.intervals}
         self.dtype, self.device = dtype, device
         self.zero = options.semiring.zero_of(self.dtype)
         # torch's copies from float16 to float32 lose the minus of negative views.
         self.operands = [x.resolve_neg() if x.dtype != dtype and x.is_neg() else x for x in operands]
         self.moment = self.used = 0
+        self.lacking = False
         self.made: dict[int, Tensor] = {}
-        self.ways: dict[tuple[Any, ...], Into] = {}
+        self.views = Views(device.type)
+        situation = id(schedule), self.options, dtype, device.type, torch.get_num_threads()
+        # The schedule is kept, so that no other one has its number.
+        _, self.decided = found.known.setdefault(situation, (schedule, {}))
         size = where.bytes // self.dtype.itemsize
         if self.device.type == "cpu" and found.peak_bytes >= LARGE_BYTES:
             apart = {
@@ -128,6 +141,7 @@ class _Running:
         if self.resident is not None and self.resident.exact:
             self.resident.take(where.bytes)
             make_resident(self.memory)
+        self.arena = Source(self.memory)
 
     def move(self, transfers: Transfers) -> None:
         """Load and store by these from now on."""
@@ -148,7 +162,11 @@ class _Running:
             self.moving = None
 
     def outputs(self) -> tuple[Tensor, ...]:
-        self._run(self.schedule.statements, dict(enumerate(self.operands)), {})
+        scope = {value: Part.of(x) for value, x in enumerate(self.operands)}
+        for line in self.schedule.statements:
+            # What is outside of loops runs once: outputs are made no sooner than they are due.
+            for step in self.steps(line, scope, None):
+                step()
         if not self.schedule.loops:
             self.progress.computed()
         made = tuple(self.made[value] for value in self.schedule.outputs)
@@ -157,57 +175,60 @@ class _Running:
                 gradient.conj_physical_()
         return made
 
-    def _run(
-        self, statements: Sequence[Statement], values: dict[int, Tensor], blocks: Mapping[int, int]
-    ) -> None:
-        for line in statements:
-            if isinstance(line, Loop):
-                self._loop(line, values, blocks)
-                continue
-            if isinstance(line, Allocate):
-                if self.moving is None or line.value not in self.moving.loading:
-                    values[line.value] = self._allocated(line, blocks)
-            elif isinstance(line, (Load, Store)):
-                self._transfer(line, values)
-            elif isinstance(line, (Contract, Adjoint)):
-                self._compute(line, values)
-            elif isinstance(line, Free):
-                del values[line.value]
-                if self.moving is not None:
-                    self.moving.free(line.value)
-            self.moment += 1
+    def steps(self, line: Statement, scope: dict[int, Part], rounds: Rounds | None) -> list[Step]:
+        """What a line does in every round of the loops around.
 
-    def _loop(self, line: Loop, values: Mapping[int, Tensor], blocks: Mapping[int, int]) -> None:
-        size, first = self.schedule.sizes[line.label], self.moment
-        dims = {
-            value: self.schedule.labels[value].index(line.label)
-            for value in values
-            if line.label in self.schedule.labels[value]
-        }
-        moving, leaf = self.moving, not any(isinstance(inner, Loop) for inner in line.body)
-        if moving is not None:
-            moving.enter(line)
-        for start in range(0, size, line.block):
-            length = min(line.block, size - start)
-            inside = {
-                value: tensor.narrow(dims[value], start, length) if value in dims else tensor
-                for value, tensor in values.items()
-            }
-            self.moment = first
-            self._run(line.body, inside, {**blocks, line.label: length})
-            if leaf:
-                self.progress.computed()
-        if moving is not None:
-            moving.leave(line)
+        Args:
+            line: the next one.
+            scope: the values that are there, or their current blocks; changed to what is there then.
+            rounds: of the innermost loop around.
+        """
+        if isinstance(line, Loop):
+            looping = Looping(self, line, scope, rounds, self.moment)
+            self.moment += line_count(line.body)
+            return [looping]
+        steps: list[Step] = []
+        if isinstance(line, Allocate):
+            if self.moving is None or line.value not in self.moving.loading:
+                steps = self.allocate(line, scope, rounds)
+        elif isinstance(line, (Load, Store)):
+            steps = [self._load(line, scope) if isinstance(line, Load) else self._store(line, scope)]
+        elif isinstance(line, (Contract, Adjoint)):
+            steps = self.compute(line, scope)
+            if self.resident is not None and self.moment in self.resident.apart:
+                before, after = (partial(x, self.moment) for x in (self.resident.before, self.resident.after))
+                steps = [before, *steps, after]
+        elif isinstance(line, Free):
+            del scope[line.value]
+            if self.moving is not None:
+                steps = [partial(self.moving.free, line.value)]
+        self.moment += 1
+        return steps
 
-    def _transfer(self, line: Load | Store, values: dict[int, Tensor]) -> None:
+    def _load(self, line: Load, scope: dict[int, Part]) -> Step:
         assert self.moving is not None
-        if isinstance(line, Load):
-            block = values[line.target] = self.moving.load(line)
-        else:
-            block = values[line.source]
-            self.moving.store(line, values[line.target], block)
-        self.progress.moved(block.numel() * block.itemsize)
+        moving, now, source = self.moving, self.views.now, Source()
+        shape = scope[line.source].shape
+        scope[line.target] = Part(source, shape, dense_strides(shape, scope[line.source].strides))
+
+        def load() -> None:
+            block = moving.load(line)
+            source.move(block, now)
+            self.progress.moved(block.numel() * block.itemsize)
+
+        return load
+
+    def _store(self, line: Store, scope: dict[int, Part]) -> Step:
+        assert self.moving is not None
+        moving, now = self.moving, self.views.now
+        target, source = self.views.slots([scope[line.target], scope[line.source]])
+
+        def store() -> None:
+            block = now[source]
+            moving.store(line, now[target], block)
+            self.progress.moved(block.numel() * block.itemsize)
+
+        return store
 
     def _slot(self, value: int, slot: int, shape: Sequence[int], strides: Sequence[int] | None) -> Tensor:
         """One of the two buffers of a value that is loaded or stored; outside of loops it has but one."""
@@ -215,29 +236,41 @@ class _Running:
         part = self.memory[start : start + prod(shape)]
         return part.view(tuple(shape)) if strides is None else part.as_strided(tuple(shape), tuple(strides))
 
-    def _allocated(self, line: Allocate, blocks: Mapping[int, int]) -> Tensor:
-        shape = self.schedule.shape(line.value, blocks)
+    def allocate(self, line: Allocate, scope: dict[int, Part], rounds: Rounds | None) -> list[Step]:
+        """Make a buffer: what lies in the arena is there already, and only what it starts as is written."""
+        shape = self.schedule.shape(line.value, None if rounds is None else rounds.lengths)
+        steps: list[Step] = []
         if line.value in self.schedule.outputs:
-            here = line.value not in self.schedule.stored
-            dtype, device = (self.dtype, self.device) if here else (self.stored, torch.device("cpu"))
-            made = self.made[line.value] = torch.empty(shape, dtype=dtype, device=device)
-            if self.resident is not None:
-                self.resident.make(made.nbytes)
-                if self.resident.exact and made.device.type == "cpu":
-                    make_resident(made.view(-1))
+            part = Part.of(self._output(line.value, shape))
         elif self.moving is not None and line.value in self.moving.storing:
-            made = self.moving.allocate(line.value, shape)
+            source, moving, now = Source(), self.moving, self.views.now
+            part = Part(source, shape, contiguous_strides(shape))
+            steps.append(lambda: source.move(moving.allocate(line.value, shape), now))
         else:
-            made = self._placed(self.where.offsets[line.value], shape)
-        if line.gradient:
-            return made.zero_()
-        return made.fill_(self.zero) if line.filled else made
+            part = self._placed(self.where.offsets[line.value], shape)
+        scope[line.value] = part
+        if line.gradient or line.filled:
+            now, slot, zero = self.views.now, self.views.slot(part), 0 if line.gradient else self.zero
+            steps.append((lambda: now[slot].fill_(zero)) if zero else (lambda: now[slot].zero_()))
+        return steps
 
-    def _placed(self, offset: int, shape: Sequence[int]) -> Tensor:
+    def _output(self, value: int, shape: Sequence[int]) -> Tensor:
+        here = value not in self.schedule.stored
+        dtype, device = (self.dtype, self.device) if here else (self.stored, torch.device("cpu"))
+        made = self.made[value] = torch.empty(shape, dtype=dtype, device=device)
+        if self.resident is not None:
+            self.resident.make(made.nbytes)
+            if self.resident.exact and made.device.type == "cpu":
+                make_resident(made.view(-1))
+        return made
+
+    def _placed(self, offset: int, shape: Sequence[int]) -> Part:
+        """A part of the arena that begins at some byte."""
         start = offset // self.dtype.itemsize
         if self.resident is not None:
             self.resident.take(offset + self.dtype.itemsize * prod(shape))
-        return self.memory[start : start + prod(shape)].view(tuple(shape))
+        start += int(self.memory.storage_offset())
+        return Part(self.arena, tuple(shape), contiguous_strides(shape), start)
 
     def scratch(self, shape: Sequence[int]) -> Tensor:
         """Memory out of the workspace of the line that runs, one piece behind the other.
@@ -246,57 +279,60 @@ class _Running:
         """
         size = prod(shape) * self.dtype.itemsize
         if not size or self.used + size > self.where.workspaces.get(self.moment, 0):
+            self.lacking = self.lacking or size > 0
             return torch.empty(tuple(shape), dtype=self.dtype, device=self.device)
         self.used += size
-        return self._placed(self.where.offsets[-1 - self.moment] + self.used - size, shape)
+        part = self._placed(self.where.offsets[-1 - self.moment] + self.used - size, shape)
+        return self.memory.as_strided(part.shape, part.strides, part.offset)
 
-    def _compute(self, line: Contract | Adjoint, values: Mapping[int, Tensor]) -> None:
-        moment, resident = self.moment, self.resident
-        if resident is not None:
-            resident.before(moment)
-        if isinstance(line, Contract):
-            self._contract(line, values)
-        else:
-            pass_on(line, self.schedule, values, self.options, self)
-        if resident is not None:
-            resident.after(moment)
+    def compute(self, line: Contract | Adjoint, scope: Mapping[int, Part]) -> list[Step]:
+        """What a line does that contracts."""
+        moment, self.lacking = self.moment, False
+        steps = self.prepared(line, scope, self.views)
+        if self.lacking:
+            # Memory of torch's is there no longer than the line runs.
+            now, slots = self.views.now, {x: self.views.slot(scope[x]) for x in used(line)}
 
-    def _contract(self, line: Contract, values: Mapping[int, Tensor]) -> None:
-        operands, target = [values[x] for x in line.operands], values[line.target]
-        # All iterations of a loop but the last have blocks of the same form, and are many.
-        form = (self.moment, *[(x.shape, x.stride()) for x in (*operands, target)])
-        how = self.ways.get(form)
-        if how is None:
-            labels = self.schedule.labels
-            equation = Equation(tuple(labels[x] for x in line.operands), labels[line.target])
-            own = line_options(self.options, line.operands)
-            how = self.ways[form] = self._way(equation, operands, target, line.accumulate, own)
-        self.used = 0
-        how.run(operands, target, self.scratch)
+            def anew() -> None:
+                self.moment = moment
+                self.run_with(line, {x: now[slot] for x, slot in slots.items()})
 
-    def write(
-        self,
-        equation: Equation,
-        operands: Sequence[Tensor],
-        target: Tensor,
-        accumulate: bool,
-        used: int = 0,
-    ) -> None:
-        """Contract into a tensor, with so many bytes of the workspace of the line in use already."""
-        how = self._way(equation, operands, target, accumulate, self.options)
-        self.used = used
-        how.run(operands, target, self.scratch)
+            return [anew]
+        if isinstance(line, Adjoint) and not is_real(self.options, self.dtype):
+            # These ask for memory while they run.
+            return [partial(setattr, self, "moment", moment), *steps]
+        return steps
 
-    def _way(
-        self,
-        equation: Equation,
-        operands: Sequence[Tensor],
-        target: Tensor,
-        accumulate: bool,
-        options: Options,
-    ) -> Into:
-        places = [_place(x) for x in operands]
-        return into(equation, places, _place(target), accumulate, self.dtype, self.device.type, options)
+    def run_with(self, line: Contract | Adjoint, values: Mapping[int, Tensor]) -> None:
+        """Run a line once, on some tensors."""
+        parts = {x: Part.of(tensor) for x, tensor in values.items()}
+        for step in self.prepared(line, parts, Views(self.device.type)):
+            step()
+
+    def known(self, key: Any, decide: Callable[[], T]) -> T:
+        """What is decided about a line, in this run or one before."""
+        found = self.decided.get(key)
+        if found is None:
+            if len(self.decided) >= MOST_KNOWN:
+                self.decided.clear()
+            found = self.decided[key] = decide()
+        return cast(T, found)
+
+    def prepared(self, line: Contract | Adjoint, parts: Mapping[int, Part], views: Views) -> list[Step]:
+        """What a line does that contracts some parts of its values, in the workspace of the current line."""
+        schedule, self.used = self.schedule, 0
+        if isinstance(line, Adjoint):
+            return gradient_steps(line, schedule, parts, self.dtype, self.options, views, self)
+        operands, target = [parts[x] for x in line.operands], parts[line.target]
+        places = tuple([x.place for x in operands])
+
+        def decide() -> Into:
+            labels, own = schedule.labels, line_options(self.options, line.operands)
+            equation = Equation(tuple([labels[x] for x in line.operands]), labels[line.target])
+            return into(equation, places, target.place, line.accumulate, self.dtype, views.device, own)
+
+        how = self.known((line, places, target.place), decide)
+        return how.steps(operands, target, views, self.scratch)
 
 
 def _slices(schedule: Schedule) -> int:
@@ -309,5 +345,8 @@ def _slices(schedule: Schedule) -> int:
     return count(schedule.statements)
 
 
-def _place(tensor: Tensor) -> Place:
-    return Place(tuple(tensor.shape), tuple(tensor.stride()))
+def used(line: Contract | Adjoint) -> list[int]:
+    """The values that a line reads or writes."""
+    if isinstance(line, Contract):
+        return [*line.operands, line.target]
+    return [x for x in (*line.operands, line.target, line.gradient, *line.gradients) if x >= 0]

@@ -16,10 +16,11 @@ from torch import Tensor
 from ...exponents import largest
 from ...options import REAL
 from ...progress import Progress
-from ..schedules.schedule import Adjoint, Allocate, Contract, Schedule, Statement
-from .gradients import pass_on, shares
+from ..schedules.schedule import Adjoint, Allocate, Contract, Schedule
+from .gradients import shares
 from .memory import Demand
-from .run import _Running
+from .parts import Part, Rounds, Step
+from .run import Running, used
 
 __all__ = ["near_one", "run_stripped", "scale"]
 
@@ -109,7 +110,7 @@ def scale(x: Tensor, power: int) -> None:
             power = -4 * step  # all of it is 0 by then
 
 
-class _Stripped(_Running):
+class _Stripped(Running):
     """A run with the power of two of every value; None where the value is zero so far."""
 
     def __init__(
@@ -126,41 +127,56 @@ class _Stripped(_Running):
         self._settle(output)
         return self.powers[output] or 0
 
-    def _run(
-        self, statements: Sequence[Statement], values: dict[int, Tensor], blocks: Mapping[int, int]
-    ) -> None:
-        for line in statements:
-            if isinstance(line, Adjoint):
-                self._pass_on(line, values)
-                self.moment += 1
-            else:
-                super()._run((line,), values, blocks)
+    def allocate(self, line: Allocate, scope: dict[int, Part], rounds: Rounds | None) -> list[Step]:
+        """Make a buffer, that holds nothing yet."""
+        steps, value = super().allocate(line, scope, rounds), line.value
+        now, slot = self.views.now, self.views.slot(scope[value])
 
-    def _allocated(self, line: Allocate, blocks: Mapping[int, int]) -> Tensor:
-        made = super()._allocated(line, blocks)
-        self.whole[line.value], self.powers[line.value] = made, None
-        self.written.discard(line.value)
-        return made
+        def forget() -> None:
+            self.whole[value], self.powers[value] = now[slot], None
+            self.written.discard(value)
 
-    def _contract(self, line: Contract, values: Mapping[int, Tensor]) -> None:
-        def write(values: Mapping[int, Tensor]) -> None:
-            super(_Stripped, self)._contract(line, values)
+        return [*steps, forget]
 
-        self._write_near(line.target, line.operands, line.accumulate, values, write)
-
-    def _pass_on(self, line: Adjoint, values: Mapping[int, Tensor]) -> None:
-        """Add to one gradient after the other, each with its own power."""
+    def compute(self, line: Contract | Adjoint, scope: Mapping[int, Part]) -> list[Step]:
+        """What a line does; it adds to one gradient after the other, each with its own power."""
+        if isinstance(line, Contract):
+            return [self._near(line, scope, line.target, line.operands, line.accumulate)]
+        steps = []
         for position, mine in enumerate(line.gradients):
-            if mine < 0:
-                continue
-            alone = [mine if i == position else -1 for i in range(len(line.gradients))]
-            own = Adjoint(line.target, line.operands, line.gradient, tuple(alone))
-            (share,) = shares(self.schedule, own)
+            if mine >= 0:
+                alone = [mine if i == position else -1 for i in range(len(line.gradients))]
+                own = Adjoint(line.target, line.operands, line.gradient, tuple(alone))
+                (share,) = shares(self.schedule, own)
+                steps.append(self._near(own, scope, mine, share.operands, True))
+        return steps
 
-            def write(values: Mapping[int, Tensor], own: Adjoint = own) -> None:
-                pass_on(own, self.schedule, values, self.options, self)
+    def _near(
+        self,
+        line: Contract | Adjoint,
+        scope: Mapping[int, Part],
+        target: int,
+        operands: Sequence[int],
+        accumulate: bool,
+    ) -> Step:
+        """What writes one value near the power of what it holds."""
+        steps, moment, now = super().compute(line, scope), self.moment, self.views.now
+        slots = {x: self.views.slot(scope[x]) for x in used(line)}
 
-            self._write_near(mine, share.operands, True, values, write)
+        def write_near() -> None:
+            values = {x: now[slot] for x, slot in slots.items()}
+
+            def write(changed: Mapping[int, Tensor]) -> None:
+                if changed is values:
+                    for step in steps:
+                        step()
+                else:
+                    self.moment = moment
+                    self.run_with(line, changed)
+
+            self._write_near(target, operands, accumulate, values, write)
+
+        return write_near
 
     def _write_near(
         self,

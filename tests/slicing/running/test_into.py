@@ -124,7 +124,7 @@ def test_products_that_blas_cannot_write_there_take_nothing_from_torch(accumulat
     expected = torch.einsum("kmfj,jfik->kimj", a, b) + (target if accumulate else 0)
     how = into(equation, (_place(a), _place(b)), _place(target), accumulate, torch.float32, "cpu")
     assert how.matrices
-    assert how.turned
+    assert how.apart
     memory, used = torch.empty(how.workspace_bytes // 4), 0
 
     def scratch(shape: Sequence[int]) -> Tensor:

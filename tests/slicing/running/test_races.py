@@ -187,7 +187,7 @@ def test_waiting_too_little_is_noticed(mistake: str, monkeypatch: pytest.MonkeyP
         tensor: Tensor = slots(self, value, 0, *rest)
         return tensor
 
-    running = run.__globals__["_Running"]
+    running = run.__globals__["Running"]
     slots = running._slot
     if mistake == "moments":
         monkeypatch.setattr(_Streams, "mark", _too_early)
