@@ -36,3 +36,23 @@ def test_the_argmax_of_a_broadcast_label_is_where_another_operand_has_it(semirin
     for text, operands in (("ba,ab->b", (x, y)), ("ab,ba->b", (y, x))):
         indices = einsum(text, *operands, semiring=semiring, return_argmax=True)[1]
         assert indices.tolist() == [[2], [1]]
+
+
+@pytest.mark.parametrize("limit", range(700, 1000, 50))
+def test_gradients_over_a_semiring_that_selects_loop_once_over_each_label(limit: int) -> None:
+    operands = [torch.rand(shape, dtype=torch.float64) for shape in ((), (1, 11, 5), (1,))]
+    x = operands[1].requires_grad_()
+    found = [
+        einsum(",bac,b->c", *operands, semiring="max_times", memory_limit=each) for each in (None, limit)
+    ]
+    gradients = [torch.autograd.grad(value, x, torch.arange(5.0).double())[0] for value in found]
+    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*gradients)
+
+
+def test_gradients_of_a_mantissa_without_elements_can_be_differentiated() -> None:
+    x, y = (torch.rand(shape, dtype=torch.float64, requires_grad=True) for shape in ((0, 3), (3,)))
+    mantissa, exponent = einsum("ba,a->b", x, y, strip_exponent=True, memory_limit=1000)
+    made = torch.autograd.grad(mantissa.sum() + exponent, (x, y), create_graph=True)
+    assert torch.equal(made[0], torch.zeros(0, 3).double())
+    assert torch.equal(made[1], torch.zeros(3).double())

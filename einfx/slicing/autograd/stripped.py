@@ -188,8 +188,8 @@ def _differentiable(
     mantissa, exponent = contract_stripped_within(equation, operands, optimize, options)
     gradient, of_exponent = given
     magnitudes = mantissa.abs()
-    places = magnitudes == magnitudes.max()
-    if magnitudes.max() > 0:
+    if magnitudes.numel() > 0 and (peak := magnitudes.max()) > 0:
+        places = magnitudes == peak
         along = (gradient.conj() * mantissa).sum().real
         share = (of_exponent.to(along.dtype) / math.log(10) - along) / places.sum()
         gradient = gradient + share * mantissa * places

@@ -132,7 +132,9 @@ class Branch:
         for buffer in held[:3]:
             for label in buffer.whole:
                 cut = Cut(last[label], label, self.tree.sizes[label])
-                found[Move(Loops((cut, *loops.cuts), loops.repeated), 0)] = None
+                # A loop within another one over the same label would have nothing to cut.
+                others = [x for x in loops.cuts if x.label != label]
+                found[Move(Loops((cut, *others), loops.repeated), 0)] = None
             for number in buffer.cut:
                 if loops.cuts[number].block > 1:
                     found[Move(loops, number)] = None
