@@ -261,8 +261,15 @@ def _unshared(result: Any, readonly: Sequence[Tensor]) -> Any:
     """A result that may be written: a copy, where it's a view of an array that may not."""
     if not readonly or not isinstance(result, Tensor):
         return result
-    memory = result.untyped_storage().data_ptr()
-    return result.clone() if any(x.untyped_storage().data_ptr() == memory for x in readonly) else result
+    memory = _address(result)
+    return result.clone() if any(_address(x) == memory for x in readonly) else result
+
+
+def _address(tensor: Tensor) -> int:
+    """Where the memory of a tensor begins, under torch.func too."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor.untyped_storage().data_ptr()
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -132,6 +132,23 @@ def test_arrays_of_which_there_are_no_tensors_are_refused(array: Any, message: s
         einfx.einsum("jk,ij->ik", torch.ones(3, 4), array)
 
 
+def test_arrays_that_are_not_to_be_written_are_operands_under_transforms_too() -> None:
+    array: Any = np.arange(6.0).reshape(2, 3)
+    array.flags.writeable = False
+    whole, vectors = torch.from_numpy(array.copy()), torch.rand(4, 3, dtype=torch.float64)
+
+    def product(vector: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = einfx.einsum("ij,j->i", array, vector, memory_limit="1MiB")
+        return found
+
+    torch.testing.assert_close(torch.vmap(product)(vectors), vectors @ whole.T)
+    direction = torch.func.jvp(product, (vectors[0],), (vectors[1],))[1]
+    torch.testing.assert_close(direction, whole @ vectors[1])
+    kept = torch.vmap(lambda vector: (einfx.einsum("ij->ji", array).add_(1.0), vector)[0])(vectors)
+    assert torch.equal(kept[0], whole.T + 1.0)
+    assert array[0, 0] == 0.0
+
+
 def test_other_operands_are_refused_as_before() -> None:
     for words in ({}, {"memory_limit": 1000}, {"device": "cpu"}):
         with pytest.raises(OperandError, match=r"operand 1 is a list, not a torch\.Tensor"):
