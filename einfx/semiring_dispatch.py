@@ -21,7 +21,9 @@ from .planning import plan
 from .semiring_program import SemiringProgram
 from .shifted_log import ShiftedLog
 from .slicing import contract_within, is_linear, is_sliceable
+from .slicing.autograd.argmax import argmax_within
 from .slicing.autograd.operators import contract_captured, is_an_operator
+from .slicing.schedules.derivatives import has_directions
 
 __all__ = ["contract_over", "prepared", "promoted", "sees_numbers"]
 
@@ -60,7 +62,11 @@ def contract_over(
             "torch.func.jvp outside of the compiled function, or take gradients (torch.func.vjp, autograd)"
         )
     try:
-        sliceable = not return_argmax and is_sliceable(operands, options)
+        sliceable = is_sliceable(operands, options)
+        if sliceable and return_argmax and sees_numbers(operands) and not has_tangents(operands):
+            equation = read_equation(token, [x.dim() for x in operands])
+            return argmax_within(equation, operands, optimize, options)
+        sliceable = sliceable and not return_argmax
         if sliceable and torch.compiler.is_compiling() and is_an_operator(optimize, options):
             equation = read_equation(token, [x.dim() for x in operands])
             return contract_captured(equation, operands, optimize, options)
@@ -112,8 +118,9 @@ def _is_followed(operands: Sequence[Tensor], options: Options) -> bool:
     """Whether contractions within a limit have what a transform asks of them."""
     if is_captured() or torch._C._get_tracing_state() is not None:
         return False
-    has_all = is_linear(options) or options.semiring.name == "log"
-    return has_all or not (torch._C._are_functorch_transforms_active() or has_tangents(operands))
+    return has_directions(options) or not (
+        torch._C._are_functorch_transforms_active() or has_tangents(operands)
+    )
 
 
 def sees_numbers(operands: Sequence[Tensor]) -> bool:

@@ -18,11 +18,12 @@ from ...paths.choices import hashable
 from ...plans import size_text
 from ..plans.contraction import sliced_plan
 from ..running.run import run
-from ..schedules.derivatives import is_linear
+from ..schedules.derivatives import has_directions, is_linear
 from ..schedules.loads import HERE, Remote
 from ..schedules.tree import ContractionTree
 from ..search.find_schedule import Sliced
 from .log_directions import log_second, log_tangent
+from .selected_directions import selected_second, selected_tangent
 
 __all__ = ["Problem"]
 
@@ -133,7 +134,10 @@ class Problem(NamedTuple):
         if not is_linear(self.options):
             self._require_directions()
             wide, here, along, result = self._widened(operands, direction, saved[-1])
-            made = log_tangent(wide, moving, along, here, result)
+            if self.options.semiring.selective:
+                made = selected_tangent(wide, moving, along, here)
+            else:
+                made = log_tangent(wide, moving, along, here, result)
             return made.to(operands[0].dtype)
         sliced = self.sliced(operands, (), moving, direction)
         (made,) = self._run(sliced, [*operands, *direction])
@@ -152,7 +156,10 @@ class Problem(NamedTuple):
         if not is_linear(self.options):
             self._require_directions()
             wide, here, along, result = self._widened(operands, direction, saved[-1])
-            found = log_second(wide, wanted, moving, gradient, along, here, result)
+            if self.options.semiring.selective:
+                found = selected_second(wide, wanted, moving, gradient, along, here)
+            else:
+                found = log_second(wide, wanted, moving, gradient, along, here, result)
             return tuple(x.to(gradient.dtype) for x in found)
         sliced, gradient = self._with_gradient(operands, direction, gradient, wanted, moving)
         return self._run(sliced, [*operands, *direction, gradient])
@@ -241,7 +248,7 @@ class Problem(NamedTuple):
         return hasattr(self.optimize, "sliced")
 
     def _require_directions(self) -> None:
-        if self.options.semiring.name != "log":
+        if not has_directions(self.options):
             raise UsageError(
                 f"einsum {str(self.equation)!r} over {self.options.semiring.name!r} with a memory_limit: "
                 "there are gradients within the limit, but no second or forward-mode derivatives; leave out "

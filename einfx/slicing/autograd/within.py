@@ -26,7 +26,7 @@ from torch import Tensor
 from ...equation import Equation
 from ...kernels.batching import apply, tracked
 from ...options import Options
-from ..schedules.derivatives import is_linear
+from ..schedules.derivatives import has_directions, is_linear
 from ..schedules.plain import plain
 from .problem import Problem
 from .third import recorded_gradients, second_by_contractions, tangent_by_contractions
@@ -127,8 +127,9 @@ class _Gradients(torch.autograd.Function):
         gradient, *saved = ctx.saved_tensors
         change, direction = tangents[0], tangents[1 : 1 + len(ctx.wanted)]
         total: list[Tensor | None] = [None] * sum(ctx.wanted)
-        # Who asks for it holds the gradients too.
-        problem = ctx.problem.leaving(_bytes(x for x, want in zip(saved, ctx.wanted, strict=False) if want))
+        # Who asks for it holds the gradients too, and over semirings the result and its derivative.
+        held = [x for x, want in zip(saved, ctx.wanted, strict=False) if want]
+        problem = ctx.problem.leaving(_bytes(held) + 2 * _bytes(saved[len(ctx.wanted) :]))
         if any(x is not None for x in direction):
             total = [*_second(problem, ctx.wanted, gradient, direction, saved)]
         if change is not None:
@@ -262,7 +263,7 @@ def _gradients(
         made = _taken_apart(_Gradients, problem, wanted, gradient, *saved)
         return made
     if tracked(gradient, *saved):
-        if not is_linear(problem.options) and problem.options.semiring.name != "log":
+        if not has_directions(problem.options):
             return recorded_gradients(problem, wanted, gradient, saved)
         made = apply(_Gradients, problem, wanted, gradient, *saved)
         return made

@@ -20,7 +20,7 @@ from .adjoint import adjoint
 from .schedule import Schedule
 from .tangent import tangent
 
-__all__ = ["derivative", "is_linear"]
+__all__ = ["derivative", "has_directions", "is_linear"]
 
 Strides = Sequence[int]
 
@@ -28,6 +28,16 @@ Strides = Sequence[int]
 def is_linear(options: Options) -> bool:
     """Whether gradients are contractions, which nothing has to be computed again for but their operands."""
     return options.semiring.name == "real" and not options.semiring.zero_annihilates
+
+
+def has_directions(options: Options) -> bool:
+    """Whether derivatives in a direction, and gradients of these, are known within a limit.
+
+    Example:
+        >>> [has_directions(Options.read(name)) for name in ("real", "log", "max_plus")]
+        [True, True, True]
+    """
+    return is_linear(options) or options.semiring.selective or options.semiring.name == "log"
 
 
 def derivative(
