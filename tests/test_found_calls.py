@@ -56,3 +56,15 @@ def test_gradients_of_a_mantissa_without_elements_can_be_differentiated() -> Non
     made = torch.autograd.grad(mantissa.sum() + exponent, (x, y), create_graph=True)
     assert torch.equal(made[0], torch.zeros(0, 3).double())
     assert torch.equal(made[1], torch.zeros(3).double())
+
+
+@pytest.mark.parametrize("text", ["de,ce,->cd", "ab,bc,cd->ad", "a,ab,b,->"])
+def test_gradients_of_a_mantissa_need_no_intermediate_that_only_its_own_gradient_takes(text: str) -> None:
+    sizes = dict(zip("abcde", (2, 3, 4, 5, 6), strict=True))
+    shapes = [[sizes[x] for x in part] for part in text.split("->")[0].split(",")]
+    operands = [torch.rand(shape, dtype=torch.float64) for shape in shapes]
+    operands[0].requires_grad_()
+    mantissa, exponent = einsum(text, *operands, strip_exponent=True, memory_limit="1 MiB")
+    (found,) = torch.autograd.grad((mantissa * 10**exponent).sum(), operands[0])
+    (expected,) = torch.autograd.grad(torch.einsum(text, *operands).sum(), operands[0])
+    torch.testing.assert_close(found, expected)

@@ -161,7 +161,8 @@ class _Stripped(Running):
     ) -> Step:
         """What writes one value near the power of what it holds."""
         steps, moment, now = super().compute(line, scope), self.moment, self.views.now
-        slots = {x: self.views.slot(scope[x]) for x in used(line)}
+        # The value that a gradient passes through may not have been made: only its own gradient needs it.
+        slots = {x: self.views.slot(scope[x]) for x in used(line) if x in scope}
 
         def write_near() -> None:
             values = {x: now[slot] for x, slot in slots.items()}
