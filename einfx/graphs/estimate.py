@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -12,9 +14,10 @@ from torch import fx
 from ..equation import Equation
 from ..kernels import helpers
 from ..legality import Effects
+from ..options import REAL
 from ..pattern import IndexPattern
 from .networks import plan_of
-from .nodes import Contraction, pattern_of, value_of
+from .nodes import Contraction, Value, as_contraction, pattern_of, value_of
 from .spellings import read_with_bias
 
 __all__ = ["LOWERED", "Estimate", "Lowered", "contraction_flops", "estimate", "flops_of"]
@@ -44,8 +47,8 @@ class Estimate(NamedTuple):
 def estimate(graph: fx.Graph, owner: torch.nn.Module | None = None) -> Estimate:
     """Predict the FLOPs of the graph's contractions and the peak bytes of its values.
 
-    An einsum of three or more operands counts along the path that torch.einsum takes for it. Values of
-    unknown shape, and what torch allocates inside an operation, count nothing.
+    An einsum of three or more operands counts along the path that torch.einsum takes for it, and so do its
+    intermediates. Values of unknown shape, and what else torch allocates inside an operation, count nothing.
 
     Example:
         >>> import torch
@@ -117,17 +120,46 @@ def contraction_flops(equation: Equation, shapes: tuple[tuple[int, ...], ...]) -
     """
     if len(shapes) <= 2:
         return pair_flops(equation, equation.sizes(shapes))
-    path, _ = opt_einsum.contract_path(str(equation), *shapes, shapes=True, optimize="auto")
     sizes = equation.sizes(shapes)
+    return sum([_count(sizes, labels, kept, count) for labels, kept, count, _ in _steps(equation, shapes)])
+
+
+@lru_cache(maxsize=4096)
+def intermediate_elements(equation: Equation, shapes: tuple[tuple[int, ...], ...]) -> int:
+    """The most elements that results of its steps have at one time, the last one's included.
+
+    Example:
+        >>> intermediate_elements(Equation.parse("ij,jk,kl->il"), ((2, 3), (3, 4), (4, 5)))
+        18
+    """
+    sizes = equation.sizes(shapes)
+    held, most = [0] * len(shapes), 0
+    for _, kept, _, positions in _steps(equation, shapes):
+        made = _elements(sizes, kept)
+        most = max(most, sum(held) + made)
+        for position in positions:
+            del held[position]
+        held.append(made)
+    return most
+
+
+def _steps(
+    equation: Equation, shapes: tuple[tuple[int, ...], ...]
+) -> Iterator[tuple[frozenset[int], frozenset[int], int, list[int]]]:
+    """The labels of each step of torch.einsum, those of its result, and the operands it takes, last first."""
+    path, _ = opt_einsum.contract_path(str(equation), *shapes, shapes=True, optimize="auto")
     labels = [frozenset(x) for x in equation.inputs]
-    flops = 0
-    for positions in path:
-        taken = [labels.pop(position) for position in sorted(positions, reverse=True)]
+    for step in path:
+        positions = sorted(step, reverse=True)
+        taken = [labels.pop(position) for position in positions]
         together = frozenset[int]().union(*taken)
         kept = together & frozenset(equation.output).union(*labels)
-        flops += _count(sizes, together, kept, len(taken))
+        yield together, kept, len(taken), positions
         labels.append(kept)
-    return flops
+
+
+def _elements(sizes: dict[int, int], labels: frozenset[int]) -> int:
+    return math.prod([sizes[label] for label in labels])
 
 
 def pair_flops(equation: Equation, sizes: dict[int, int]) -> int:
@@ -136,11 +168,7 @@ def pair_flops(equation: Equation, sizes: dict[int, int]) -> int:
 
 
 def _count(sizes: dict[int, int], labels: frozenset[int], kept: frozenset[int], operands: int) -> int:
-    iterations = 1
-    for label in labels:
-        iterations *= sizes[label]
-    per_iteration = operands - 1 + (labels != kept)
-    return iterations * per_iteration
+    return _elements(sizes, labels) * (operands - 1 + (labels != kept))
 
 
 def _peak_bytes(graph: fx.Graph, effects: Effects) -> int:
@@ -161,9 +189,22 @@ def _peak_bytes(graph: fx.Graph, effects: Effects) -> int:
         memory = effects.memory_of(node)
         fresh = memory == {node} or getattr(node.target, "__module__", "") == helpers.__name__
         if value is not None and fresh:
+            peak = max(peak, now + _inside(node, value))
             held[node] = value.bytes
             now += value.bytes
             peak = max(peak, now)
         for root in freed.get(node, []):
             now -= held.pop(root, 0)
     return peak
+
+
+def _inside(node: fx.Node, result: Value) -> int:
+    """The bytes that torch.einsum makes of three and more operands, the result included."""
+    contraction = as_contraction(node) if node.meta.get(LOWERED) is None else None
+    if contraction is None or len(contraction.operands) < 3 or contraction.has_patterns:
+        return 0
+    values = [value_of(operand) for operand in contraction.operands]
+    shapes = tuple([value.shape for value in values if value is not None])
+    if len(shapes) < len(values) or contraction.options != REAL:
+        return 0
+    return result.dtype.itemsize * intermediate_elements(contraction.equation, shapes)

@@ -15,6 +15,7 @@ from einfx.graphs.estimate import Estimate, contraction_flops, estimate, pair_fl
 from einfx.graphs.shapes import propagate
 from einfx.passes import DEFAULT
 from einfx.rewrite import Pipeline
+from tests.measuring import allocated_bytes
 
 E = torch.einsum
 
@@ -113,3 +114,14 @@ def test_a_value_lives_until_its_last_view_was_read() -> None:
 def test_values_of_unknown_shape_count_nothing() -> None:
     traced = fx.symbolic_trace(lambda a, b: (a @ b).exp())
     assert estimate(traced.graph) == Estimate(0, 0)
+
+
+def test_peak_bytes_count_the_intermediates_of_an_einsum_of_several_operands() -> None:
+    def program(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("ij,jk,kl->il", a, b, c)
+
+    operands = torch.ones(20, 30), torch.ones(30, 40), torch.ones(40, 5)
+    traced = fx.symbolic_trace(program)
+    assert propagate(traced, operands) == []
+    measured = allocated_bytes(program, *operands)
+    assert measured <= estimate(traced.graph).peak_bytes <= measured + 64
