@@ -66,11 +66,11 @@ def einsum(
             terms: a number, nan as that of torch.logsumexp, or ``"uniform"`` for equal shares.
         block_size: the longest range of a summed label of which all products are made at once.
         memory_limit: the most bytes beyond the operands, the result included, and in the backward pass the
-            gradients, as a number or as text such as ``"512MiB"``. Second and forward-mode derivatives keep to
-            it too, with what they return (a value and its tangent), over real numbers, ``"log"`` and semirings
-            that select; others are refused. What autograd keeps of a caller's own operations isn't counted.
-            Steps may then be taken in another order, so that of equal terms another one is selected for the
-            gradient. By default temporaries over a semiring may take 1 GiB.
+            gradients, as a number or as text such as ``"512MiB"``. Second and forward-mode derivatives keep
+            to it too, with what they return (a value and its tangent), over real numbers, ``"log"`` and
+            semirings that select; others are refused. What autograd keeps of a caller's own operations isn't
+            counted. Steps may then be taken in another order, so that of equal terms another one is selected
+            for the gradient. By default temporaries over a semiring may take 1 GiB.
         return_argmax: for semirings whose sums are one of their terms, such as ``"max_plus"``: whether to
             return the indices of these too.
         strip_exponent: over real numbers: whether to return a mantissa and an exponent to base 10, the result

@@ -207,4 +207,4 @@ def _inside(node: fx.Node, result: Value) -> int:
     shapes = tuple([value.shape for value in values if value is not None])
     if len(shapes) < len(values) or contraction.options != REAL:
         return 0
-    return result.dtype.itemsize * intermediate_elements(contraction.equation, shapes)
+    return int(result.dtype.itemsize) * intermediate_elements(contraction.equation, shapes)

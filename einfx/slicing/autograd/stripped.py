@@ -60,23 +60,31 @@ def contract_stripped_within(
     first, threads = operands[0], torch.get_num_threads()
     frozen = hashable(optimize)
 
-    def sliced(wanted: tuple[bool, ...], limit: int) -> Sliced:
-        rest = (frozen, limit, first.dtype, first.device.type, options.unlimited(), wanted, threads)
+    def sliced(wanted: tuple[bool, ...], beside: int) -> Sliced:
+        own = max(limit - beside, 0)
+        rest = (frozen, own, first.dtype, first.device.type, options.unlimited(), wanted, threads)
         try:
             return sliced_plan(*key, *rest)
         except MemoryLimitError as error:
-            if limit == options.memory_limit:
+            whole = options.memory_limit or 0
+            taken = whole - limit + beside
+            if not taken or error.needed_bytes is None:
                 raise
+            needed = error.needed_bytes + taken
             raise MemoryLimitError(
-                f"{error}; strip_exponent=True takes the rest of memory_limit={options.memory_limit}"
+                f"einsum {str(equation)!r} of {', '.join([str(tuple(x.shape)) for x in operands])}: "
+                f"memory_limit={whole} ({size_text(whole)}) is too little; with strip_exponent=True, which "
+                f"takes {taken} bytes beside the contraction{' and its gradients' if any(wanted) else ''}, "
+                f"it needs {needed} bytes ({size_text(needed)}), as far as was found",
+                needed,
             ) from None
 
     backward = None
     if any(wanted):
         # The gradient of the number itself, and what finding its largest magnitude takes.
-        beside = 4 * first.itemsize * math.prod(equation.output_shape([x.shape for x in operands]))
-        backward = sliced(wanted, max(limit - beside, 0))
-    forward = sliced((), limit)
+        count = math.prod(equation.output_shape([x.shape for x in operands]))
+        backward = sliced(wanted, 4 * first.itemsize * count)
+    forward = sliced((), 0)
     return _Stripped.apply((equation, optimize, options, powers, forward, backward), *operands)  # type: ignore[no-any-return, no-untyped-call]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -166,5 +167,20 @@ def test_copies_that_take_more_than_the_limit_are_refused() -> None:
 
 def test_a_limit_that_is_too_small_names_itself() -> None:
     a = torch.full((20, 20), 1e30)
-    with pytest.raises(MemoryLimitError, match=r"is too little.*of memory_limit=4000"):
+    with pytest.raises(MemoryLimitError, match=r"memory_limit=4000 .*is too little; with strip_exponent"):
         einfx.einsum("ij,jk->ik", a, a, strip_exponent=True, memory_limit=4000)
+
+
+@pytest.mark.parametrize("magnitude", [1.0, 1e90])
+def test_the_limit_that_a_refusal_names_is_enough(magnitude: float) -> None:
+    shapes, generator = ((1, 3), (2, 1, 5), (2, 1, 3)), torch.Generator().manual_seed(0)
+    a, b, c = [
+        magnitude * torch.randn(shape, dtype=torch.float64, generator=generator, requires_grad=True)
+        for shape in shapes
+    ]
+    words: dict[str, Any] = {"strip_exponent": True}
+    with pytest.raises(MemoryLimitError, match=r"memory_limit=400 .*strip_exponent=True.*needs") as caught:
+        einfx.einsum("cd,fca,feb->aefbd", a, b, c, memory_limit=400, **words)
+    assert caught.value.needed_bytes is not None
+    mantissa, _ = einfx.einsum("cd,fca,feb->aefbd", a, b, c, memory_limit=caught.value.needed_bytes, **words)
+    torch.testing.assert_close(mantissa.abs().max(), torch.ones((), dtype=torch.float64))
