@@ -276,7 +276,9 @@ class _Placing:
         made, found = self._terms(form, operands, beside, added)
         if accumulate:
             best = self.options.semiring.add(target, made)
-            places.copy_(torch.where(best != target, found, places))
+            # A nan is selected once and for all.
+            changed = (best != target).logical_and_(target == target)
+            places.copy_(torch.where(changed, found, places))
             target.copy_(best)
         else:
             target.copy_(made)

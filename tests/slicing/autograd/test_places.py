@@ -115,3 +115,16 @@ def test_a_limit_too_small_for_places_names_one_that_is_enough() -> None:
         call(5_000)
     assert refused.value.needed_bytes is not None
     assert call(refused.value.needed_bytes)[0].shape == (30, 20)
+
+
+@pytest.mark.parametrize("limit", [30_000, 60_000, 4_000_000])
+def test_what_is_not_a_number_is_selected_wherever_it_is(limit: int) -> None:
+    a, b, c = _operands(((60, 40), (40, 2000), (2000, 4)))
+    wanted = [0, 700, 1500, 1999]
+    for column, place in enumerate(wanted):
+        c[place, column] = torch.nan
+    value, indices = einfx.einsum(
+        CHAIN, a, b, c, semiring="max_plus", return_argmax=True, memory_limit=limit, optimize=[(0, 1), (0, 1)]
+    )
+    assert value.isnan().all()
+    assert indices[..., 1].tolist() == [wanted] * 60
