@@ -162,9 +162,10 @@ class Semiring:
         """
         for position, operand in enumerate(operands):
             if (kind := kind_of(operand.dtype)) not in self.dtypes:
+                other = ", or contract over semiring='boolean'" if kind == "bool" else ""
                 raise OperandError(
                     f"semiring {self.name!r} has no {operand.dtype} numbers, which operand {position} holds "
-                    f"({kind}); it takes {', '.join(self.dtypes)} dtypes"
+                    f"({kind}); it takes {', '.join(self.dtypes)} dtypes: convert them by .to(dtype){other}"
                 )
             if self.domain is not None:
                 self.domain(operand)

@@ -77,6 +77,17 @@ WRONG: list[tuple[Callable[[], Any], str, str]] = [
     # How it is computed.
     (lambda: _product(optimize={"a": 1}, memory_limit=999), "PlanError", "can't be used; choose 'auto'"),
     (lambda: _path(optimize={"a": 1}, memory_limit=999), "PlanError", "can't be used; choose 'auto'"),
+    (lambda: _product(optimize=einfx.SlicedPlan), "PlanError", "SlicedPlan is a class; give one of its"),
+    (
+        lambda: _product(optimize=einfx.Plan, memory_limit=999),
+        "PlanError",
+        "Plan is a class; give one of its",
+    ),
+    (
+        lambda: einfx.einsum("ij,jk->ik", torch.ones(3, 4) > 0, torch.ones(4, 5) > 0, memory_limit=999),
+        "OperandError",
+        "bool.*or contract over semiring='boolean'",
+    ),
     (lambda: _path(optimize="nope"), "PlanError", "optimize='nope' isn't a strategy"),
     (lambda: _product(optimize=lambda *_: 5), "PlanError", r"a path is a list of steps .*, not 5"),
     (lambda: _product(memory_limit=[]), "UsageError", r"memory_limit=\[\]: it is a number of bytes"),

@@ -71,6 +71,8 @@ def refuse_unusable(optimize: Any) -> None:
         if optimize not in ("auto", "multiplications", "cotengra"):
             _finder(optimize)
         return
+    if isinstance(optimize, type):
+        raise PlanError(f"optimize={optimize.__name__} is a class; give one of its instances, or {CHOICES}")
     if isinstance(optimize, (tuple, list)) or callable(optimize):
         return
     if not (hasattr(optimize, "path") or hasattr(optimize, "get_path")):
@@ -189,6 +191,8 @@ def paths_from(equation: Equation, shapes: Shapes, optimize: Any, widest: int = 
         return [fewest_multiplications(equation, shapes)]
     if isinstance(optimize, str) and optimize == "cotengra":
         optimize = _cotengra()
+    if isinstance(optimize, type):
+        refuse_unusable(optimize)
     if hasattr(optimize, "get_path"):
         path = linear_to_ssa(optimize.get_path(), count)
     elif not callable(optimize) and hasattr(optimize, "path"):
