@@ -311,7 +311,8 @@ def test_tropical_contractions_with_infinities_and_integers() -> None:
     args = [torch.rand(shape).masked_fill(torch.rand(shape) > 0.3, INF) for shape in SHAPES]
     equation = compile_equation(EQUATION)
     got = ours.min_tropical_einsum_forward(equation, *args, block_size=3)
-    torch.testing.assert_close(got, by_hand("min", EQUATION, args), rtol=1e-7, atol=0)
+    # Sums of three numbers are rounded in another order.
+    torch.testing.assert_close(got, by_hand("min", EQUATION, args), rtol=5e-7, atol=0)
     assert got.isinf().any()
     negative = ours.max_tropical_einsum_forward(equation, *[-arg for arg in args], block_size=3)
     assert torch.equal(negative, -got)

@@ -291,17 +291,23 @@ class Running:
         steps = self.prepared(line, scope, self.views)
         if self.lacking:
             # Memory of torch's is there no longer than the line runs.
-            now, slots = self.views.now, {x: self.views.slot(scope[x]) for x in used(line)}
+            now, slots = self.views.now, {x: self.views.slot(scope[x]) for x in used(line) if x in scope}
 
             def anew() -> None:
-                self.moment = moment
                 self.run_with(line, {x: now[slot] for x, slot in slots.items()})
 
-            return [anew]
+            return [partial(self.at, moment, [anew])]
         if isinstance(line, Adjoint) and not is_real(self.options, self.dtype):
             # These ask for memory while they run.
-            return [partial(setattr, self, "moment", moment), *steps]
+            return [partial(self.at, moment, steps)]
         return steps
+
+    def at(self, moment: int, steps: Sequence[Step]) -> None:
+        """Run steps with the workspace of a line; others may have been prepared, and more will be."""
+        before, self.moment = self.moment, moment
+        for step in steps:
+            step()
+        self.moment = before
 
     def run_with(self, line: Contract | Adjoint, values: Mapping[int, Tensor]) -> None:
         """Run a line once, on some tensors."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -172,8 +173,7 @@ class _Stripped(Running):
                     for step in steps:
                         step()
                 else:
-                    self.moment = moment
-                    self.run_with(line, changed)
+                    self.at(moment, [partial(self.run_with, line, changed)])
 
             self._write_near(target, operands, accumulate, values, write)
 
