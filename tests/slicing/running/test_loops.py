@@ -6,6 +6,7 @@ import gc
 import random
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from einfx.equation import Equation
+from einfx.options import Options
 from einfx.slicing.running import parts
 from einfx.slicing.running.loops import line_count
 from einfx.slicing.running.memory import demand
-from einfx.slicing.running.run import run
+from einfx.slicing.running.run import Running, run
 from einfx.slicing.schedules.adjoint import adjoint
 from einfx.slicing.schedules.schedule import Allocate, Contract, Free, Loop, Schedule
 from einfx.slicing.schedules.tree import ContractionTree, Cut, schedule
@@ -127,3 +129,36 @@ def test_nothing_is_kept_when_a_run_is_over_or_interrupted(after: int) -> None:
 def test_lines_of_loops_are_counted_and_loops_are_not() -> None:
     body = (Allocate(3), Contract(3, (0, 1)), Contract(2, (3,), True), Free(3))
     assert line_count((Allocate(2, True), Loop(0, 2, (Loop(1, 2, body),)))) == 5
+
+
+@pytest.mark.parametrize("semiring", ["real", "log"])
+def test_a_line_has_its_own_workspace_whatever_ran_before_it(
+    semiring: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines outside of loops run as soon as they are prepared, and some ask for memory while they run."""
+    seen: list[tuple[int, int]] = []
+    prepared = Running.prepared
+
+    def recorded(self: Running, line: Any, *rest: Any) -> Any:
+        seen.append((id(line), self.moment))
+        return prepared(self, line, *rest)
+
+    monkeypatch.setattr(Running, "prepared", recorded)
+    options, real = Options.read(semiring), semiring == "real"
+    for seed in range(40):
+        _, tree, cuts, operands = network(seed)
+        forward = schedule(tree, cuts)
+        (result,) = run(forward, operands, demand(forward, torch.float64, "cpu", options), options)
+        back = adjoint(forward, [True] * len(operands), needs_results=not real)
+        given = [*operands, torch.ones_like(result), *([] if real else [result])]
+        seen.clear()
+        run(back, given, demand(back, torch.float64, "cpu", options), options)
+        moments = {id(line): moment for moment, line in enumerate(_lines(back.statements))}
+        assert seen
+        assert all(moments.get(line, moment) == moment for line, moment in seen)
+
+
+def _lines(statements: Sequence[Any]) -> list[Any]:
+    return [
+        inner for line in statements for inner in (_lines(line.body) if isinstance(line, Loop) else [line])
+    ]
