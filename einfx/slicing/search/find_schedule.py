@@ -41,9 +41,10 @@ limit, are refused: whoever wants these nevertheless sets the first to ``math.in
 WORTH_MORE = 1.3
 """Where a path takes so many times the time that it takes without a limit, other kinds of loops are tried."""
 
-LESS, WORTH_LESS = (0.7, 0.5, 0.35, 0.2), 1e-4
+LESS, WORTH_LESS, SURELY = (0.7, 0.5, 0.35, 0.2), 1e-4, 0.8
 """Within which parts of the limit loops are looked for too, where a contraction takes so many seconds for
-each line of its program."""
+each line of its program; they are taken where they are predicted to take less than this part of the time,
+since smaller blocks often run longer than predicted."""
 
 SLOWER, GUESSES, LONG_GUESSES = 2.0, 6, 6
 """An error also says which limit takes at most so many times the time without one, guessed so often,
@@ -173,8 +174,9 @@ def _with_less(problem: Problem, branch: Branch, best: Sliced, longest: float, f
         return best
     limit = problem.limit
     worth = WORTH_LESS * len(branch.skeleton(Loops()).events)
+    chosen = best
     for part in LESS:
-        if best.demand.seconds < worth:
+        if chosen.demand.seconds < worth:
             break
         less = int(part * min(limit, branch.plain.taken.bytes))
         found = _within(problem, branch, less, longest, free, seeds=1)
@@ -182,9 +184,9 @@ def _with_less(problem: Problem, branch: Branch, best: Sliced, longest: float, f
             break
         longer = branch.balanced(branch.state(Loops(found.cuts, found.repeated), limit), limit)
         for one in (found, problem.sliced(branch.tree, longer.loops)):
-            if one.bytes <= limit and _is_faster(one, best):
-                best = one
-    return best
+            if one.bytes <= limit and _is_faster(one, chosen):
+                chosen = one
+    return chosen if chosen.demand.seconds < SURELY * best.demand.seconds else best
 
 
 def _is_faster(one: Sliced, other: Sliced) -> bool:
