@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from .trees import bits_of
-from .walks_native import BLOCK, Rules, Walked, walk
+from .walks import BLOCK, Rules, Walked, added, walked
 
-__all__ = ["Sizes", "added", "anneal", "rotations_for"]
+__all__ = ["Sizes", "anneal", "rotations_for"]
 
 Path = list[tuple[int, int]]
 
@@ -84,19 +84,6 @@ class Sizes(dict[int, float]):
     def logarithm(self, mask: int) -> float:
         """To base 2, of the number of elements."""
         return added(map(list.__getitem__, self.sums, mask.to_bytes(len(self.sums), "little")))
-
-
-def added(numbers: Iterable[float]) -> float:
-    """The sum, rounded after each number as in C; some versions of Python's own sum aren't.
-
-    Example:
-        >>> added([1e16, 1.0, -1e16])
-        0.0
-    """
-    total = 0.0
-    for number in numbers:
-        total += number
-    return total
 
 
 def rotations_for(masks: Sequence[int]) -> int:
@@ -224,42 +211,11 @@ class _Walk:
     ) -> _Walk:
         """Walk on while it cools from one temperature to another; the best tree met."""
         hot, cold = cooling
-        masks, parents, children = self.masks, self.parents, self.children
-        costs = self.costs(size, written)
         blocks = max(1, rotations // BLOCK)
         exponents = [-hot * (cold / hot) ** (block / blocks) for block in range(blocks)]
         rules = Rules(size.sums, size.unit, written, exponents)
-        walked = walk(Walked(masks, parents, children), costs, rules, generator)
-        if walked is not None:
-            return _Walk.of(walked)
-        best, found = added(costs), self.copy()
-        root = len(masks) - 1
-        number = generator.random
-        for exponent in exponents:
-            for _ in range(BLOCK):
-                a = int(number() * root)
-                x = parents[a]
-                if x == root:
-                    continue
-                p = parents[x]
-                b = children[x] - a
-                c = children[p] - x
-                mask = masks[b]
-                together = masks[a] | masks[c]
-                kept = together & (mask | masks[p])
-                allowed = (costs[x] + costs[p]) * (1.0 - number()) ** exponent
-                first = size[together] + written * size[kept]
-                if first > allowed:
-                    continue
-                second = size[kept | mask] + written * size[masks[p]]
-                if first + second <= allowed:
-                    costs[x], costs[p], masks[x] = first, second, kept
-                    children[x], children[p] = a + c, x + b
-                    parents[c], parents[b] = x, p
-            cost = added(costs)
-            if cost < best * (1 - 1e-9):
-                best, found = cost, self.copy()
-        return found
+        tree = Walked(self.masks, self.parents, self.children)
+        return _Walk.of(walked(tree, self.costs(size, written), rules, size, generator))
 
     def path(self) -> Path:
         """The tree as steps, every operand before its use."""

@@ -11,8 +11,8 @@ import random
 from collections.abc import Sequence
 from math import exp, log
 
-from ...paths.annealing import Sizes, added
-from ...paths.walks_native import BLOCK, Rules, Walked, walk
+from ...paths.annealing import Sizes
+from ...paths.walks import BLOCK, Rules, Walked, added, step_cost, walked
 from ..schedules.tree import ContractionTree
 
 __all__ = ["rotated"]
@@ -52,59 +52,23 @@ def rotated(
     parents = [tree.parent.get(x, root) for x in range(root + 1)]
     # The sum of the numbers of both children: either gives the other.
     children = [sum(tree.children.get(x, ())) for x in range(root + 1)]
-    unit = 0.0
-
-    def cost(one: int, other: int, result: int, beside: int) -> float:
-        """Of a step, by the labels of operands and result; ``beside`` says which are intermediates."""
-        written = size[result]
-        taken = written + (size[one] if beside & 1 else 0.0) + (size[other] if beside & 2 else 0.0)
-        more = unit * (taken / limit - 1) if taken > limit else 0.0
-        return size[one | other] + WRITTEN * written + more
-
-    def all_costs() -> list[float]:
-        found = [0.0] * (root + 1)
-        pairs: dict[int, list[int]] = {}
-        for x in range(root):
-            pairs.setdefault(parents[x], []).append(x)
-        for value, (a, b) in pairs.items():
-            beside = (a >= count) + 2 * (b >= count)
-            found[value] = cost(masks[a], masks[b], masks[value], beside)
-        return found
-
-    unit = EXCESS * added(all_costs())
-    costs = all_costs()
     turns = max(1, rotations // BLOCK)
     exponents = [-WARMEST * exp(log(COLDEST / WARMEST) * turn / turns) for turn in range(turns)]
-    generator = random.Random(seed)
-    rules = Rules(size.sums, size.unit, WRITTEN, exponents, limit, unit)
-    walked = walk(Walked(masks, parents, children), costs, rules, generator)
-    if walked is not None:
-        return _tree(tree, walked.parents)
-    best, kept_parents = added(costs), [*parents]
-    number = generator.random
-    for exponent in exponents:
-        for _ in range(BLOCK):
-            a = int(number() * root)
-            x = parents[a]
-            if x == root:
-                continue
-            p = parents[x]
-            b, c = children[x] - a, children[p] - x
-            mask, mine, other = masks[b], masks[a], masks[c]
-            kept = (mine | other) & (mask | masks[p])
-            allowed = (costs[x] + costs[p]) * (1.0 - number()) ** exponent
-            first = cost(mine, other, kept, (a >= count) + 2 * (c >= count))
-            if first > allowed:
-                continue
-            second = cost(kept, mask, masks[p], 1 + 2 * (b >= count))
-            if first + second <= allowed:
-                costs[x], costs[p], masks[x] = first, second, kept
-                children[x], children[p] = a + c, x + b
-                parents[c], parents[b] = x, p
-        total = added(costs)
-        if total < best * (1 - 1e-9):
-            best, kept_parents = total, [*parents]
-    return _tree(tree, kept_parents)
+    pairs: dict[int, list[int]] = {}
+    for x in range(root):
+        pairs.setdefault(parents[x], []).append(x)
+
+    def all_costs(rules: Rules) -> list[float]:
+        found = [0.0] * (root + 1)
+        for value, (a, b) in pairs.items():
+            beside = (a >= count) + 2 * (b >= count)
+            found[value] = step_cost(size, rules, masks[a], masks[b], masks[value], beside)
+        return found
+
+    rules = Rules(size.sums, size.unit, WRITTEN, exponents, limit)
+    rules = rules._replace(excess=EXCESS * added(all_costs(rules)))
+    begin = Walked(masks, parents, children)
+    return _tree(tree, walked(begin, all_costs(rules), rules, size, random.Random(seed)).parents)
 
 
 def _tree(tree: ContractionTree, parents: Sequence[int]) -> ContractionTree:
